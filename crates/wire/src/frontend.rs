@@ -1,0 +1,273 @@
+//! What clients send: borrowed views of the messages that a pooler has to understand, and the writing of those that it
+//! sends to servers, with other names or of its own accord.
+//!
+//! Owns the form of these messages. Does not keep any state.
+
+use crate::frame::{Cursor, Frame, Malformed, put};
+
+/// The tags of frontend messages, by PostgreSQL's names.
+pub mod tag {
+    #![expect(missing_docs, reason = "the names are the protocol's own")]
+    pub const BIND: u8 = b'B';
+    pub const CLOSE: u8 = b'C';
+    pub const COPY_DATA: u8 = b'd';
+    pub const COPY_DONE: u8 = b'c';
+    pub const COPY_FAIL: u8 = b'f';
+    pub const DESCRIBE: u8 = b'D';
+    pub const EXECUTE: u8 = b'E';
+    pub const FLUSH: u8 = b'H';
+    pub const FUNCTION_CALL: u8 = b'F';
+    pub const PARSE: u8 = b'P';
+    pub const PASSWORD: u8 = b'p';
+    pub const QUERY: u8 = b'Q';
+    pub const SYNC: u8 = b'S';
+    pub const TERMINATE: u8 = b'X';
+}
+
+/// A message from a client. Names and texts are bytes in the client's encoding, without their NUL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "variants and fields are the protocol's own names")]
+pub enum Frontend<'a> {
+    Query(&'a [u8]),
+    Parse(Parse<'a>),
+    Bind(Bind<'a>),
+    Describe(Target<'a>),
+    Close(Target<'a>),
+    Execute,
+    Flush,
+    Sync,
+    FunctionCall,
+    CopyData,
+    CopyDone,
+    CopyFail,
+    Terminate,
+    Password,
+}
+
+/// A Parse message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parse<'a> {
+    /// The prepared statement's name; empty for the unnamed one.
+    pub name: &'a [u8],
+    /// The statement's text.
+    pub sql: &'a [u8],
+    /// The parameter types as they stand in the message: a 16-bit count and as many OIDs.
+    pub types: &'a [u8],
+}
+
+/// A Bind message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bind<'a> {
+    /// The portal's name; empty for the unnamed one.
+    pub portal: &'a [u8],
+    /// The prepared statement's name; empty for the unnamed one.
+    pub statement: &'a [u8],
+    /// Formats and values as they stand in the message.
+    pub values: &'a [u8],
+}
+
+/// What a Describe or Close message names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target<'a> {
+    /// A prepared statement.
+    Statement(&'a [u8]),
+    /// A portal.
+    Portal(&'a [u8]),
+}
+
+impl<'a> Frontend<'a> {
+    /// Reads a complete frame from a client.
+    ///
+    /// # Errors
+    /// [`Malformed::Body`] for an unknown type or a body that does not have its type's form.
+    pub fn read(frame: Frame<'a>) -> Result<Frontend<'a>, Malformed> {
+        let body = Cursor::new(frame.body());
+        let malformed = |what| Malformed::Body { tag: frame.tag, what };
+        match frame.tag {
+            tag::QUERY => match frame.body().split_last() {
+                Some((0, sql)) if !sql.contains(&0) => Ok(Frontend::Query(sql)),
+                _ => Err(malformed("query text is not one terminated string")),
+            },
+            tag::PARSE => parse(body).map(Frontend::Parse).ok_or(malformed("Parse")),
+            tag::BIND => bind(body).map(Frontend::Bind).ok_or(malformed("Bind")),
+            tag::DESCRIBE => target(body).map(Frontend::Describe).ok_or(malformed("Describe")),
+            tag::CLOSE => target(body).map(Frontend::Close).ok_or(malformed("Close")),
+            tag::EXECUTE => Ok(Frontend::Execute),
+            tag::FLUSH => Ok(Frontend::Flush),
+            tag::SYNC => Ok(Frontend::Sync),
+            tag::FUNCTION_CALL => Ok(Frontend::FunctionCall),
+            tag::COPY_DATA => Ok(Frontend::CopyData),
+            tag::COPY_DONE => Ok(Frontend::CopyDone),
+            tag::COPY_FAIL => Ok(Frontend::CopyFail),
+            tag::TERMINATE => Ok(Frontend::Terminate),
+            tag::PASSWORD => Ok(Frontend::Password),
+            _ => Err(malformed("unknown message type")),
+        }
+    }
+}
+
+/// Writes a Query message.
+pub fn put_query(out: &mut Vec<u8>, sql: &str) {
+    put(out, tag::QUERY, |out| put_string(out, sql.as_bytes()));
+}
+
+/// Writes a Parse message.
+pub fn put_parse(out: &mut Vec<u8>, name: &[u8], sql: &[u8], types: &[u8]) {
+    put(out, tag::PARSE, |out| {
+        put_string(out, name);
+        put_string(out, sql);
+        out.extend_from_slice(types);
+    });
+}
+
+/// Writes a Bind message.
+pub fn put_bind(out: &mut Vec<u8>, portal: &[u8], statement: &[u8], values: &[u8]) {
+    put(out, tag::BIND, |out| {
+        put_string(out, portal);
+        put_string(out, statement);
+        out.extend_from_slice(values);
+    });
+}
+
+/// Writes a Describe message for a prepared statement.
+pub fn put_describe_statement(out: &mut Vec<u8>, name: &[u8]) {
+    put(out, tag::DESCRIBE, |out| {
+        out.push(b'S');
+        put_string(out, name);
+    });
+}
+
+/// Writes a Close message for a prepared statement.
+pub fn put_close_statement(out: &mut Vec<u8>, name: &[u8]) {
+    put(out, tag::CLOSE, |out| {
+        out.push(b'S');
+        put_string(out, name);
+    });
+}
+
+/// Writes a Sync message.
+pub fn put_sync(out: &mut Vec<u8>) {
+    put(out, tag::SYNC, |_| {});
+}
+
+/// Writes a CopyFail message with its reason.
+pub fn put_copy_fail(out: &mut Vec<u8>, reason: &str) {
+    put(out, tag::COPY_FAIL, |out| put_string(out, reason.as_bytes()));
+}
+
+/// Writes a Terminate message.
+pub fn put_terminate(out: &mut Vec<u8>) {
+    put(out, tag::TERMINATE, |_| {});
+}
+
+/// Writes a SASLInitialResponse.
+pub fn put_sasl_initial(out: &mut Vec<u8>, mechanism: &str, data: &[u8]) {
+    put(out, tag::PASSWORD, |out| {
+        put_string(out, mechanism.as_bytes());
+        out.extend_from_slice(&u32::try_from(data.len()).expect("a SASL message is small").to_be_bytes());
+        out.extend_from_slice(data);
+    });
+}
+
+/// Writes a SASLResponse.
+pub fn put_sasl_response(out: &mut Vec<u8>, data: &[u8]) {
+    put(out, tag::PASSWORD, |out| out.extend_from_slice(data));
+}
+
+/// Writes a PasswordMessage.
+pub fn put_password(out: &mut Vec<u8>, password: &[u8]) {
+    put(out, tag::PASSWORD, |out| put_string(out, password));
+}
+
+/// A SASLInitialResponse's mechanism and data, from a frame of type `p`.
+#[must_use]
+pub fn sasl_initial(body: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut cursor = Cursor::new(body);
+    let mechanism = cursor.string()?;
+    let length = usize::try_from(cursor.int()?).ok()?;
+    let data = cursor.rest();
+    (data.len() == length).then_some((mechanism, data))
+}
+
+fn parse(mut body: Cursor<'_>) -> Option<Parse<'_>> {
+    let (name, sql) = (body.string()?, body.string()?);
+    let types = body.rest();
+    let count = usize::from(u16::from_be_bytes(*types.first_chunk()?));
+    (types.len() == 2 + 4 * count).then_some(Parse { name, sql, types })
+}
+
+fn bind(mut body: Cursor<'_>) -> Option<Bind<'_>> {
+    Some(Bind { portal: body.string()?, statement: body.string()?, values: body.rest() })
+}
+
+fn target(mut body: Cursor<'_>) -> Option<Target<'_>> {
+    let (kind, name) = (body.byte()?, body.string()?);
+    match (kind, body.is_empty()) {
+        (b'S', true) => Some(Target::Statement(name)),
+        (b'P', true) => Some(Target::Portal(name)),
+        _ => None,
+    }
+}
+
+fn put_string(out: &mut Vec<u8>, text: &[u8]) {
+    out.extend_from_slice(text);
+    out.push(0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(bytes: &[u8], expected: Option<Frontend<'_>>) {
+        let frame = Frame::take(bytes).expect("a valid length").expect("a complete frame");
+        assert_eq!(Frontend::read(frame).ok(), expected, "{bytes:?}");
+    }
+
+    fn written(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+        let mut out = Vec::new();
+        write(&mut out);
+        out
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        check(&written(|out| put_query(out, "select 1")), Some(Frontend::Query(b"select 1")));
+        let parse = Parse { name: b"s", sql: b"select $1", types: b"\0\x01\0\0\0\x17" };
+        check(&written(|out| put_parse(out, parse.name, parse.sql, parse.types)), Some(Frontend::Parse(parse)));
+        let bind = Bind { portal: b"", statement: b"s", values: b"\0\0\0\0\0\0" };
+        check(&written(|out| put_bind(out, bind.portal, bind.statement, bind.values)), Some(Frontend::Bind(bind)));
+        check(&written(|out| put_describe_statement(out, b"s")), Some(Frontend::Describe(Target::Statement(b"s"))));
+        check(&written(|out| put_close_statement(out, b"s")), Some(Frontend::Close(Target::Statement(b"s"))));
+        check(&written(put_sync), Some(Frontend::Sync));
+        check(&written(put_terminate), Some(Frontend::Terminate));
+    }
+
+    #[test]
+    fn malformed_bodies_are_refused() {
+        for body in [&b""[..], b"select 1", b"select\x001\0"] {
+            check(&written(|out| put(out, tag::QUERY, |out| out.extend_from_slice(body))), None);
+        }
+        check(&written(|out| put(out, tag::PARSE, |out| out.extend_from_slice(b"s\0select\0\0\x02\0\0\0\x17"))), None);
+        check(&written(|out| put(out, tag::PARSE, |out| out.extend_from_slice(b"s\0select"))), None);
+        check(&written(|out| put(out, tag::DESCRIBE, |out| out.extend_from_slice(b"Xs\0"))), None);
+        check(&written(|out| put(out, tag::CLOSE, |out| out.extend_from_slice(b"Ss\0x"))), None);
+        check(&written(|out| put(out, b'~', |_| {})), None);
+    }
+
+    #[test]
+    fn sasl() {
+        let bytes = written(|out| put_sasl_initial(out, "SCRAM-SHA-256", b"n,,"));
+        assert_eq!(sasl_initial(&bytes[5..]), Some((&b"SCRAM-SHA-256"[..], &b"n,,"[..])));
+        assert_eq!(sasl_initial(b"SCRAM-SHA-256\0\xff\xff\xff\xff"), None);
+        assert_eq!(sasl_initial(b"SCRAM-SHA-256\0\0\0\0\x09abc"), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_frame_is_read_without_panic(tag: u8, body: Vec<u8>) {
+            let bytes = written(|out| put(out, tag, |out| out.extend_from_slice(&body)));
+            let _ = Frontend::read(Frame::take(&bytes).expect("valid").expect("complete"));
+            let _ = sasl_initial(&body);
+        }
+    }
+}
