@@ -1,1 +1,29 @@
-//! Placeholder of the house's wall; the first commit of this crate's content follows.
+//! The configuration of the proxy: the text of `proxy.toml` becomes one validated [`Config`], or every problem that it has.
+//!
+//! This crate owns the names of sections and keys, their defaults, units and limits, and how the settings of a user, of a
+//! database and of everybody combine into one answer. It reads no file, opens no socket, resolves no host name and checks no
+//! password: the caller brings the text, and the crate that uses a value decides what to do with it.
+//!
+//! Reading order: [`Config`] (`config.rs`), the sections (`sections.rs`), what one client gets (`resolve.rs`), then how a
+//! key is read (`reader.rs`) and what a value may be (`value.rs`).
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test"))]
+
+mod address;
+mod config;
+mod problem;
+mod reader;
+mod resolve;
+mod secret;
+mod sections;
+mod value;
+
+pub use address::Address;
+pub use config::Config;
+pub use problem::{Position, Problem};
+pub use reader::Setting;
+pub use resolve::{ResolveError, Resolved};
+pub use secret::Secret;
+pub use sections::{
+    Auth, AuthMethod, Cluster, Consistency, Database, Keepalive, Log, LogFormat, LogLevel, Overrides, Pool, PoolMode,
+    Proxy, Route, Routing, Topology, User,
+};

@@ -1,0 +1,100 @@
+//! What holds for one database and one user: the user's own setting, else the database's, else everybody's.
+//!
+//! Whether the user is who he says was decided before; this only says what he gets.
+
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::config::{ANY_DATABASE, CONSOLES, Config};
+use crate::secret::{self, Secret};
+use crate::sections::{AuthMethod, Consistency, Database, NAME_BYTES_MAX, PoolMode, Route, User};
+
+/// Everything that depends on the database and the user of a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// The cluster; always one of [`Config::clusters`].
+    pub cluster: String,
+    /// The name of the database on the servers.
+    pub dbname: String,
+    /// The user name towards the servers.
+    pub server_user: String,
+    /// The password towards the servers; `None` when only a verifier or nothing is known.
+    pub server_password: Option<Secret>,
+    /// When a server connection goes back to the pool.
+    pub pool_mode: PoolMode,
+    /// The most connections per server. Never 0.
+    pub pool_size: usize,
+    /// The connections per server kept open when idle. Never more than `pool_size`.
+    pub pool_min_size: usize,
+    /// How fresh a replica has to be.
+    pub consistency: Consistency,
+    /// The most that a replica may lag.
+    pub max_lag: Duration,
+    /// Where statements go.
+    pub route: Route,
+}
+
+/// Why a client cannot be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum ResolveError {
+    /// No `[databases]` entry names it, and there is none for any database (SQLSTATE 3D000).
+    #[error("there is no such database")]
+    UnknownDatabase,
+    /// No `[[users]]` entry names it, and the method is not trust (SQLSTATE 28P01, as for a wrong password).
+    #[error("there is no such user")]
+    UnknownUser,
+}
+
+impl Config {
+    /// What a client gets that asks for `database` as `user`.
+    ///
+    /// # Errors
+    /// When the configuration does not know one of the two.
+    pub fn resolve(&self, database: &str, user: &str) -> Result<Resolved, ResolveError> {
+        let entry = self.database(database).ok_or(ResolveError::UnknownDatabase)?;
+        let anybody = User::default();
+        let known = match (self.users.get(user), self.auth.method) {
+            (Some(known), _) => known,
+            // Under trust, whoever the server lets in is let in, under the settings of everybody.
+            (None, AuthMethod::Trust) if is_name(user) => &anybody,
+            (None, _) => return Err(ResolveError::UnknownUser),
+        };
+        let (first, second) = (&known.overrides, &entry.overrides);
+        let everybody = if self.routing.split { Route::Auto } else { Route::Primary };
+        Ok(Resolved {
+            cluster: entry.cluster.clone(),
+            dbname: entry.dbname.clone().unwrap_or_else(|| database.to_owned()),
+            server_user: known.server_user.clone().unwrap_or_else(|| user.to_owned()),
+            server_password: known.server_password(),
+            pool_mode: first.pool_mode.or(second.pool_mode).unwrap_or(self.pool.mode),
+            pool_size: first.pool_size.or(second.pool_size).unwrap_or(self.pool.size),
+            pool_min_size: self.pool.min_size,
+            consistency: first.consistency.or(second.consistency).unwrap_or(self.routing.consistency),
+            max_lag: first.max_lag.or(second.max_lag).unwrap_or(self.routing.max_lag),
+            route: first.route.or(second.route).unwrap_or(everybody),
+        })
+    }
+
+    /// The entry of a database, which may be the one for any database.
+    fn database(&self, name: &str) -> Option<&Database> {
+        match self.databases.get(name) {
+            Some(database) if name != ANY_DATABASE => Some(database),
+            // A client chose this name. One that is too long would be cut off by the server and mean another database.
+            Some(_) | None if !is_name(name) || CONSOLES.contains(&name) => None,
+            Some(_) | None => self.databases.get(ANY_DATABASE),
+        }
+    }
+}
+
+impl User {
+    /// The password towards the servers: its own, else the client's, unless only the verifier of that is known.
+    fn server_password(&self) -> Option<Secret> {
+        let usable = |password: &&Secret| !secret::is_hash(password.expose());
+        self.server_password.as_ref().or(self.password.as_ref().filter(usable)).cloned()
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= NAME_BYTES_MAX
+}

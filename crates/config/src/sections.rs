@@ -1,0 +1,448 @@
+//! The sections of `proxy.toml`: each key with its default and its limits, stated once, here.
+//!
+//! What a key means is told to the user in `proxy.toml` at the root of the repository, which a test compares with this file.
+//! How sections refer to each other is checked in `config.rs`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::address::Address;
+use crate::reader::Section;
+use crate::secret::{self, Secret};
+use crate::value::{Keyword, Size};
+
+/// `[proxy]`: the program as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proxy {
+    /// Where clients connect. Never empty. Port 0 lets the kernel choose.
+    pub listen: Vec<SocketAddr>,
+    /// Where metrics, health and the status page are served, if anywhere.
+    pub http_listen: Option<SocketAddr>,
+    /// The number of worker threads; 0 is one per core.
+    pub workers: usize,
+    /// The number of client connections, beyond which new ones are refused.
+    pub max_client_conn: usize,
+    /// The time a client has from connecting to the end of its login.
+    pub client_login_timeout: Duration,
+    /// The time that a shutdown waits for clients to finish.
+    pub shutdown_timeout: Duration,
+    /// The largest request, in bytes, that is retained and so can be retried; a larger one is streamed.
+    pub message_retain_max: usize,
+    /// How dead peers are noticed; `None` leaves sockets without keepalive.
+    pub keepalive: Option<Keepalive>,
+}
+
+/// TCP keepalive of client and server connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keepalive {
+    /// The silence before the first probe.
+    pub idle: Duration,
+    /// The time between probes.
+    pub interval: Duration,
+    /// The number of unanswered probes after which the peer is dead.
+    pub count: u32,
+}
+
+/// `[log]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// The least severe level that is written.
+    pub level: LogLevel,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+/// `[auth]`: how clients prove who they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Auth {
+    /// The method asked of every client.
+    pub method: AuthMethod,
+}
+
+/// `[pool]`: server connections. The size, the mode and the overrides of both apply per server, database and user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pool {
+    /// When a server connection goes back to the pool.
+    pub mode: PoolMode,
+    /// The most connections. Never 0.
+    pub size: usize,
+    /// The connections kept open even when idle. Never more than `size`.
+    pub min_size: usize,
+    /// The most clients that wait for a connection.
+    pub queue_max: usize,
+    /// The longest that a client waits for a connection.
+    pub query_wait_timeout: Duration,
+    /// The longest that connecting and logging in to a server takes.
+    pub server_connect_timeout: Duration,
+    /// The idle time after which a connection above `min_size` is closed.
+    pub server_idle_timeout: Duration,
+    /// The age at which a connection is closed instead of being reused.
+    pub server_lifetime: Duration,
+    /// The pause after a failed connection attempt.
+    pub server_login_retry: Duration,
+    /// The most prepared statements kept on one server connection.
+    pub prepared_statements_max: usize,
+}
+
+/// `[routing]`: which server a statement goes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Routing {
+    /// Whether reads may go to replicas at all.
+    pub split: bool,
+    /// How fresh a replica has to be for a session.
+    pub consistency: Consistency,
+    /// The most that a replica may lag, whatever the consistency but [`Consistency::Eventual`].
+    pub max_lag: Duration,
+    /// The number of classified statements that are remembered.
+    pub classifier_cache: usize,
+    /// Whether a user's functions marked STABLE or IMMUTABLE are believed to write nothing.
+    pub trust_stable_functions: bool,
+}
+
+/// `[topology]`: how servers are watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topology {
+    /// The time between probes of a server.
+    pub probe_interval: Duration,
+    /// The time between probes while sessions wait for a fresher replica or a primary. Never above `probe_interval`.
+    pub probe_interval_waiting: Duration,
+    /// The time after which a probe has failed.
+    pub probe_timeout: Duration,
+    /// The longest that a statement waits for a primary.
+    pub failover_timeout: Duration,
+}
+
+/// `[[users]]`: somebody who may log in. The name is the key in [`crate::Config::users`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct User {
+    /// The password or SCRAM-SHA-256 verifier; always there unless the method is [`AuthMethod::Trust`].
+    pub password: Option<Secret>,
+    /// The user name towards the servers, when it differs.
+    pub server_user: Option<String>,
+    /// The password towards the servers, when it differs; never a verifier.
+    pub server_password: Option<Secret>,
+    /// What differs from the database and from the defaults.
+    pub overrides: Overrides,
+}
+
+/// `[clusters.NAME]`: one primary with its replicas, whichever of them is which at the moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cluster {
+    /// The servers. Never empty; no server is in two clusters.
+    pub servers: Vec<Address>,
+    /// The user of the probes.
+    pub probe_user: String,
+    /// The password of the probes.
+    pub probe_password: Option<Secret>,
+    /// The database of the probes.
+    pub probe_database: String,
+}
+
+/// `[databases.NAME]`: a database that clients may ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Database {
+    /// The cluster it lives in; always one of [`crate::Config::clusters`].
+    pub cluster: String,
+    /// Its name on the servers, when it differs.
+    pub dbname: Option<String>,
+    /// What differs from the defaults.
+    pub overrides: Overrides,
+}
+
+/// The settings that a database or a user may have of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Overrides {
+    /// Instead of [`Pool::size`].
+    pub pool_size: Option<usize>,
+    /// Instead of [`Pool::mode`].
+    pub pool_mode: Option<PoolMode>,
+    /// Instead of [`Routing::consistency`].
+    pub consistency: Option<Consistency>,
+    /// Instead of [`Routing::max_lag`].
+    pub max_lag: Option<Duration>,
+    /// Instead of what [`Routing::split`] says.
+    pub route: Option<Route>,
+}
+
+/// When a server connection goes back to the pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PoolMode {
+    /// When the client disconnects.
+    Session,
+    /// At the end of each transaction.
+    Transaction,
+    /// At the end of each statement; transactions of several statements are refused.
+    Statement,
+}
+
+/// How fresh a replica must be to answer a session's read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Consistency {
+    /// It shows every write that this session was told is committed, and lags no more than `max_lag`.
+    Session,
+    /// It lags no more than `max_lag`.
+    Bounded,
+    /// Any replica that is up.
+    Eventual,
+    /// It shows every write to the database that any session of this proxy was told is committed.
+    Global,
+}
+
+/// Where a session's statements go unless it says otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Route {
+    /// Each statement to where it may be answered.
+    Auto,
+    /// All to the primary.
+    Primary,
+    /// Reads to a replica only.
+    Replica,
+}
+
+/// How clients prove who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AuthMethod {
+    /// RFC 7677's challenge and response.
+    ScramSha256,
+    /// Not at all: whoever reaches the port is who he says.
+    Trust,
+}
+
+/// The severity of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LogLevel {
+    /// Something failed that an operator must look at.
+    Error,
+    /// Something is wrong, and was dealt with.
+    Warn,
+    /// Something happened that an operator wants to know.
+    Info,
+    /// For finding a fault.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+impl Proxy {
+    pub(crate) fn read(section: &mut Section<'_, '_>) -> Proxy {
+        let keepalive = section.value("tcp_keepalive", true);
+        let timing = Keepalive {
+            // The kernel counts whole seconds.
+            idle: section.within("tcp_keepalive_idle", seconds(30), seconds(1)..=seconds(32_767)),
+            interval: section.within("tcp_keepalive_interval", seconds(10), seconds(1)..=seconds(32_767)),
+            count: section.within("tcp_keepalive_count", 3, 1..=127),
+        };
+        Proxy {
+            listen: section.value("listen", vec![SocketAddr::from(([127, 0, 0, 1], 6432))]),
+            http_listen: section.value("http_listen", Some(SocketAddr::from(([127, 0, 0, 1], 6433)))),
+            workers: count(section.within("workers", 0, 0..=1024)),
+            max_client_conn: count(section.within("max_client_conn", 10_000, 1..=1_000_000)),
+            client_login_timeout: section.within("client_login_timeout", seconds(15), TIMEOUT_MIN..=DURATION_MAX),
+            shutdown_timeout: section.within("shutdown_timeout", seconds(30), Duration::ZERO..=DURATION_MAX),
+            message_retain_max: section.within("message_retain_max", Size(1 << 20), Size(1 << 10)..=Size(1 << 30)).0,
+            keepalive: keepalive.then_some(timing),
+        }
+    }
+}
+
+impl Log {
+    pub(crate) fn read(section: &mut Section<'_, '_>) -> Log {
+        Log { level: section.value("level", LogLevel::Info), format: section.value("format", LogFormat::Text) }
+    }
+}
+
+impl Auth {
+    pub(crate) fn read(section: &mut Section<'_, '_>) -> Auth {
+        Auth { method: section.value("method", AuthMethod::ScramSha256) }
+    }
+}
+
+impl Pool {
+    pub(crate) fn read(section: &mut Section<'_, '_>) -> Pool {
+        let pool = Pool {
+            mode: section.value("mode", PoolMode::Transaction),
+            size: count(section.within("size", 20, 1..=POOL_SIZE_MAX)),
+            min_size: count(section.within("min_size", 0, 0..=POOL_SIZE_MAX)),
+            queue_max: count(section.within("queue_max", 10_000, 1..=1_000_000)),
+            query_wait_timeout: section.within("query_wait_timeout", seconds(120), TIMEOUT_MIN..=DURATION_MAX),
+            server_connect_timeout: section.within("server_connect_timeout", seconds(15), TIMEOUT_MIN..=DURATION_MAX),
+            server_idle_timeout: section.within("server_idle_timeout", seconds(600), TIMEOUT_MIN..=DURATION_MAX),
+            server_lifetime: section.within("server_lifetime", seconds(3600), TIMEOUT_MIN..=DURATION_MAX),
+            server_login_retry: section.within("server_login_retry", seconds(1), TIMEOUT_MIN..=DURATION_MAX),
+            prepared_statements_max: count(section.within("prepared_statements_max", 200, 1..=65_536)),
+        };
+        if pool.min_size > pool.size {
+            let place = section.place_of("min_size").or_else(|| section.place_of("size"));
+            section.problem(place, format!("\"min_size\" {} is more than \"size\" {}", pool.min_size, pool.size));
+        }
+        pool
+    }
+}
+
+impl Routing {
+    pub(crate) fn read(section: &mut Section<'_, '_>) -> Routing {
+        Routing {
+            split: section.value("split", true),
+            consistency: section.value("consistency", Consistency::Session),
+            max_lag: section.within("max_lag", seconds(1), TIMEOUT_MIN..=DURATION_MAX),
+            classifier_cache: count(section.within("classifier_cache", 10_000, 1..=10_000_000)),
+            trust_stable_functions: section.value("trust_stable_functions", false),
+        }
+    }
+}
+
+impl Topology {
+    pub(crate) fn read(section: &mut Section<'_, '_>) -> Topology {
+        let millis = Duration::from_millis;
+        let topology = Topology {
+            probe_interval: section.within("probe_interval", millis(100), TIMEOUT_MIN..=seconds(3600)),
+            probe_interval_waiting: section.within("probe_interval_waiting", millis(10), TIMEOUT_MIN..=seconds(3600)),
+            probe_timeout: section.within("probe_timeout", seconds(1), TIMEOUT_MIN..=seconds(3600)),
+            failover_timeout: section.within("failover_timeout", seconds(30), Duration::ZERO..=DURATION_MAX),
+        };
+        if topology.probe_interval_waiting > topology.probe_interval {
+            let place = section.place_of("probe_interval_waiting").or_else(|| section.place_of("probe_interval"));
+            section.problem(place, "\"probe_interval_waiting\" is longer than \"probe_interval\"");
+        }
+        topology
+    }
+}
+
+impl User {
+    pub(crate) fn read(section: &mut Section<'_, '_>, method: AuthMethod, pool: &Pool) -> User {
+        let password: Option<Secret> = section.optional("password");
+        let flaw = match (&password, method) {
+            (Some(password), _) => secret::flaw(password.expose()),
+            (None, AuthMethod::ScramSha256) if section.place_of("password").is_none() => {
+                let place = section.place();
+                section.problem(place, "a user needs a \"password\" unless [auth] method is \"trust\"");
+                None
+            }
+            (None, _) => None,
+        };
+        if let Some(flaw) = flaw {
+            let place = section.place_of("password");
+            section.problem(place, format!("\"password\" {flaw}"));
+        }
+        let server_password: Option<Secret> = section.optional("server_password");
+        if server_password.as_ref().is_some_and(|password| secret::is_hash(password.expose())) {
+            let place = section.place_of("server_password");
+            section.problem(place, "\"server_password\" must be plain text: nobody can log in with a verifier");
+        }
+        let server_user = name(section, "server_user");
+        User { password, server_user, server_password, overrides: Overrides::read(section, pool) }
+    }
+}
+
+impl Cluster {
+    pub(crate) fn read(section: &mut Section<'_, '_>) -> Cluster {
+        Cluster {
+            servers: section.required("servers").unwrap_or_default(),
+            probe_user: section.value("probe_user", "postgres".to_owned()),
+            probe_password: section.optional("probe_password"),
+            probe_database: section.value("probe_database", "postgres".to_owned()),
+        }
+    }
+}
+
+impl Overrides {
+    pub(crate) fn read(section: &mut Section<'_, '_>, pool: &Pool) -> Overrides {
+        let pool_size = section.optional_within("pool_size", 1..=POOL_SIZE_MAX).map(count);
+        if let Some(size) = pool_size.filter(|size| *size < pool.min_size) {
+            let place = section.place_of("pool_size");
+            section
+                .problem(place, format!("\"pool_size\" {size} is less than \"min_size\" {} in [pool]", pool.min_size));
+        }
+        Overrides {
+            pool_size,
+            pool_mode: section.optional("pool_mode"),
+            consistency: section.optional("consistency"),
+            max_lag: section.optional_within("max_lag", TIMEOUT_MIN..=DURATION_MAX),
+            route: section.optional("route"),
+        }
+    }
+}
+
+impl Keyword for PoolMode {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("transaction", Self::Transaction), ("session", Self::Session), ("statement", Self::Statement)];
+}
+
+impl Keyword for Consistency {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("session", Self::Session),
+        ("bounded", Self::Bounded),
+        ("eventual", Self::Eventual),
+        ("global", Self::Global),
+    ];
+}
+
+impl Keyword for Route {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("primary", Self::Primary), ("replica", Self::Replica)];
+}
+
+impl Keyword for AuthMethod {
+    const WORDS: &'static [(&'static str, Self)] = &[("scram-sha-256", Self::ScramSha256), ("trust", Self::Trust)];
+}
+
+impl Keyword for LogLevel {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("error", Self::Error),
+        ("warn", Self::Warn),
+        ("info", Self::Info),
+        ("debug", Self::Debug),
+        ("trace", Self::Trace),
+    ];
+}
+
+impl Keyword for LogFormat {
+    const WORDS: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
+}
+
+/// A key that holds the name of a database or a user on the servers.
+pub(crate) fn name(section: &mut Section<'_, '_>, key: &'static str) -> Option<String> {
+    let name: Option<String> = section.optional(key);
+    if let Some(flaw) = name.as_deref().and_then(name_flaw) {
+        let place = section.place_of(key);
+        section.problem(place, format!("{key:?} {flaw}"));
+    }
+    name
+}
+
+/// Why a text cannot be the name of a user, a database or a cluster.
+pub(crate) fn name_flaw(name: &str) -> Option<String> {
+    match name {
+        "" => Some("must not be empty".into()),
+        // PostgreSQL would cut it off silently, so that two names became one.
+        _ if name.len() > NAME_BYTES_MAX => Some(format!("has more than {NAME_BYTES_MAX} bytes")),
+        _ if name.chars().any(char::is_control) => Some("must not contain control characters".into()),
+        _ => None,
+    }
+}
+
+const fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// Counts are read as `u32`, which fits everywhere that this program runs.
+fn count(number: u32) -> usize {
+    number as usize
+}
+
+/// PostgreSQL's NAMEDATALEN, less the closing zero byte.
+pub(crate) const NAME_BYTES_MAX: usize = 63;
+const POOL_SIZE_MAX: u32 = 10_000;
+/// A timeout of nothing would fail everything, an interval of nothing would never rest.
+const TIMEOUT_MIN: Duration = Duration::from_millis(1);
+/// Longer is a slip of the pen; and a moment this far ahead can still be computed.
+const DURATION_MAX: Duration = Duration::from_secs(365 * 86_400);
