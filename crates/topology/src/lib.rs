@@ -1,1 +1,30 @@
-//! Placeholder of the house's wall; the first commit of this crate's content follows.
+//! Who is the primary, and how fresh is each replica.
+//!
+//! The crate's map, in the order of the data's way:
+//! - `options`: which servers to watch, as whom, how often.
+//! - `probe`: one connection to one server; asks it and returns what it said, or why it did not.
+//! - `lsn`, `history`: the arithmetic of freshness, pure.
+//! - `combine`: what all servers said → the writer and each node's standing, pure.
+//! - `board`: the one owner of everything learned; turns reports into snapshots, pure.
+//! - `snapshot`: the published, immutable answer.
+//! - `pick`: the choice of a node for one statement from a snapshot, pure.
+//! - `watcher`: the tasks, and the handle that the rest of the program holds.
+//!
+//! It opens control-plane connections only. It never carries a client's statement, never promotes or demotes a server,
+//! and knows nothing of sessions: they bring their own needs as [`Freshness`] values.
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test"))]
+
+mod board;
+mod combine;
+mod history;
+mod lsn;
+mod options;
+mod pick;
+mod probe;
+mod snapshot;
+mod watcher;
+
+pub use options::Options;
+pub use pick::{Choice, Freshness, Need, WhyPrimary};
+pub use snapshot::{Epoch, Fence, Figures, NoPrimary, Node, NodeId, NodeState, Snapshot, Writer};
+pub use watcher::{Waiting, Watcher};

@@ -1,0 +1,350 @@
+//! The one owner of everything learned: takes the probers' reports, keeps the state, makes the snapshots.
+//!
+//! Pure: it has no socket and no clock; reports carry their moments. Who the writer is, `combine` decides; what it
+//! adds is the proof of freshness. That proof has three conditions besides the LSN, each for a way to be wrong:
+//!
+//! - The replica follows the writer's timeline. Positions of different timelines cannot be compared: a replica that
+//!   stayed on the old one may have replayed *more* than the new primary's LSN. So a new epoch voids all samples and
+//!   all freshness.
+//! - The proof was made on the connection that is still open. A standby that crashed restarts from its last
+//!   restartpoint and may let readers in with less than it had shown before. All its connections are gone then, so
+//!   the end of the probe's connection voids its freshness at once.
+//! - It never showed more than the primary had written at a later moment. If it did, its timeline is another one that
+//!   happens to have the same number (two servers promoted apart), and no LSN of it means anything.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::combine::{Identity, LossKind, Memory, Sight, Standing, combine};
+use crate::history::History;
+use crate::lsn::WalShape;
+use crate::snapshot::{Epoch, Fence, Figures, NoPrimary, Node, NodeId, NodeState, Snapshot, Writer};
+
+/// All that is known.
+#[derive(Debug)]
+pub(crate) struct Board {
+    nodes: Box<[Entry]>,
+    memory: Memory,
+    /// The epoch that the samples and all freshness belong to. It stays while there is no writer, so that replicas
+    /// keep what they have proven.
+    epoch: Option<Epoch>,
+    /// Samples of the epoch's primary.
+    history: History,
+    /// The newest sample, for the lag figures.
+    inserted: Option<u64>,
+    current: Arc<Snapshot>,
+}
+
+/// What a prober tells.
+#[derive(Clone, Debug)]
+pub(crate) enum Report {
+    /// A probe was answered.
+    Answered(Answer),
+    /// A probe failed, the second attempt included.
+    Lost(Lost),
+    /// The connection ended between two probes; the next probe is on its way.
+    HungUp,
+}
+
+/// A server's answer to a probe.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    /// The moment before the question was sent.
+    pub(crate) asked: Instant,
+    /// The moment after the answer was read.
+    pub(crate) answered: Instant,
+    /// It is the first answer of its connection.
+    pub(crate) first: bool,
+    pub(crate) system_identifier: u64,
+    pub(crate) timeline: u32,
+    pub(crate) role: Role,
+}
+
+/// What a server does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Primary { insert_lsn: u64, shape: WalShape },
+    Replica { replay_lsn: u64, receive_lsn: u64, streaming: bool },
+}
+
+/// A probe that failed.
+#[derive(Clone, Debug)]
+pub(crate) struct Lost {
+    pub(crate) asked: Instant,
+    pub(crate) at: Instant,
+    pub(crate) kind: LossKind,
+    pub(crate) reason: Arc<str>,
+}
+
+/// One node's part of the state.
+#[derive(Debug)]
+struct Entry {
+    host: Arc<str>,
+    port: u16,
+    contact: Contact,
+    /// The last answer, also of a node lost since.
+    last: Option<Answer>,
+    proof: Proof,
+    figures: Figures,
+}
+
+#[derive(Debug)]
+enum Contact {
+    Never,
+    Answering,
+    Lost { since: Instant, last: Lost },
+}
+
+/// What has been proven of a replica in this epoch on this connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proof {
+    Nothing,
+    FreshAsOf(Instant),
+    Diverged,
+}
+
+impl Board {
+    /// Nothing is known of these servers yet.
+    pub(crate) fn new(servers: &[(String, u16)]) -> Board {
+        let nodes: Box<[Entry]> = servers
+            .iter()
+            .map(|(host, port)| Entry {
+                host: host.as_str().into(),
+                port: *port,
+                contact: Contact::Never,
+                last: None,
+                proof: Proof::Nothing,
+                figures: Figures::default(),
+            })
+            .collect();
+        let snapshot = Snapshot {
+            nodes: (0..).zip(&nodes).map(|(index, entry)| entry.node(NodeId(index), Standing::Unknown)).collect(),
+            writer: Writer::None(NoPrimary::NotFound { last: None }),
+            version: 0,
+        };
+        Board {
+            nodes,
+            memory: Memory::default(),
+            epoch: None,
+            history: History::default(),
+            inserted: None,
+            current: Arc::new(snapshot),
+        }
+    }
+
+    /// The newest snapshot.
+    pub(crate) fn current(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.current)
+    }
+
+    /// Takes in a report and makes the next snapshot.
+    pub(crate) fn observe(&mut self, id: NodeId, report: Report) {
+        let answered = matches!(report, Report::Answered(_));
+        self.nodes[id.index()].note(report);
+        let sights: Vec<Sight> = self.nodes.iter().map(Entry::sight).collect();
+        let verdict = combine(&sights, self.memory);
+        self.memory = verdict.memory;
+        if let Writer::Known(epoch) = verdict.writer
+            && self.epoch != Some(epoch)
+        {
+            self.begin(epoch);
+        }
+        if answered && !matches!(verdict.writer, Writer::None(NoPrimary::SplitBrain { .. })) {
+            self.prove(id, matches!(verdict.writer, Writer::Known(_)));
+        }
+        self.publish(&verdict.standings, verdict.writer);
+    }
+
+    /// Nothing proven in another epoch counts in this one.
+    fn begin(&mut self, epoch: Epoch) {
+        self.epoch = Some(epoch);
+        self.history.clear();
+        self.inserted = None;
+        for entry in &mut self.nodes {
+            entry.proof = Proof::Nothing;
+        }
+    }
+
+    /// Draws the conclusions on freshness from the last answer of this node. Without a writer no samples are taken,
+    /// since whoever was it may be deposed; but a replica may still come to what the old samples say. In a split brain
+    /// nothing is concluded: nobody knows whose WAL a replica has.
+    fn prove(&mut self, id: NodeId, writer_known: bool) {
+        let Some(epoch) = self.epoch else { return };
+        let Some(answer) = self.nodes[id.index()].last.clone() else { return };
+        let same_wal = answer.system_identifier == epoch.system_identifier && answer.timeline == epoch.timeline;
+        match answer.role {
+            Role::Primary { insert_lsn, shape } if writer_known && id == epoch.primary && same_wal => {
+                if answer.first {
+                    // After a crash the primary may write other records at positions that an old sample names.
+                    self.history.clear();
+                }
+                let end = shape.end_of_inserted(insert_lsn);
+                self.history.record(end, answer.asked);
+                self.inserted = Some(end);
+                for entry in &mut self.nodes {
+                    // A replica's earlier answer counts against this sample too: what it had replayed it still has.
+                    entry.prove(epoch, &self.history);
+                    entry.refute(epoch, insert_lsn, answer.asked);
+                }
+            }
+            Role::Primary { .. } => {}
+            Role::Replica { .. } => self.nodes[id.index()].prove(epoch, &self.history),
+        }
+        for entry in &mut self.nodes {
+            entry.measure(epoch, self.inserted);
+        }
+    }
+
+    fn publish(&mut self, standings: &[Standing], writer: Writer) {
+        let nodes: Box<[Node]> = (0..)
+            .zip(self.nodes.iter().zip(standings))
+            .map(|(index, (entry, standing))| entry.node(NodeId(index), *standing))
+            .collect();
+        let old = &self.current;
+        let news = old.writer != writer || old.nodes.iter().zip(&nodes).any(|(old, new)| old.state.is_news(&new.state));
+        let version = old.version + u64::from(news);
+        self.current = Arc::new(Snapshot { nodes, writer, version });
+    }
+}
+
+impl Entry {
+    fn note(&mut self, report: Report) {
+        match report {
+            Report::Answered(answer) => {
+                if answer.first {
+                    self.proof = Proof::Nothing;
+                }
+                self.contact = Contact::Answering;
+                self.count(answer.asked, Some(answer.answered.saturating_duration_since(answer.asked)));
+                self.last = Some(answer);
+            }
+            Report::Lost(lost) => {
+                self.proof = Proof::Nothing;
+                self.count(lost.asked, None);
+                let since = match self.contact {
+                    Contact::Lost { since, .. } => since,
+                    Contact::Never | Contact::Answering => lost.at,
+                };
+                self.contact = Contact::Lost { since, last: lost };
+            }
+            Report::HungUp => self.proof = Proof::Nothing,
+        }
+    }
+
+    fn count(&mut self, asked: Instant, round_trip: Option<Duration>) {
+        self.figures.probes += 1;
+        self.figures.failures += u64::from(round_trip.is_none());
+        self.figures.round_trip = round_trip.or(self.figures.round_trip);
+        self.figures.probed_at = Some(asked);
+    }
+
+    fn sight(&self) -> Sight {
+        let identity = self.last.as_ref().map(|answer| Identity {
+            system_identifier: answer.system_identifier,
+            timeline: answer.timeline,
+            claims_primary: matches!(answer.role, Role::Primary { .. }),
+        });
+        match (&self.contact, identity) {
+            (Contact::Lost { last, .. }, identity) => Sight::Lost(last.kind, identity),
+            (Contact::Answering, Some(identity)) => Sight::Answered(identity),
+            (Contact::Never, _) | (Contact::Answering, None) => Sight::Never,
+        }
+    }
+
+    /// The LSN replayed, if it may be compared with the positions of this epoch.
+    fn replayed(&self, epoch: Epoch) -> Option<(&Answer, u64)> {
+        let answer = self.last.as_ref()?;
+        match (&self.contact, answer.role) {
+            (Contact::Answering, Role::Replica { replay_lsn, .. })
+                if answer.system_identifier == epoch.system_identifier && answer.timeline == epoch.timeline =>
+            {
+                Some((answer, replay_lsn))
+            }
+            _ => None,
+        }
+    }
+
+    fn prove(&mut self, epoch: Epoch, history: &History) {
+        let Some((_, replay_lsn)) = self.replayed(epoch) else { return };
+        let Some(covered) = history.covered_by(replay_lsn) else { return };
+        self.proof = match self.proof {
+            Proof::Nothing => Proof::FreshAsOf(covered),
+            Proof::FreshAsOf(before) => Proof::FreshAsOf(before.max(covered)),
+            Proof::Diverged => Proof::Diverged,
+        };
+    }
+
+    /// `insert_lsn` is where the primary stood when asked at `asked`, or later.
+    fn refute(&mut self, epoch: Epoch, insert_lsn: u64, asked: Instant) {
+        if let Some((answer, replay_lsn)) = self.replayed(epoch)
+            && answer.answered <= asked
+            && replay_lsn > insert_lsn
+        {
+            self.proof = Proof::Diverged;
+        }
+    }
+
+    fn measure(&mut self, epoch: Epoch, inserted: Option<u64>) {
+        let lag = match (self.replayed(epoch), inserted) {
+            (Some((Answer { role: Role::Replica { replay_lsn, receive_lsn, .. }, .. }, _)), Some(inserted)) => {
+                Some((inserted.saturating_sub(*replay_lsn), inserted.saturating_sub(*receive_lsn)))
+            }
+            _ => None,
+        };
+        self.figures.replay_lag_bytes = lag.map(|(replay, _)| replay);
+        self.figures.receive_lag_bytes = lag.map(|(_, receive)| receive);
+    }
+
+    fn node(&self, id: NodeId, standing: Standing) -> Node {
+        let state = match (&self.last, &self.contact) {
+            (Some(answer), _) if !matches!(standing, Standing::Unknown | Standing::Unreachable) => {
+                self.answering(answer, standing)
+            }
+            (_, Contact::Lost { since, last }) => {
+                NodeState::Unreachable { since: *since, reason: Arc::clone(&last.reason) }
+            }
+            (_, Contact::Never | Contact::Answering) => NodeState::Unknown,
+        };
+        Node { id, host: Arc::clone(&self.host), port: self.port, state, figures: self.figures }
+    }
+
+    fn answering(&self, answer: &Answer, standing: Standing) -> NodeState {
+        let Answer { timeline, system_identifier, .. } = *answer;
+        let fenced = |cause| NodeState::Fenced {
+            claims_primary: matches!(answer.role, Role::Primary { .. }),
+            timeline,
+            system_identifier,
+            cause,
+        };
+        match (standing, answer.role, self.proof) {
+            (Standing::Fenced(cause), _, _) => fenced(cause),
+            (_, Role::Primary { insert_lsn, .. }, _) => NodeState::Primary { timeline, system_identifier, insert_lsn },
+            (_, Role::Replica { .. }, Proof::Diverged) => fenced(Fence::Diverged),
+            (_, Role::Replica { replay_lsn, streaming, .. }, proof) => NodeState::Replica {
+                timeline,
+                system_identifier,
+                replay_lsn,
+                fresh_as_of: match proof {
+                    Proof::FreshAsOf(moment) => Some(moment),
+                    Proof::Nothing | Proof::Diverged => None,
+                },
+                streaming,
+            },
+        }
+    }
+}
+
+impl NodeState {
+    /// Whether the change to `new` is one that somebody may wait for, not just another figure.
+    fn is_news(&self, new: &NodeState) -> bool {
+        let kind = |state: &NodeState| match *state {
+            NodeState::Primary { timeline, system_identifier, .. }
+            | NodeState::Replica { timeline, system_identifier, .. } => Some((timeline, system_identifier, None)),
+            NodeState::Fenced { timeline, system_identifier, cause, .. } => {
+                Some((timeline, system_identifier, Some(cause)))
+            }
+            NodeState::Unknown | NodeState::Unreachable { .. } => None,
+        };
+        self.name() != new.name() || kind(self) != kind(new)
+    }
+}

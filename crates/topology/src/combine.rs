@@ -1,0 +1,315 @@
+//! What all servers said → who the writer is, and each node's standing. The rules of the house, as one pure function.
+//!
+//! It compares claims; it does not probe, keep LSNs, or judge freshness. The rules:
+//!
+//! 1. **Ours** is the system identifier that most nodes carry, lost ones by what they last said. On a tie the one
+//!    believed before stays, else the first in the configured order wins. Others are fenced.
+//! 2. **Nobody is the writer before every node has been asked once**, so that a deposed primary that happens to answer
+//!    first after our start gets no write.
+//! 3. **The newest timeline** is the highest that any of our nodes ever showed, replicas included: a replica on
+//!    timeline 3 proves that somebody was promoted. A primary of an older timeline is fenced, also while the newer
+//!    one is out of reach. Timelines only grow, so this holds until the watcher is started anew.
+//! 4. **A lost primary's claim** depends on how it was lost. *Refused* (nobody listens, or the postmaster says that it
+//!    is starting or stopping) ends the claim: such a server writes nothing. *Silent* (no answer within the probe's
+//!    timeout on the old connection and on a new one) means that it gets no writes, but it may be alive behind a
+//!    broken network, so its claim still contends with another of the same timeline. *Rejected* (it answers, but will
+//!    not have the probe: `too_many_connections`, a changed password) leaves the claim as it is: it is alive, and
+//!    taking the writes away would turn a full server into an outage.
+//! 5. **Two claims on the newest timeline are a split brain**: no writer until one is gone. A single claim that is not
+//!    silent is the writer.
+//!
+//! A single missed probe never gets here: the prober tries a second connection before it calls a server lost.
+
+use crate::snapshot::{Epoch, Fence, NoPrimary, NodeId, Writer};
+
+/// One node as seen by its last probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sight {
+    /// Not asked yet.
+    Never,
+    /// It answered.
+    Answered(Identity),
+    /// It did not; with what it last said, if it ever answered.
+    Lost(LossKind, Option<Identity>),
+}
+
+/// What a node says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) system_identifier: u64,
+    pub(crate) timeline: u32,
+    pub(crate) claims_primary: bool,
+}
+
+/// How strong the evidence is that a node which did not answer is not writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LossKind {
+    /// Nobody serves there.
+    Refused,
+    /// No answer; it may be alive.
+    Silent,
+    /// It answers, but does not let the probe in.
+    Rejected,
+}
+
+/// What must outlive one round.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Memory {
+    /// Our system identifier and its newest timeline.
+    ours: Option<(u64, u32)>,
+    /// The last epoch that was known.
+    last: Option<Epoch>,
+}
+
+/// The outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    pub(crate) writer: Writer,
+    pub(crate) standings: Box<[Standing]>,
+    pub(crate) memory: Memory,
+}
+
+/// What a node counts as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Unknown,
+    Unreachable,
+    Primary,
+    Replica,
+    Fenced(Fence),
+}
+
+/// Applies the rules to what was seen of all nodes, in the configured order.
+pub(crate) fn combine(sights: &[Sight], memory: Memory) -> Verdict {
+    let ours = ours(sights, memory);
+    let writer = writer(sights, ours, memory);
+    let last = match writer {
+        Writer::Known(epoch) => Some(epoch),
+        Writer::None(_) => memory.last,
+    };
+    let standings = sights.iter().map(|&sight| standing(sight, ours)).collect();
+    Verdict { writer, standings, memory: Memory { ours, last } }
+}
+
+/// Rules 1 and 3: our system identifier and its newest timeline. `None` while nobody has ever answered.
+fn ours(sights: &[Sight], memory: Memory) -> Option<(u64, u32)> {
+    let known = || sights.iter().filter_map(|sight| sight.identity());
+    let votes = |system: u64| known().filter(|identity| identity.system_identifier == system).count();
+    let before = memory.ours.map(|(system, _)| system);
+    let most = known().map(|identity| votes(identity.system_identifier)).max()?;
+    let system = before
+        .filter(|&system| votes(system) == most)
+        .or_else(|| known().map(|identity| identity.system_identifier).find(|&system| votes(system) == most))?;
+    let remembered = memory.ours.filter(|&(before, _)| before == system).map(|(_, newest)| newest);
+    let newest = known()
+        .filter(|identity| identity.system_identifier == system)
+        .map(|identity| identity.timeline)
+        .chain(remembered)
+        .max()?;
+    Some((system, newest))
+}
+
+/// Rules 2, 4 and 5.
+fn writer(sights: &[Sight], ours: Option<(u64, u32)>, memory: Memory) -> Writer {
+    let not_found = Writer::None(NoPrimary::NotFound { last: memory.last });
+    let Some((system_identifier, timeline)) = ours else { return not_found };
+    if sights.contains(&Sight::Never) {
+        return not_found;
+    }
+    let claim = |sight: &Sight| match sight {
+        Sight::Answered(identity) | Sight::Lost(LossKind::Silent | LossKind::Rejected, Some(identity)) => {
+            identity.claims_primary && identity.system_identifier == system_identifier && identity.timeline == timeline
+        }
+        Sight::Never | Sight::Lost(..) => false,
+    };
+    let claimants: Box<[NodeId]> =
+        (0..).zip(sights).filter(|(_, sight)| claim(sight)).map(|(index, _)| NodeId(index)).collect();
+    match *claimants {
+        [] => not_found,
+        [primary] => match sights[primary.index()] {
+            Sight::Lost(LossKind::Silent, _) => not_found,
+            _ => Writer::Known(Epoch { system_identifier, timeline, primary }),
+        },
+        _ => Writer::None(NoPrimary::SplitBrain { timeline, claimants }),
+    }
+}
+
+fn standing(sight: Sight, ours: Option<(u64, u32)>) -> Standing {
+    let (identity, answered) = match sight {
+        Sight::Never => return Standing::Unknown,
+        Sight::Answered(identity) => (identity, true),
+        Sight::Lost(LossKind::Rejected, Some(identity)) if identity.claims_primary => (identity, false),
+        Sight::Lost(..) => return Standing::Unreachable,
+    };
+    match ours {
+        Some((ours, newest)) if identity.system_identifier == ours => {
+            match (identity.claims_primary, identity.timeline < newest) {
+                (true, false) => Standing::Primary,
+                (true, true) if answered => Standing::Fenced(Fence::OlderTimeline { newest }),
+                (true, true) => Standing::Unreachable,
+                (false, _) => Standing::Replica,
+            }
+        }
+        Some((ours, _)) if answered => Standing::Fenced(Fence::OtherSystem { ours }),
+        Some(_) | None => Standing::Unreachable,
+    }
+}
+
+impl Sight {
+    /// What the node said of itself, now or when it last answered.
+    pub(crate) fn identity(&self) -> Option<Identity> {
+        match *self {
+            Sight::Never => None,
+            Sight::Answered(identity) => Some(identity),
+            Sight::Lost(_, identity) => identity,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A sight at a glance: `?` never asked; `P1` a primary on timeline 1, `R1` a replica; a suffix says how it was
+    /// lost since (`!` refused, `~` silent, `%` rejected); `!`, `~`, `%` alone never answered; a leading `x` is
+    /// another system identifier.
+    fn sight(text: &str) -> Sight {
+        let kind = match text.chars().last() {
+            Some('!') => Some(LossKind::Refused),
+            Some('~') => Some(LossKind::Silent),
+            Some('%') => Some(LossKind::Rejected),
+            _ => None,
+        };
+        if text == "?" {
+            return Sight::Never;
+        }
+        let claim = text.trim_end_matches(['!', '~', '%']);
+        let (system_identifier, claim) = match claim.strip_prefix('x') {
+            Some(rest) => (8, rest),
+            None => (7, claim),
+        };
+        let identity = (!claim.is_empty()).then(|| Identity {
+            system_identifier,
+            timeline: claim[1..].parse().unwrap(),
+            claims_primary: claim.starts_with('P'),
+        });
+        match (kind, identity) {
+            (Some(kind), identity) => Sight::Lost(kind, identity),
+            (None, Some(identity)) => Sight::Answered(identity),
+            (None, None) => unreachable!("a sight without a suffix has an identity"),
+        }
+    }
+
+    fn show(verdict: &Verdict) -> String {
+        let standings: Vec<String> = verdict
+            .standings
+            .iter()
+            .map(|standing| match standing {
+                Standing::Unknown => "?".to_owned(),
+                Standing::Unreachable => "-".to_owned(),
+                Standing::Primary => "P".to_owned(),
+                Standing::Replica => "R".to_owned(),
+                Standing::Fenced(Fence::OlderTimeline { newest }) => format!("<{newest}"),
+                Standing::Fenced(Fence::OtherSystem { .. }) => "x".to_owned(),
+                Standing::Fenced(Fence::Diverged) => "d".to_owned(),
+            })
+            .collect();
+        let writer = match &verdict.writer {
+            Writer::Known(epoch) => format!("{}@{}", epoch.primary, epoch.timeline),
+            Writer::None(NoPrimary::NotFound { .. }) => "none".to_owned(),
+            Writer::None(NoPrimary::SplitBrain { claimants, .. }) => format!("split{}", claimants.len()),
+        };
+        format!("{writer}: {}", standings.join(" "))
+    }
+
+    /// Rounds, one after the other with the memory kept, and what each comes to.
+    fn check(rounds: &[(&str, &str)]) {
+        let mut memory = Memory::default();
+        for (round, (sights, expected)) in rounds.iter().enumerate() {
+            let seen: Vec<Sight> = sights.split(' ').map(sight).collect();
+            let verdict = combine(&seen, memory);
+            assert_eq!(show(&verdict), *expected, "round {round}: {sights}");
+            memory = verdict.memory;
+        }
+    }
+
+    #[test]
+    fn quiet_days() {
+        check(&[("P1 R1 R1", "0@1: P R R")]);
+        check(&[("R4 P4", "1@4: R P")]);
+        check(&[("P1", "0@1: P")]);
+        check(&[("R1 R1", "none: R R")]);
+        check(&[("! ~ %", "none: - - -")]);
+    }
+
+    #[test]
+    fn everyone_is_asked_first() {
+        // The deposed primary answers first; the new one is still being asked.
+        check(&[("P1 ? ?", "none: P ? ?"), ("P1 P2 ?", "none: <2 P ?"), ("P1 P2 !", "1@2: <2 P -")]);
+        check(&[("? ?", "none: ? ?")]);
+    }
+
+    #[test]
+    fn failover() {
+        check(&[
+            ("P1 R1 R1", "0@1: P R R"),
+            ("P1! R1 R1", "none: - R R"),
+            ("P1! P2 R1", "1@2: - P R"),
+            ("P1 P2 R2", "1@2: <2 P R"),
+            ("R2 P2 R2", "1@2: R P R"),
+        ]);
+    }
+
+    #[test]
+    fn promotion_beside_a_living_primary() {
+        check(&[("P1 R1", "0@1: P R"), ("P1 P2", "1@2: <2 P")]);
+        // A silent or full primary of an older timeline does not hold the new one up.
+        check(&[("P1~ P2", "1@2: - P")]);
+        check(&[("P1% P2", "1@2: - P")]);
+        check(&[("~ P2", "1@2: - P")]);
+    }
+
+    #[test]
+    fn a_lost_primary() {
+        check(&[("P1 R1", "0@1: P R"), ("P1~ R1", "none: - R"), ("P1 R1", "0@1: P R")]);
+        check(&[("P1! R1", "none: - R")]);
+        check(&[("P1% R1", "0@1: P R")]);
+        // Rejected from the start: nobody knows what it is.
+        check(&[("% R1", "none: - R")]);
+        // A replica that rejects the probe is no use for reads.
+        check(&[("P1 R1%", "0@1: P -")]);
+    }
+
+    #[test]
+    fn a_deposed_primary_while_the_new_one_is_away() {
+        check(&[("P1 P2", "1@2: <2 P"), ("P1 P2~", "none: <2 -"), ("P1 P2!", "none: <2 -")]);
+        // A replica's word is enough.
+        check(&[("P1 R2", "none: <2 R")]);
+        check(&[("P1 R2!", "none: <2 -")]);
+        // The memory outlives the node's own: it is now seen as another role of the old timeline.
+        check(&[("R1 P2", "1@2: R P"), ("P1 R1", "none: <2 R")]);
+    }
+
+    #[test]
+    fn split_brain() {
+        check(&[("P2 P2 R2", "split2: P P R"), ("P2 P2! R2", "0@2: P - R")]);
+        check(&[("P2 P2", "split2: P P"), ("P2 P2~", "split2: P -"), ("P2 R2", "0@2: P R")]);
+        check(&[("P2 P2%", "split2: P P")]);
+        check(&[("P2 P2 P2 P1", "split3: P P P <2")]);
+        check(&[("P2 P2", "split2: P P"), ("P2 P3", "1@3: <3 P")]);
+        // The same timeline of different systems is no contest.
+        check(&[("P2 R2 xP2", "0@2: P R x")]);
+    }
+
+    #[test]
+    fn another_system() {
+        check(&[("P1 R1 xR1", "0@1: P R x")]);
+        check(&[("xP9 P1 R1", "1@1: x P R")]);
+        // Lost nodes go on voting by what they last said: a stranger that alone is reachable gets nothing.
+        check(&[("P1! R1! xP1", "none: - - x")]);
+        // A tie is the first's, then the one believed before.
+        check(&[("P1 xP1", "0@1: P x")]);
+        check(&[("! xP1", "1@1: - P"), ("P1 xP1", "1@1: x P")]);
+        check(&[("xP5 ! !", "0@5: P - -"), ("xP5 P1 R1", "1@1: x P R")]);
+    }
+}

@@ -1,0 +1,277 @@
+//! The tasks, and the handle that the rest of the program holds.
+//!
+//! One task per server probes it; one task owns the board and publishes. The handle reads what was published and
+//! never waits for a probe unless asked to.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::{ArcSwap, Guard};
+use tokio::sync::{Notify, mpsc, watch};
+use tracing::{debug, error, info, warn};
+
+use crate::board::{Board, Report};
+use crate::combine::LossKind;
+use crate::options::Options;
+use crate::probe::Prober;
+use crate::snapshot::{NoPrimary, Node, NodeId, NodeState, Snapshot, Writer};
+
+/// Watches the servers. Clones share the tasks; these end when the last clone is dropped or on [`Watcher::shutdown`].
+#[derive(Clone)]
+pub struct Watcher {
+    inner: Arc<Inner>,
+}
+
+/// While it exists, servers are probed at the waiting pace.
+#[must_use = "the faster pace ends when this is dropped"]
+pub struct Waiting {
+    shared: Arc<Shared>,
+}
+
+/// Kept apart from [`Shared`], which the tasks hold too: dropping this stops them.
+struct Inner {
+    shared: Arc<Shared>,
+    stop: watch::Sender<bool>,
+}
+
+/// What the tasks and the handles have in common.
+struct Shared {
+    current: ArcSwap<Snapshot>,
+    version: watch::Sender<u64>,
+    /// How many [`Waiting`] exist.
+    waiting: watch::Sender<usize>,
+    servers: Box<[Server]>,
+}
+
+struct Server {
+    suspected: Notify,
+    /// When the last probe that ended had begun.
+    probed: watch::Sender<Option<Instant>>,
+}
+
+impl Watcher {
+    /// Starts watching, on the current tokio runtime. The handle may be used from any other.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn spawn(options: Options) -> Watcher {
+        let board = Board::new(&options.servers);
+        let shared = Arc::new(Shared {
+            current: ArcSwap::new(board.current()),
+            version: watch::Sender::new(0),
+            waiting: watch::Sender::new(0),
+            servers: options
+                .servers
+                .iter()
+                .map(|_| Server { suspected: Notify::new(), probed: watch::Sender::new(None) })
+                .collect(),
+        });
+        let (stop, stopped) = watch::channel(false);
+        let (reports, inbox) = mpsc::channel(REPORTS_MAX);
+        for (id, (host, port)) in (0..).map(NodeId).zip(&options.servers) {
+            let task = Task {
+                id,
+                prober: Prober::new(&options, host, *port),
+                shared: Arc::clone(&shared),
+                reports: reports.clone(),
+                interval: options.probe_interval,
+                interval_waiting: options.probe_interval_waiting,
+            };
+            let stopped = stopped.clone();
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = stop_of(stopped) => {}
+                    () = task.run() => {}
+                }
+            });
+        }
+        // It ends when the probers have: their ends of the channel are the only ones.
+        tokio::spawn(publish(board, inbox, Arc::clone(&shared)));
+        Watcher { inner: Arc::new(Inner { shared, stop }) }
+    }
+
+    /// The newest snapshot. Cheap; called for every statement.
+    pub fn snapshot(&self) -> Guard<Arc<Snapshot>> {
+        self.inner.shared.current.load()
+    }
+
+    /// Asks for a probe of this node at once: a server said 25006 or 57P01, or a connection broke. Never blocks; any
+    /// number of calls before the probe begins make one probe.
+    pub fn suspect(&self, node: NodeId) {
+        if let Some(server) = self.inner.shared.servers.get(node.index()) {
+            server.suspected.notify_one();
+        }
+    }
+
+    /// Like [`Watcher::suspect`], and waits until a probe that began after this call has been taken into the snapshot.
+    /// Takes about a round trip for a server that answers, up to the probe's timeout for one that does not.
+    pub async fn reprobe(&self, node: NodeId) {
+        let Some(server) = self.inner.shared.servers.get(node.index()) else { return };
+        let called = Instant::now();
+        let mut probed = server.probed.subscribe();
+        self.suspect(node);
+        // The sender lives in `shared`, which `self` holds.
+        let _probed = probed.wait_for(|begun| begun.is_some_and(|begun| begun >= called)).await;
+    }
+
+    /// Waits for a snapshot of a newer version than this one. The caller brings its own deadline.
+    pub async fn changed(&self, seen_version: u64) {
+        let mut version = self.inner.shared.version.subscribe();
+        let _version = version.wait_for(|version| *version > seen_version).await;
+    }
+
+    /// Somebody waits for a primary or for freshness: probe at the waiting pace until the returned guard is dropped.
+    pub fn wait_guard(&self) -> Waiting {
+        let shared = Arc::clone(&self.inner.shared);
+        shared.count_waiting(1);
+        Waiting { shared }
+    }
+
+    /// Stops the tasks and closes their connections. The last snapshot stays readable.
+    pub fn shutdown(&self) {
+        self.inner.stop.send_replace(true);
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.shared.count_waiting(-1);
+    }
+}
+
+impl Shared {
+    fn count_waiting(&self, change: isize) {
+        self.waiting.send_if_modified(|count| {
+            let before = *count;
+            *count = count.saturating_add_signed(change);
+            // Only the first and the last wake the probers; there may be thousands in between.
+            (before == 0) != (*count == 0)
+        });
+    }
+}
+
+/// One server's prober and what it needs.
+struct Task {
+    id: NodeId,
+    prober: Prober,
+    shared: Arc<Shared>,
+    reports: mpsc::Sender<(NodeId, Report)>,
+    interval: Duration,
+    interval_waiting: Duration,
+}
+
+impl Task {
+    /// Probes until nobody listens any more.
+    async fn run(mut self) {
+        let hung_up = self.prober.hung_up();
+        let mut waiting = self.shared.waiting.subscribe();
+        loop {
+            let begun = Instant::now();
+            let report = {
+                let mut probe = pin!(self.prober.probe());
+                loop {
+                    tokio::select! {
+                        biased;
+                        // The news that a connection ended must not wait for the attempt that follows it.
+                        () = hung_up.notified() => {
+                            if self.reports.send((self.id, Report::HungUp)).await.is_err() { return }
+                        }
+                        report = &mut probe => break report,
+                    }
+                }
+            };
+            let pause = match &report {
+                Report::Lost(lost) if lost.kind == LossKind::Rejected => REJECTED_PAUSE,
+                Report::Answered(_) | Report::Lost(_) | Report::HungUp => PAUSE_MIN,
+            };
+            if self.reports.send((self.id, report)).await.is_err() {
+                return;
+            }
+            let earliest = Instant::now() + pause;
+            let mut asked_for = false;
+            loop {
+                let interval = if *waiting.borrow_and_update() > 0 { self.interval_waiting } else { self.interval };
+                let due = if asked_for { earliest } else { earliest.max(begun + interval) };
+                tokio::select! {
+                    biased;
+                    () = hung_up.notified() => {
+                        if self.reports.send((self.id, Report::HungUp)).await.is_err() { return }
+                        asked_for = true;
+                    }
+                    () = self.shared.servers[self.id.index()].suspected.notified(), if !asked_for => asked_for = true,
+                    _changed = waiting.changed() => {}
+                    () = tokio::time::sleep_until(due.into()) => break,
+                }
+            }
+        }
+    }
+}
+
+/// Owns the board; publishes a snapshot for each report.
+async fn publish(mut board: Board, mut inbox: mpsc::Receiver<(NodeId, Report)>, shared: Arc<Shared>) {
+    while let Some((id, report)) = inbox.recv().await {
+        let old = board.current();
+        board.observe(id, report);
+        let new = board.current();
+        tell(&old, &new);
+        // The snapshot first: whoever is woken by the version or the probe must find it.
+        shared.current.store(Arc::clone(&new));
+        if new.version != old.version {
+            shared.version.send_replace(new.version);
+        }
+        if let Some(node) = new.node(id) {
+            shared.servers[id.index()].probed.send_replace(node.figures.probed_at);
+        }
+    }
+}
+
+async fn stop_of(mut stopped: watch::Receiver<bool>) {
+    // An error means that the last handle is gone, which is a stop too.
+    let _stop = stopped.wait_for(|stop| *stop).await;
+}
+
+/// Logs what changed, once per change.
+fn tell(old: &Snapshot, new: &Snapshot) {
+    for (old, new) in old.nodes.iter().zip(&new.nodes) {
+        tell_node(old, new);
+    }
+    if old.writer == new.writer {
+        return;
+    }
+    match &new.writer {
+        Writer::Known(epoch) => {
+            info!(node = epoch.primary.0, timeline = epoch.timeline, "writes go to this node");
+        }
+        Writer::None(none @ NoPrimary::SplitBrain { .. }) => error!("no writes: {none}"),
+        Writer::None(none @ NoPrimary::NotFound { .. }) => warn!("no writes: {none}"),
+    }
+}
+
+fn tell_node(old: &Node, new: &Node) {
+    let (node, host, port) = (new.id.0, &*new.host, new.port);
+    match (&old.state, &new.state) {
+        (NodeState::Unreachable { reason: old, .. }, NodeState::Unreachable { reason: new, .. }) if old == new => {}
+        (_, NodeState::Unreachable { reason, .. }) => warn!(node, host, port, "unreachable: {reason}"),
+        (NodeState::Fenced { cause: old, .. }, NodeState::Fenced { cause: new, .. }) if old == new => {}
+        (_, NodeState::Fenced { cause, timeline, .. }) => warn!(node, host, port, timeline, "fenced: {cause}"),
+        (old, NodeState::Primary { timeline, .. } | NodeState::Replica { timeline, .. })
+            if old.name() != new.state.name() =>
+        {
+            info!(node, host, port, timeline, "{} -> {}", old.name(), new.state.name());
+        }
+        (NodeState::Replica { timeline: old, .. }, NodeState::Replica { timeline: new, .. }) if old != new => {
+            info!(node, host, port, timeline = new, "follows a newer timeline");
+        }
+        (_, state) => debug!(node, host, port, state = state.name(), "probed"),
+    }
+}
+
+/// How many reports may wait for the board.
+const REPORTS_MAX: usize = 64;
+
+/// The least pause between two probes of a server, so that a storm of suspicions cannot become a storm of probes.
+const PAUSE_MIN: Duration = Duration::from_millis(2);
+
+/// The pause after a server would not let the probe in: each try leaves a line in its log.
+const REJECTED_PAUSE: Duration = Duration::from_secs(1);
