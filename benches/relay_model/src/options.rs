@@ -12,6 +12,28 @@ pub(crate) enum Model {
     PerCorePooled,
 }
 
+/// When a server that belongs to one core is given to a client of another, in the model `per-core-pooled`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Takeover {
+    /// First come, first served, whatever the core: the upper bound of what takeovers cost.
+    Strict,
+    /// When it would otherwise be idle, or when the client of the other core is far older than those of its own.
+    Eager,
+    /// When, moreover, the other core has more waiters than servers. A server may then idle while a client of another core
+    /// waits for one of that core's to come back, which a product would have to bound by a deadline.
+    Reluctant,
+}
+
+impl Takeover {
+    /// How many later-come clients of its own core a server is given to before an older one of another core.
+    pub(crate) fn patience(self) -> u64 {
+        match self {
+            Takeover::Strict => 0,
+            Takeover::Eager | Takeover::Reluctant => 64,
+        }
+    }
+}
+
 /// Everything that can be chosen for one run.
 pub(crate) struct Options {
     pub(crate) model: Model,
@@ -19,7 +41,7 @@ pub(crate) struct Options {
     pub(crate) server: SocketAddr,
     pub(crate) workers: usize,
     pub(crate) pool: usize,
-    pub(crate) patience: u64,
+    pub(crate) takeover: Takeover,
     pub(crate) user: String,
     pub(crate) database: String,
 }
@@ -41,7 +63,7 @@ impl Options {
             server: number("SERVER", &next("SERVER")?)?,
             workers: 2,
             pool: 16,
-            patience: 64,
+            takeover: Takeover::Eager,
             user: "bench".to_owned(),
             database: "bench".to_owned(),
         };
@@ -50,7 +72,14 @@ impl Options {
             match flag.as_str() {
                 "--workers" => options.workers = number(&flag, &value)?,
                 "--pool" => options.pool = number(&flag, &value)?,
-                "--patience" => options.patience = number(&flag, &value)?,
+                "--takeover" => {
+                    options.takeover = match value.as_str() {
+                        "strict" => Takeover::Strict,
+                        "eager" => Takeover::Eager,
+                        "reluctant" => Takeover::Reluctant,
+                        _ => return Err(format!("no such takeover: {value}")),
+                    }
+                }
                 "--user" => options.user = value,
                 "--database" => options.database = value,
                 _ => return Err(format!("no such option: {flag}")),
@@ -68,9 +97,9 @@ fn number<T: std::str::FromStr>(name: &str, text: &str) -> Result<T, String> {
 }
 
 pub(crate) const USAGE: &str = "\
-usage: relay_model MODEL LISTEN SERVER [--workers 2] [--pool 16] [--patience 64] [--user bench] [--database bench]
+usage: relay_model MODEL LISTEN SERVER [--workers 2] [--pool 16] [--takeover eager] [--user bench] [--database bench]
 
-MODEL     stealing | per-core | per-core-handoff | stealing-pooled | per-core-pooled
-LISTEN    address and port to listen on; SERVER: that of a PostgreSQL that trusts the user
---pool    server connections, in the pooled models
---patience  how many later-come clients of its own core a server may be given to before an older one of another core";
+MODEL       stealing | per-core | per-core-handoff | stealing-pooled | per-core-pooled
+LISTEN      address and port to listen on; SERVER: that of a PostgreSQL that trusts the user
+--pool      server connections, in the pooled models
+--takeover  strict | eager | reluctant: how readily a core takes another core's servers";

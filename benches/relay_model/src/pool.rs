@@ -13,13 +13,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
-use crate::options::Options;
+use crate::options::{Options, Takeover};
 
 /// A fixed number of server connections, shared by every core.
 pub(crate) struct Pool {
     cores: Mutex<Cores>,
     greeting: Vec<u8>,
-    patience: u64,
     leases: AtomicU64,
     waits: AtomicU64,
     takeovers: AtomicU64,
@@ -34,11 +33,11 @@ impl Pool {
             let (socket, greeted) = log_in(options.server, &options.user, &options.database)?;
             greeting = greeted;
             lists[number % cores].idle.push(Server::Unregistered(socket));
+            lists[number % cores].owned += 1;
         }
         Ok(Pool {
-            cores: Mutex::new(Cores { cores: lists, tickets: 0 }),
+            cores: Mutex::new(Cores { cores: lists, tickets: 0, takeover: options.takeover }),
             greeting,
-            patience: options.patience,
             leases: AtomicU64::new(0),
             waits: AtomicU64::new(0),
             takeovers: AtomicU64::new(0),
@@ -73,7 +72,7 @@ impl Pool {
 
     /// Gives a server of this core to the client that is next, or puts it back on the idle list.
     pub(crate) fn release(&self, core: usize, socket: TcpStream) {
-        self.lock().give(core, Server::Of(core, socket), self.patience);
+        self.lock().give(core, Server::Of(core, socket));
     }
 
     /// How the leases went, in one line.
@@ -94,14 +93,17 @@ enum Server {
     Of(usize, TcpStream),
 }
 
-/// While any list holds an idle server, no queue holds a waiter.
+/// Unless takeovers are reluctant, no queue holds a waiter while any list holds an idle server.
 struct Cores {
     cores: Vec<Core>,
     tickets: u64,
+    takeover: Takeover,
 }
 
+/// `owned` counts the servers whose home this core is, idle or leased.
 #[derive(Default)]
 struct Core {
+    owned: usize,
     idle: Vec<Server>,
     waiting: VecDeque<(u64, oneshot::Sender<Server>)>,
 }
@@ -109,9 +111,14 @@ struct Core {
 impl Cores {
     fn find_or_wait(&mut self, core: usize) -> Result<Server, oneshot::Receiver<Server>> {
         let count = self.cores.len();
+        let reach = if self.wants_a_foreign_one(core, 1) { count } else { 1 };
         // The own list first. The most recently used of its servers comes first, since its caches are warm.
-        if let Some(server) = (0..count).find_map(|step| self.cores[(core + step) % count].idle.pop()) {
-            return Ok(server);
+        for home in (0..reach).map(|step| (core + step) % count) {
+            if let Some(server) = self.cores[home].idle.pop() {
+                self.cores[home].owned -= 1;
+                self.cores[core].owned += 1;
+                return Ok(server);
+            }
         }
         let (sender, receiver) = oneshot::channel();
         self.tickets += 1;
@@ -119,24 +126,40 @@ impl Cores {
         Err(receiver)
     }
 
-    fn give(&mut self, core: usize, mut server: Server, patience: u64) {
-        while let Some((_, sender)) = self.next_waiter(core, patience) {
+    fn give(&mut self, home: usize, mut server: Server) {
+        while let Some((core, sender)) = self.next_waiter(home) {
             match sender.send(server) {
-                Ok(()) => return,
+                Ok(()) => {
+                    self.cores[home].owned -= 1;
+                    self.cores[core].owned += 1;
+                    return;
+                }
                 // That client left while it waited.
                 Err(returned) => server = returned,
             }
         }
-        self.cores[core].idle.push(server);
+        self.cores[home].idle.push(server);
     }
 
-    /// The oldest waiter of this core, unless one of another core is older by more than `patience` places: a takeover costs
-    /// more than a lease on the same core, but nobody may starve because its core has no server.
-    fn next_waiter(&mut self, core: usize, patience: u64) -> Option<(u64, oneshot::Sender<Server>)> {
-        let oldest = |at: usize| self.cores[at].waiting.front().map(|(ticket, _)| *ticket);
-        let due = |at: &usize| oldest(*at).map(|ticket| if *at == core { ticket } else { ticket + patience });
-        let from = (0..self.cores.len()).filter(|at| due(at).is_some()).min_by_key(due)?;
-        self.cores[from].waiting.pop_front()
+    fn next_waiter(&mut self, home: usize) -> Option<(usize, oneshot::Sender<Server>)> {
+        let (patience, count) = (self.takeover.patience(), self.cores.len());
+        let due = |core: &usize| {
+            let (ticket, _) = self.cores[*core].waiting.front()?;
+            match *core == home {
+                true => Some(*ticket),
+                false => self.wants_a_foreign_one(*core, 0).then_some(ticket + patience),
+            }
+        };
+        let core = (0..count).filter(|core| due(core).is_some()).min_by_key(due)?;
+        self.cores[core].waiting.pop_front().map(|(_, sender)| (core, sender))
+    }
+
+    /// Whether a core with so many more waiters than in its queue should be given a server whose home is another core.
+    fn wants_a_foreign_one(&self, core: usize, more: usize) -> bool {
+        match self.takeover {
+            Takeover::Strict | Takeover::Eager => true,
+            Takeover::Reluctant => self.cores[core].waiting.len() + more > self.cores[core].owned,
+        }
     }
 }
 

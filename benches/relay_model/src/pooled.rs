@@ -50,6 +50,7 @@ async fn transact(client: &mut TcpStream, server: &mut TcpStream, up: &mut Way, 
 /// Answers the startup packet with the parameters that a server gave at its own login.
 async fn greet(client: &mut TcpStream, greeting: &[u8]) -> io::Result<()> {
     loop {
+        // Who only looks whether the port is open leaves here.
         let length = client.read_u32().await? as usize;
         if !(8..=BUFFER).contains(&length) {
             return Err(io::ErrorKind::InvalidData.into());
