@@ -1,1 +1,21 @@
-//! Placeholder of the house's wall; the first commit of this crate's content follows.
+//! Authentication as values: stored secrets, SCRAM-SHA-256 towards clients, and logging in to servers.
+//!
+//! This crate owns what is sent and what is checked. It owns no socket, no clock and no random numbers (nonces and salts
+//! arrive as arguments), frames no message, and knows no list of users.
+//!
+//! Reading order: what is stored ([`Secret`], [`Verifier`]), the proxy as the server of a client ([`ScramServer`]), the
+//! proxy as the client of a server ([`ServerLogin`]), then the arithmetic and the grammar both need (`scram.rs`).
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test"))]
+
+mod client;
+mod error;
+mod scram;
+mod secret;
+mod server;
+mod verifier;
+
+pub use client::{Account, InitialResponse, MECHANISMS, NONCE_BYTES, ScramFinal, ScramServer};
+pub use error::AuthError;
+pub use secret::{Secret, password_matches};
+pub use server::{Cleartext, ServerLogin, Step};
+pub use verifier::{DEFAULT_ITERATIONS, MOCK_SECRET_BYTES, SALT_BYTES, Verifier, salt_for};
