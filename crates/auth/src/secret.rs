@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn forms() {
         let check = |text: &str, expected: &str| {
-            let found = Secret::parse(text).map_or_else(|error| format!("{error:.15}"), |secret| format!("{secret:?}"));
+            let found = Secret::parse(text).map_or_else(|error| format!("{error:?}"), |secret| format!("{secret:?}"));
             assert_eq!(found, expected, "{text}");
         };
         check("", "Plain(***)");
@@ -126,8 +126,8 @@ mod tests {
         check("md58BBF3F45673BF67D02E4214911F3417F", "Plain(***)");
         check("md58bbf3f45673bf67d02e4214911f3417g", "Plain(***)");
         check("SCRAM-SHA-256", "Plain(***)");
-        check("SCRAM-SHA-256$", "broken verifier");
-        check("SCRAM-SHA-256$4096:salt", "broken verifier");
+        check("SCRAM-SHA-256$", "BrokenVerifier");
+        check("SCRAM-SHA-256$4096:salt", "BrokenVerifier");
     }
 
     #[test]
