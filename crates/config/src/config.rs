@@ -82,13 +82,16 @@ fn read_clusters(root: &mut Section<'_, '_>) -> BTreeMap<String, Cluster> {
     for found in root.named("clusters") {
         let name = found.name.clone();
         check_name(root, &found, "clusters");
-        let cluster = root.open(format!("[clusters.{name}]"), found, |section| {
+        let cluster = root.open(header("clusters", &name), found, |section| {
             let cluster = Cluster::read(section);
             for server in &cluster.servers {
                 // Two clusters with one server would each take it for their primary.
                 if let Some(owner) = owners.insert(server.clone(), name.clone()) {
                     let place = section.place_of("servers");
-                    section.problem(place, format!("server \"{server}\" belongs to [clusters.{owner}] already"));
+                    section.problem(
+                        place,
+                        format!("server \"{server}\" belongs to {} already", header("clusters", &owner)),
+                    );
                 }
             }
             cluster
@@ -106,11 +109,8 @@ fn read_users(root: &mut Section<'_, '_>, method: AuthMethod, pool: &Pool) -> BT
     for found in root.listed("users") {
         let (name, place) = (found.name.clone(), found.place.clone());
         let user = root.open(format!("[[users]] {name:?}"), found, |section| {
-            if section.required::<String>("name").is_some()
-                && let Some(flaw) = sections::name_flaw(&name)
-            {
-                let place = section.place_of("name");
-                section.problem(place, format!("\"name\" {flaw}"));
+            if section.required::<String>("name").is_some() {
+                sections::check_name(section, "name", &name);
             }
             User::read(section, method, pool)
         });
@@ -137,9 +137,9 @@ fn read_databases(
         if CONSOLES.contains(&name.as_str()) {
             root.problem(found.place.clone(), format!("the database name {name:?} is the admin console's"));
         }
-        let database = root.open(format!("[databases.{name}]"), found, |section| {
+        let database = root.open(header("databases", &name), found, |section| {
             let cluster = read_cluster_of(section, clusters);
-            let dbname = sections::name(section, "dbname");
+            let dbname = sections::optional_name(section, "dbname");
             if name == ANY_DATABASE && dbname.is_some() {
                 let place = section.place_of("dbname");
                 section.problem(place, "\"dbname\" is not for [databases.\"*\"], whose databases keep their own names");
@@ -177,10 +177,22 @@ fn read_cluster_of(section: &mut Section<'_, '_>, clusters: &BTreeMap<String, Cl
             if clusters.len() > 1 && section.place_of("cluster").is_none() {
                 let place = section.place();
                 let names = names().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
-                section.problem(place, format!("must state \"cluster\", since there are several: {names}"));
+                section.problem(
+                    place,
+                    format!("{} must state \"cluster\", since there are several: {names}", section.header()),
+                );
             }
             clusters.keys().next().cloned().unwrap_or_default()
         }
+    }
+}
+
+/// The header as it would stand in the file: a name that is not a bare key needs quotes.
+fn header(section: &str, name: &str) -> String {
+    let is_bare = |letter: char| letter.is_ascii_alphanumeric() || letter == '_' || letter == '-';
+    match !name.is_empty() && name.chars().all(is_bare) {
+        true => format!("[{section}.{name}]"),
+        false => format!("[{section}.{name:?}]"),
     }
 }
 

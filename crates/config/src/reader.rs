@@ -108,7 +108,7 @@ impl<'t> Section<'_, 't> {
         self.reader.open(format!("[{name}]"), place, table, read)
     }
 
-    /// The sections `[name.X]`, each with its X.
+    /// The sections `[name.X]`, each with its X, in the order of the file.
     pub(crate) fn named(&mut self, name: &'static str) -> Vec<Found<'t>> {
         let Some((place, value)) = self.entry(name) else { return Vec::new() };
         let DeValue::Table(tables) = value else {
@@ -124,6 +124,8 @@ impl<'t> Section<'_, 't> {
                     .problem(place, format!("unknown key {:?} in [{name}]: write [{name}.NAME] first", key.get_ref())),
             }
         }
+        // The table is sorted by name; of two that collide, the later in the file is the one to complain about.
+        found.sort_by_key(|found| found.place.as_ref().map(|place| place.start));
         found
     }
 
@@ -201,6 +203,11 @@ impl<'t> Section<'_, 't> {
     /// Where a key stands, or `None` when the file does not state it.
     pub(crate) fn place_of(&self, key: &str) -> Place {
         self.table?.get_key_value(key).map(|(key, _)| key.span())
+    }
+
+    /// The header of the section as it is written.
+    pub(crate) fn header(&self) -> &str {
+        &self.header
     }
 
     /// Where the section starts.

@@ -241,9 +241,15 @@ impl Proxy {
             interval: section.within("tcp_keepalive_interval", seconds(10), seconds(1)..=seconds(32_767)),
             count: section.within("tcp_keepalive_count", 3, 1..=127),
         };
+        let listen = section.value("listen", vec![SocketAddr::from(([127, 0, 0, 1], 6432))]);
+        let http_listen = section.value("http_listen", Some(SocketAddr::from(([127, 0, 0, 1], 6433))));
+        if let Some(address) = http_listen.filter(|address| address.port() != 0 && listen.contains(address)) {
+            let place = section.place_of("http_listen").or_else(|| section.place_of("listen"));
+            section.problem(place, format!("\"http_listen\" {address} is in \"listen\" too"));
+        }
         Proxy {
-            listen: section.value("listen", vec![SocketAddr::from(([127, 0, 0, 1], 6432))]),
-            http_listen: section.value("http_listen", Some(SocketAddr::from(([127, 0, 0, 1], 6433)))),
+            listen,
+            http_listen,
             workers: count(section.within("workers", 0, 0..=1024)),
             max_client_conn: count(section.within("max_client_conn", 10_000, 1..=1_000_000)),
             client_login_timeout: section.within("client_login_timeout", seconds(15), TIMEOUT_MIN..=DURATION_MAX),
@@ -333,12 +339,8 @@ impl User {
             let place = section.place_of("password");
             section.problem(place, format!("\"password\" {flaw}"));
         }
-        let server_password: Option<Secret> = section.optional("server_password");
-        if server_password.as_ref().is_some_and(|password| secret::is_hash(password.expose())) {
-            let place = section.place_of("server_password");
-            section.problem(place, "\"server_password\" must be plain text: nobody can log in with a verifier");
-        }
-        let server_user = name(section, "server_user");
+        let server_password = plain_password(section, "server_password");
+        let server_user = optional_name(section, "server_user");
         User { password, server_user, server_password, overrides: Overrides::read(section, pool) }
     }
 }
@@ -347,9 +349,9 @@ impl Cluster {
     pub(crate) fn read(section: &mut Section<'_, '_>) -> Cluster {
         Cluster {
             servers: section.required("servers").unwrap_or_default(),
-            probe_user: section.value("probe_user", "postgres".to_owned()),
-            probe_password: section.optional("probe_password"),
-            probe_database: section.value("probe_database", "postgres".to_owned()),
+            probe_user: name(section, "probe_user", "postgres"),
+            probe_password: plain_password(section, "probe_password"),
+            probe_database: name(section, "probe_database", "postgres"),
         }
     }
 }
@@ -410,13 +412,36 @@ impl Keyword for LogFormat {
 }
 
 /// A key that holds the name of a database or a user on the servers.
-pub(crate) fn name(section: &mut Section<'_, '_>, key: &'static str) -> Option<String> {
+pub(crate) fn optional_name(section: &mut Section<'_, '_>, key: &'static str) -> Option<String> {
     let name: Option<String> = section.optional(key);
-    if let Some(flaw) = name.as_deref().and_then(name_flaw) {
+    if let Some(name) = &name {
+        check_name(section, key, name);
+    }
+    name
+}
+
+fn name(section: &mut Section<'_, '_>, key: &'static str, default: &str) -> String {
+    let name = section.value(key, default.to_owned());
+    check_name(section, key, &name);
+    name
+}
+
+/// Notes a problem when the value of a key cannot be the name of a user, a database or a cluster.
+pub(crate) fn check_name(section: &mut Section<'_, '_>, key: &'static str, name: &str) {
+    if let Some(flaw) = name_flaw(name) {
         let place = section.place_of(key);
         section.problem(place, format!("{key:?} {flaw}"));
     }
-    name
+}
+
+/// A key that holds a password to log in with.
+fn plain_password(section: &mut Section<'_, '_>, key: &'static str) -> Option<Secret> {
+    let password: Option<Secret> = section.optional(key);
+    if password.as_ref().is_some_and(|password| secret::is_hash(password.expose())) {
+        let place = section.place_of(key);
+        section.problem(place, format!("{key:?} must be plain text: nobody can log in with a verifier"));
+    }
+    password
 }
 
 /// Why a text cannot be the name of a user, a database or a cluster.
