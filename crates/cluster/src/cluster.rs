@@ -100,7 +100,7 @@ impl Cluster {
             cluster.renew_slots(i).await?;
         }
         for i in 1..cluster.nodes.len() {
-            cluster.streams(i).await?;
+            cluster.streams(i, 0).await?;
         }
         Ok(cluster)
     }
@@ -196,7 +196,7 @@ impl Cluster {
     /// Has a replica receive but not replay, until [`Cluster::resume_replay`]; returns when it has come to a halt.
     pub async fn pause_replay(&self, i: usize) -> Result<()> {
         self.sql(i, "SELECT pg_wal_replay_pause()").await?;
-        let wait = Wait::new(format!("{} to pause its replay", self.nodes[i].name()), REPLAY_WAIT);
+        let mut wait = Wait::new(format!("{} to pause its replay", self.nodes[i].name()), REPLAY_WAIT);
         while self.sql(i, "SELECT pg_get_wal_replay_pause_state()").await? != "paused" {
             wait.turn().await?;
         }
@@ -212,7 +212,7 @@ impl Cluster {
     pub async fn replayed(&self, i: usize) -> Result<()> {
         let target: Lsn = self.sql(self.primary, "SELECT pg_current_wal_insert_lsn()").await?.parse()?;
         let target = target.without_header();
-        let wait = Wait::new(format!("{} to replay {target}", self.nodes[i].name()), REPLAY_WAIT);
+        let mut wait = Wait::new(format!("{} to replay {target}", self.nodes[i].name()), REPLAY_WAIT);
         while self.sql(i, "SELECT pg_last_wal_replay_lsn()").await?.parse::<Lsn>()? < target {
             wait.turn().await?;
         }
@@ -238,15 +238,15 @@ impl Cluster {
         Ok(())
     }
 
-    /// Waits until the primary counts this node among those that stream from it.
-    pub(crate) async fn streams(&self, i: usize) -> Result<()> {
+    /// Waits until the primary counts this node among those that stream from it, or until the node's log, from this
+    /// position on, says that it never will.
+    pub(crate) async fn streams(&self, i: usize, log: usize) -> Result<()> {
         let node = &self.nodes[i];
         let query = format!(
             "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND application_name = {}",
             conf::literal(node.name())
         );
-        let log = node.log_length();
-        let wait = Wait::new(format!("{} to stream", node.name()), STREAM_WAIT);
+        let mut wait = Wait::new(format!("{} to stream", node.name()), STREAM_WAIT);
         while self.sql(self.primary, &query).await? == "0" {
             let said = node.log_since(log);
             if let Some(reason) = said.lines().find(|line| CANNOT_STREAM.iter().any(|sign| line.contains(sign))) {
@@ -342,7 +342,7 @@ impl Cluster {
         let loaded = "SELECT pg_conf_load_time()";
         let before = self.sql(i, loaded).await?;
         self.sql(i, &format!("ALTER SYSTEM {change};\nSELECT pg_reload_conf();")).await?;
-        let wait = Wait::new(format!("{} to read its configuration again", self.nodes[i].name()), RELOAD_WAIT);
+        let mut wait = Wait::new(format!("{} to read its configuration again", self.nodes[i].name()), RELOAD_WAIT);
         while self.sql(i, loaded).await? == before {
             wait.turn().await?;
         }

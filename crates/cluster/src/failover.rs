@@ -82,13 +82,14 @@ impl Cluster {
 
     /// Has a replica follow the present primary and waits until it streams.
     async fn follow(&mut self, i: usize) -> Result<()> {
+        let log = self.nodes[i].log_length();
         self.point(i)?;
         match self.nodes[i].is_running() {
             true => self.nodes[i].reload(),
             false => self.start_node(i).await?,
         }
         self.renew_slots(i).await?;
-        self.streams(i).await
+        self.streams(i, log).await
     }
 
     async fn rewind_and_follow(&mut self, i: usize) -> Result<()> {
@@ -132,7 +133,8 @@ impl Cluster {
     /// What a replica has received, once no more will come from the primary, which is dead or frozen: what the kernel
     /// still held for the WAL receiver must have been read, or an acknowledged commit might be among it.
     async fn received_at_last(&self, i: usize) -> Result<Lsn> {
-        let wait = Wait::new(format!("{} to receive the last of the old primary", self.nodes[i].name()), RECEIVE_WAIT);
+        let mut wait =
+            Wait::new(format!("{} to receive the last of the old primary", self.nodes[i].name()), RECEIVE_WAIT);
         let primary_frozen = self.nodes[self.primary].is_frozen();
         let mut before = None;
         loop {

@@ -51,7 +51,7 @@ impl Drop for Home {
         if self.path.exists() {
             tracing::warn!(?outcome, directory = %self.path.display(), "the watchdog left something behind");
             let places = fs::read_dir(&self.path).into_iter().flatten().flatten().map(|entry| entry.path());
-            for pid in places.flat_map(|place| process::in_directory(&place)) {
+            for pid in places.chain([self.path.clone()]).flat_map(|place| process::in_directory(&place)) {
                 process::signal(pid, libc::SIGKILL);
             }
             if let Err(error) = fs::remove_dir_all(&self.path) {
@@ -84,8 +84,10 @@ fn make(path: &Path) -> io::Result<()> {
 }
 
 fn watch(path: &Path) -> io::Result<Child> {
+    // Without its comments, since all of it is seen in `ps`.
+    let script: Vec<_> = include_str!("watchdog.sh").lines().filter(|line| !line.starts_with('#')).collect();
     Command::new("sh")
-        .args(["-c", include_str!("watchdog.sh"), "hakem-watchdog"])
+        .args(["-c", &script.join("\n"), "hakem-watchdog"])
         .arg(path)
         .current_dir("/")
         .process_group(0)

@@ -112,7 +112,7 @@ impl Node {
     pub(crate) async fn spawn(&mut self, programs: &Programs) -> Result<()> {
         ensure!(!self.is_running(), "{} is running already", self.name);
         self.reap();
-        let wait = Wait::new(format!("the orphans of {} to exit", self.name), EXIT_WAIT);
+        let mut wait = Wait::new(format!("the orphans of {} to exit", self.name), EXIT_WAIT);
         while !self.processes().is_empty() {
             wait.turn().await?;
         }
@@ -126,7 +126,7 @@ impl Node {
     /// Waits until the server accepts connections; a replica does when it is consistent.
     pub(crate) async fn ready(&mut self) -> Result<()> {
         let pid = self.pid().map(|pid| pid.to_string());
-        let wait = Wait::new(format!("{} to accept connections", self.name), START_WAIT);
+        let mut wait = Wait::new(format!("{} to accept connections", self.name), START_WAIT);
         loop {
             if !self.is_running() {
                 self.reap();
@@ -151,7 +151,7 @@ impl Node {
             Mode::Immediate => libc::SIGQUIT,
         };
         process::signal(pid, signal);
-        let wait = Wait::new(format!("{} to stop ({mode:?})", self.name), STOP_WAIT);
+        let mut wait = Wait::new(format!("{} to stop ({mode:?})", self.name), STOP_WAIT);
         while self.is_running() {
             wait.turn().await?;
         }
@@ -173,7 +173,7 @@ impl Node {
         if let Some(pid) = self.pid() {
             process::signal(pid, libc::SIGSTOP);
         }
-        let wait = Wait::new(format!("the processes of {} to die", self.name), EXIT_WAIT);
+        let mut wait = Wait::new(format!("the processes of {} to die", self.name), EXIT_WAIT);
         loop {
             let processes = self.processes();
             processes.iter().for_each(|pid| process::signal(*pid, libc::SIGKILL));
@@ -187,7 +187,7 @@ impl Node {
 
     pub(crate) async fn freeze(&self) -> Result<()> {
         ensure!(self.is_running(), "{} is not running", self.name);
-        let wait = Wait::new(format!("the processes of {} to stop", self.name), EXIT_WAIT);
+        let mut wait = Wait::new(format!("the processes of {} to stop", self.name), EXIT_WAIT);
         // The postmaster may fork until the signal reaches it, hence more than one look.
         loop {
             let awake: Vec<_> =
