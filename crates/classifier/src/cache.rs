@@ -1,41 +1,161 @@
-//! [`Classifier`]: the bounded caches in front of the rules. It owns no rule.
+//! [`Classifier`]: the rules behind two bounded caches. It owns no rule.
+//!
+//! The first cache goes by the exact text. The second goes by the text with its literals blanked, and holds only classes that no literal
+//! can change: those without effects, and without functions whose arguments decide.
 
-use crate::class::{Access, Class, Why};
+use crate::blank::blank;
+use crate::catalog::Catalog;
+use crate::class::{Access, Class, Effect, Hint, PinReason, Why};
+use crate::lexer::Lexed;
+use crate::statement;
+use crate::verdict::Verdict;
+use quick_cache::sync::Cache;
 use std::sync::Arc;
 
-/// Classifies query strings; shared between threads.
-#[derive(Debug)]
+/// Classifies query strings; shared between threads, each lookup a short lock of one shard.
 pub struct Classifier {
-    options: Options,
+    catalog: Catalog,
+    exact: Cache<Box<str>, Arc<Class>, ByBytes>,
+    shapes: Cache<Box<str>, Arc<Class>, ByBytes>,
 }
 
 /// What a [`Classifier`] is built from.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How many classes each cache may hold.
+    /// How many classes of ordinary length each of the two caches may hold.
     pub cache_entries: usize,
+    /// The functions and relations of the database.
+    pub catalog: Catalog,
 }
+
+/// A longer text is not lexed. It goes to the primary and pins, since it may hold anything.
+pub const TEXT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 impl Default for Options {
     fn default() -> Self {
-        Options { cache_entries: 10_000 }
+        Options { cache_entries: 10_000, catalog: Catalog::new() }
     }
 }
 
 impl Classifier {
     /// A classifier with empty caches.
     pub fn new(options: Options) -> Self {
-        Classifier { options }
+        let cache = || {
+            let bytes = (options.cache_entries * ENTRY_BYTES) as u64;
+            Cache::with_weighter(options.cache_entries, bytes, ByBytes)
+        };
+        Classifier { exact: cache(), shapes: cache(), catalog: options.catalog }
     }
 
     /// The class of a query string, from the caches where they know it.
     pub fn classify(&self, sql: &str) -> Arc<Class> {
-        let _ = self.options.cache_entries;
-        Arc::new(self.classify_uncached(sql))
+        let cached = sql.len() <= KEY_BYTES_MAX;
+        if cached && let Some(class) = self.exact.get(sql) {
+            return class;
+        }
+        if sql.len() > TEXT_BYTES_MAX {
+            return Arc::new(too_long());
+        }
+        let lexed = Lexed::new(sql);
+        let shape = shape_key(&lexed);
+        if let Some(shape) = &shape
+            && let Some(class) = self.shapes.get(shape.as_str())
+        {
+            return class;
+        }
+        let (class, depends_on_literals) = self.examine(&lexed);
+        let class = Arc::new(class);
+        if let Some(shape) = shape
+            && class.effects.is_empty()
+            && !depends_on_literals
+        {
+            self.shapes.insert(shape.into_boxed_str(), Arc::clone(&class));
+        }
+        if cached {
+            self.exact.insert(sql.into(), Arc::clone(&class));
+        }
+        class
     }
 
     /// The class of a query string, examined afresh.
-    pub fn classify_uncached(&self, _sql: &str) -> Class {
-        Class { access: Access::Write, effects: Box::new([]), why: Why::UnknownStatement, statements: 1, hint: None }
+    pub fn classify_uncached(&self, sql: &str) -> Class {
+        if sql.len() > TEXT_BYTES_MAX {
+            return too_long();
+        }
+        self.examine(&Lexed::new(sql)).0
+    }
+
+    /// The class, and whether other literals could change it.
+    fn examine(&self, lexed: &Lexed<'_>) -> (Class, bool) {
+        let verdicts: Vec<Verdict> =
+            lexed.statements().into_iter().map(|statement| statement::judge(statement, &self.catalog)).collect();
+        let depends_on_literals = verdicts.iter().any(|verdict| verdict.depends_on_literals);
+        let (access, why) = match (strictest(&verdicts), lexed.ambiguous) {
+            ((Access::Read, _), true) => (Access::Write, Why::ParseFailure),
+            (strictest, _) => strictest,
+        };
+        let statements = verdicts.len();
+        let effects = verdicts.into_iter().filter_map(|verdict| verdict.effect).collect();
+        (Class { access, effects, why, statements, hint: lexed.hint }, depends_on_literals)
+    }
+}
+
+impl std::fmt::Debug for Classifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Classifier").field("exact", &self.exact.len()).field("shapes", &self.shapes.len()).finish()
+    }
+}
+
+/// The room that one entry of ordinary length is granted; longer ones count for more.
+const ENTRY_BYTES: usize = 512;
+/// A longer text is classified afresh each time rather than kept.
+const KEY_BYTES_MAX: usize = 16 * 1024;
+
+#[derive(Debug, Clone)]
+struct ByBytes;
+
+impl quick_cache::Weighter<Box<str>, Arc<Class>> for ByBytes {
+    fn weight(&self, key: &Box<str>, class: &Arc<Class>) -> u64 {
+        (key.len() + class.effects.len() * size_of::<Effect>()).max(ENTRY_BYTES) as u64
+    }
+}
+
+/// The key of the second cache: the statements' shapes and the hint. `None` if it is too long, or if the text is ambiguous, which its
+/// shape does not show.
+fn shape_key(lexed: &Lexed<'_>) -> Option<String> {
+    if lexed.ambiguous {
+        return None;
+    }
+    let mut key = String::with_capacity(lexed.sql.len().min(KEY_BYTES_MAX));
+    key.push(match lexed.hint {
+        None => '-',
+        Some(Hint::Primary) => 'p',
+        Some(Hint::Replica) => 'r',
+    });
+    for statement in lexed.statements() {
+        key.push_str(&blank(statement));
+        key.push(';');
+    }
+    (key.len() <= KEY_BYTES_MAX).then_some(key)
+}
+
+fn strictest(verdicts: &[Verdict]) -> (Access, Why) {
+    match verdicts {
+        [] => (Access::Read, Why::Empty),
+        [one] => (one.access, one.why),
+        [first, ..] => match verdicts.iter().all(|verdict| verdict.access == Access::Read) {
+            true => (Access::Read, first.why),
+            false => (Access::Write, Why::MultiStrictest),
+        },
+    }
+}
+
+fn too_long() -> Class {
+    Class {
+        access: Access::Write,
+        effects: Box::new([Effect::Pin(PinReason::Other)]),
+        why: Why::TooComplex,
+        statements: 1,
+        hint: None,
     }
 }

@@ -2,11 +2,25 @@
 //!
 //! - `class`: the answer's vocabulary.
 //! - `cache`: [`Classifier`], the bounded caches in front of the rules.
+//! - `lexer`: text to tokens and statements, by PostgreSQL's rules.
+//! - `statement`: one statement to its verdict (`verdict`), by its first words; `settings` for SET and its kin, `query` for what
+//!   may be a read, with `calls` and `blank` as its tools.
+//! - `catalog`: which functions and relations are harmless; `builtin` holds PostgreSQL's own.
 //!
 //! Doubt is an answer: whatever no rule proves to be a read is [`Access::Write`].
 
+mod blank;
+mod builtin;
 mod cache;
+mod calls;
+mod catalog;
 mod class;
+mod lexer;
+mod query;
+mod settings;
+mod statement;
+mod verdict;
 
-pub use cache::{Classifier, Options};
+pub use cache::{Classifier, Options, TEXT_BYTES_MAX};
+pub use catalog::{Catalog, Volatility};
 pub use class::{Access, Class, Effect, Hint, Isolation, PinReason, Scope, TransactionAccess, TransactionMode, Why};

@@ -1,0 +1,206 @@
+//! The functions that a statement calls, found by tokens alone.
+//!
+//! A call is a name in front of a parenthesis, wherever it stands: in FROM, ORDER BY, LIMIT, a window, a default. Tokens show them all, so
+//! no position of a syntax tree can be forgotten. What looks like a call and is none (`IN (`, `AS t(a)`, `varchar(10)`) is known
+//! here too. What it cannot see, nobody can without a catalogue: functions behind views, operators, casts and `row.function`.
+
+use crate::lexer::Tokens;
+use std::borrow::Cow;
+
+/// `[schema.]name(`
+#[derive(Debug, Clone)]
+pub(crate) struct Call<'a> {
+    pub(crate) schema: Option<Cow<'a, str>>,
+    pub(crate) name: Cow<'a, str>,
+    /// Where the opening parenthesis is.
+    pub(crate) open: usize,
+    /// `a.b.c(`: nothing that a catalogue could be asked for.
+    pub(crate) overqualified: bool,
+}
+
+/// Every call of the statement, in the order of the text.
+pub(crate) fn calls<'a>(statement: Tokens<'a>) -> impl Iterator<Item = Call<'a>> {
+    (1..statement.len()).filter_map(move |open| {
+        if !statement.is_mark(open, "(") || !statement.is_identifier(open - 1) {
+            return None;
+        }
+        let qualified = open >= 3 && statement.is_mark(open - 2, ".") && statement.is_identifier(open - 3);
+        let overqualified = qualified && open >= 4 && statement.is_mark(open - 4, ".");
+        if !qualified && is_no_call(statement, open - 1) {
+            return None;
+        }
+        let first = if qualified { open - 3 } else { open - 1 };
+        // AS and :: are followed by an alias or a type, with its columns or its modifier.
+        if first > 0 && !overqualified && (statement.is_word(first - 1, "AS") || statement.is_mark(first - 1, "::")) {
+            return None;
+        }
+        let schema = if qualified { statement.identifier(open - 3) } else { None };
+        Some(Call { schema, name: statement.identifier(open - 1)?, open, overqualified })
+    })
+}
+
+/// Whether the unqualified name at `at` is a keyword that takes a parenthesis for itself.
+fn is_no_call(statement: Tokens<'_>, at: usize) -> bool {
+    if statement.is_any_word(at, RESERVED) || statement.is_any_word(at, SPECIAL) {
+        return true;
+    }
+    let Some(before) = at.checked_sub(1) else { return false };
+    let follows = |word: &str, leaders: &[&str]| statement.is_word(at, word) && statement.is_any_word(before, leaders);
+    follows("BY", &["GROUP", "ORDER", "PARTITION"])
+        || follows("MATERIALIZED", &["AS", "NOT"])
+        || follows("SETS", &["GROUPING"])
+        || follows("VARYING", &["BIT", "CHAR", "CHARACTER", "NCHAR"])
+        || follows("ZONE", &["TIME"])
+        || follows("FIRST", &["FETCH"])
+        || follows("NEXT", &["FETCH"])
+        || follows("BERNOULLI", &["TABLESAMPLE"])
+        || follows("SYSTEM", &["TABLESAMPLE"])
+        || (statement.is_any_word(at, &["OVER", "FILTER", "REPEATABLE"]) && statement.is_mark(before, ")"))
+        || (statement.is_any_word(at, &["ROLLUP", "CUBE"]) && in_group_by(statement, at))
+        || (statement.is_word(at, "OPERATOR") && statement.is_word(at + 2, "pg_catalog"))
+}
+
+/// ROLLUP and CUBE are no reserved words: only in GROUP BY they are no functions.
+fn in_group_by(statement: Tokens<'_>, at: usize) -> bool {
+    statement.is_word(at - 1, "BY")
+        || ((statement.is_mark(at - 1, ",") || statement.is_mark(at - 1, "("))
+            && (1..at).any(|by| statement.is_word(by - 1, "GROUP") && statement.is_word(by, "BY")))
+}
+
+/// Reserved words, which no function can be called by, as far as one may precede a parenthesis in a query.
+const RESERVED: &[&str] = &[
+    "ALL",
+    "AND",
+    "ANY",
+    "ARRAY",
+    "ASC",
+    "ASYMMETRIC",
+    "CASE",
+    "CAST",
+    "CURRENT_TIME",
+    "CURRENT_TIMESTAMP",
+    "DESC",
+    "DISTINCT",
+    "ELSE",
+    "EXCEPT",
+    "FOR",
+    "FROM",
+    "GROUP",
+    "HAVING",
+    "IN",
+    "INTERSECT",
+    "LATERAL",
+    "LIMIT",
+    "LOCALTIME",
+    "LOCALTIMESTAMP",
+    "NOT",
+    "OFFSET",
+    "ON",
+    "ONLY",
+    "OR",
+    "SELECT",
+    "SOME",
+    "SYMMETRIC",
+    "THEN",
+    "TO",
+    "UNION",
+    "USING",
+    "VARIADIC",
+    "WHEN",
+    "WHERE",
+    "AS",
+    "WITH",
+];
+
+/// Words with a syntax of their own, which no user's function can be called by without quotes or a schema, and operators in words.
+const SPECIAL: &[&str] = &[
+    "BETWEEN",
+    "BIT",
+    "CHAR",
+    "CHARACTER",
+    "COALESCE",
+    "DEC",
+    "DECIMAL",
+    "EXISTS",
+    "EXTRACT",
+    "FLOAT",
+    "GREATEST",
+    "GROUPING",
+    "ILIKE",
+    "INTERVAL",
+    "IS",
+    "ISNULL",
+    "JOIN",
+    "LEAST",
+    "LIKE",
+    "NATIONAL",
+    "NCHAR",
+    "NOTNULL",
+    "NULLIF",
+    "NUMERIC",
+    "OVERLAPS",
+    "OVERLAY",
+    "POSITION",
+    "PRECISION",
+    "ROW",
+    "SUBSTRING",
+    "TIME",
+    "TIMESTAMP",
+    "TREAT",
+    "TRIM",
+    "VALUES",
+    "VARCHAR",
+    "XMLATTRIBUTES",
+    "XMLCONCAT",
+    "XMLELEMENT",
+    "XMLEXISTS",
+    "XMLFOREST",
+    "XMLNAMESPACES",
+    "XMLPARSE",
+    "XMLPI",
+    "XMLROOT",
+    "XMLSERIALIZE",
+    "XMLTABLE",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lexer::Lexed;
+
+    fn check(sql: &str, expected: &[&str]) {
+        let lexed = Lexed::new(sql);
+        let statements = lexed.statements();
+        let names: Vec<String> = statements
+            .iter()
+            .flat_map(|statement| calls(*statement))
+            .map(|call| call.schema.map_or(String::new(), |schema| format!("{schema}.")) + &call.name)
+            .collect();
+        assert_eq!(names, expected, "{sql}");
+    }
+
+    #[test]
+    fn found_anywhere() {
+        check("select a(b(c)), \"D\"(1), S.e /* x */ (2)", &["a", "b", "D", "s.e"]);
+        check("select 1 from f(1) join lateral g(2) on h(3) order by i(4) limit j(5)", &["f", "g", "h", "i", "j"]);
+        check("select distinct on (a) f(1)", &["f"]);
+        check(
+            "select array[f(1)], row(g(2)), (h(3)).x, cast(i(4) as numeric(1,2)), k(5)::varchar(3)",
+            &["f", "g", "h", "i", "k"],
+        );
+        check("select count(*) filter (where f(1)) over (partition by (g(2)))", &["count", "f", "g"]);
+        check("select rollup(1)", &["rollup"]);
+        check("select 1 group by rollup(a), cube(b)", &[]);
+        check("select filter(1)", &["filter"]);
+        check("select OPERATOR(1), 1 operator(pg_catalog.+) 2, 1 operator(mine.+) 2", &["operator", "operator"]);
+    }
+
+    #[test]
+    fn not_calls() {
+        check(
+            "with t as (select 1), u as materialized (select 2) select * from (values (1)) as v(a) where x in (1) and (y)",
+            &[],
+        );
+        check("select x::geometry(point), cast(y as vector(3)), timestamp(3) '2020-01-01' at time zone ('utc')", &[]);
+    }
+}

@@ -1,0 +1,612 @@
+//! Bytes of SQL to tokens, by PostgreSQL's own lexical rules (`scan.l`), and strings of statements to statements.
+//!
+//! Owns where literals, comments and identifiers begin and end. It knows no grammar, and it never fails: what it cannot read becomes
+//! [`Kind::Unreadable`]. Each token is a span of the text, so lexing copies nothing.
+
+use crate::class::Hint;
+use std::borrow::Cow;
+
+/// A query string in tokens, without its comments and white space.
+#[derive(Debug)]
+pub(crate) struct Lexed<'a> {
+    pub(crate) sql: &'a str,
+    pub(crate) tokens: Vec<Token>,
+    pub(crate) hint: Option<Hint>,
+    /// Whether a string holds `\'`, which ends elsewhere under `standard_conforming_strings = off`.
+    pub(crate) ambiguous: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Token {
+    pub(crate) kind: Kind,
+    start: u32,
+    end: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A keyword or an identifier without quotes.
+    Word,
+    /// `"identifier"`
+    Quoted,
+    /// Any string constant: '', E'', B'', X'', N'', U&'', $$ $$; with its continuations on following lines.
+    Text,
+    Number,
+    /// `$1`
+    Parameter,
+    Operator,
+    /// `( ) [ ] , ; .` alone, `:` `::` `:=` `..` whole.
+    Punct,
+    /// Unterminated, or a byte that starts nothing, or `U&"..."`, which nobody writes.
+    Unreadable,
+}
+
+impl<'a> Lexed<'a> {
+    /// Lexes a text shorter than 4 GiB; the caller's own limit is far below.
+    pub(crate) fn new(sql: &'a str) -> Self {
+        let mut scanner = Scanner { bytes: sql.as_bytes(), at: 0, hint: None, ambiguous: false };
+        let mut tokens = Vec::with_capacity(sql.len() / 5 + 4);
+        while let Some(token) = scanner.next() {
+            tokens.push(token);
+        }
+        Lexed { sql, tokens, hint: scanner.hint, ambiguous: scanner.ambiguous }
+    }
+
+    /// The statements between semicolons, without the empty ones.
+    ///
+    /// As psql does it, semicolons in parentheses (CREATE RULE) and in a SQL-standard function body (BEGIN ATOMIC ... END) do not count.
+    pub(crate) fn statements(&self) -> Vec<Tokens<'_>> {
+        let all = Tokens { sql: self.sql, tokens: &self.tokens };
+        let mut statements = Vec::with_capacity(1);
+        let mut start = 0;
+        let (mut parentheses, mut blocks) = (0usize, 0usize);
+        for at in 0..=self.tokens.len() {
+            let ends = match self.tokens.get(at) {
+                None => true,
+                Some(token) if token.kind == Kind::Word => {
+                    let opens = match blocks {
+                        0 => all.is_word(at, "BEGIN") && creates_routine(all.slice(start, at)),
+                        _ => all.is_any_word(at, &["BEGIN", "CASE"]),
+                    };
+                    if opens {
+                        blocks += 1;
+                    } else if blocks > 0 && all.is_word(at, "END") {
+                        blocks -= 1;
+                    }
+                    false
+                }
+                Some(token) if token.kind == Kind::Punct => match all.text(at) {
+                    "(" => {
+                        parentheses += 1;
+                        false
+                    }
+                    ")" => {
+                        parentheses = parentheses.saturating_sub(1);
+                        false
+                    }
+                    ";" => parentheses == 0 && blocks == 0,
+                    _ => false,
+                },
+                Some(_) => false,
+            };
+            if ends {
+                if at > start {
+                    statements.push(all.slice(start, at));
+                }
+                start = at + 1;
+                blocks = 0;
+            }
+        }
+        statements
+    }
+}
+
+/// A run of tokens, most often one statement.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tokens<'a> {
+    sql: &'a str,
+    tokens: &'a [Token],
+}
+
+impl<'a> Tokens<'a> {
+    pub(crate) fn len(self) -> usize {
+        self.tokens.len()
+    }
+
+    pub(crate) fn kind(self, at: usize) -> Option<Kind> {
+        self.tokens.get(at).map(|token| token.kind)
+    }
+
+    /// The token as written; empty beyond the end.
+    pub(crate) fn text(self, at: usize) -> &'a str {
+        self.tokens.get(at).map_or("", |token| &self.sql[token.start as usize..token.end as usize])
+    }
+
+    pub(crate) fn slice(self, start: usize, end: usize) -> Tokens<'a> {
+        Tokens { sql: self.sql, tokens: &self.tokens[start.min(end)..end.min(self.tokens.len())] }
+    }
+
+    pub(crate) fn from(self, start: usize) -> Tokens<'a> {
+        self.slice(start.min(self.len()), self.len())
+    }
+
+    /// Whether the token is this keyword, given in upper case. A quoted identifier is no keyword.
+    pub(crate) fn is_word(self, at: usize, word: &str) -> bool {
+        self.kind(at) == Some(Kind::Word) && self.text(at).eq_ignore_ascii_case(word)
+    }
+
+    pub(crate) fn is_any_word(self, at: usize, words: &[&str]) -> bool {
+        words.iter().any(|word| self.is_word(at, word))
+    }
+
+    /// Whether the token is this punctuation or operator.
+    pub(crate) fn is_mark(self, at: usize, mark: &str) -> bool {
+        matches!(self.kind(at), Some(Kind::Punct | Kind::Operator)) && self.text(at) == mark
+    }
+
+    pub(crate) fn is_identifier(self, at: usize) -> bool {
+        matches!(self.kind(at), Some(Kind::Word | Kind::Quoted))
+    }
+
+    /// The identifier as PostgreSQL stores it: folded unless quoted, cut at [`IDENTIFIER_BYTES_MAX`].
+    pub(crate) fn identifier(self, at: usize) -> Option<Cow<'a, str>> {
+        let text = self.text(at);
+        let name = match self.kind(at)? {
+            Kind::Word if text.bytes().any(|byte| byte.is_ascii_uppercase()) => Cow::Owned(text.to_ascii_lowercase()),
+            Kind::Word => Cow::Borrowed(text),
+            Kind::Quoted => {
+                let inner = &text[1..text.len() - 1];
+                if inner.contains('"') { Cow::Owned(inner.replace("\"\"", "\"")) } else { Cow::Borrowed(inner) }
+            }
+            _ => return None,
+        };
+        Some(cut(name))
+    }
+
+    /// Where the parenthesis opened at `open` closes.
+    pub(crate) fn closing(self, open: usize) -> Option<usize> {
+        let mut depth = 0usize;
+        for at in open..self.len() {
+            if self.is_mark(at, "(") {
+                depth += 1;
+            } else if self.is_mark(at, ")") {
+                depth = depth.checked_sub(1)?;
+                if depth == 0 {
+                    return Some(at);
+                }
+            }
+        }
+        None
+    }
+
+    /// The tokens as written, joined by single spaces where SQL wants some.
+    pub(crate) fn join(self) -> String {
+        let mut out = String::new();
+        for at in 0..self.len() {
+            let tight = at == 0
+                || self.is_mark(at, ",")
+                || self.is_mark(at, ".")
+                || self.is_mark(at - 1, ".")
+                || (self.is_mark(at - 1, "-") && self.kind(at) == Some(Kind::Number));
+            if !tight {
+                out.push(' ');
+            }
+            out.push_str(self.text(at));
+        }
+        out
+    }
+
+    /// The value of a string constant, where it is plain enough to be read without PostgreSQL's escape rules.
+    pub(crate) fn string_value(self, at: usize) -> Option<String> {
+        if self.kind(at)? != Kind::Text {
+            return None;
+        }
+        let text = self.text(at);
+        if let Some(rest) = text.strip_prefix('$') {
+            let tag = rest.find('$')? + 2;
+            return Some(text[tag..text.len() - tag].to_owned());
+        }
+        let inner = match text.as_bytes() {
+            [b'\'', ..] => &text[1..text.len() - 1],
+            [b'e' | b'E', ..] if !text.contains('\\') => &text[2..text.len() - 1],
+            _ => return None,
+        };
+        let value = inner.replace("''", "\u{0}");
+        // A quote that is left belongs to a continuation on the next line.
+        if value.contains('\'') { None } else { Some(value.replace('\u{0}', "'")) }
+    }
+}
+
+/// NAMEDATALEN - 1.
+const IDENTIFIER_BYTES_MAX: usize = 63;
+
+fn cut(name: Cow<'_, str>) -> Cow<'_, str> {
+    if name.len() <= IDENTIFIER_BYTES_MAX {
+        return name;
+    }
+    let mut end = IDENTIFIER_BYTES_MAX;
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    Cow::Owned(name[..end].to_owned())
+}
+
+/// Whether these first tokens begin CREATE [OR REPLACE] {FUNCTION | PROCEDURE}.
+fn creates_routine(head: Tokens<'_>) -> bool {
+    let at = if head.is_word(1, "OR") && head.is_word(2, "REPLACE") { 3 } else { 1 };
+    head.is_word(0, "CREATE") && head.is_any_word(at, &["FUNCTION", "PROCEDURE"])
+}
+
+struct Scanner<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    hint: Option<Hint>,
+    ambiguous: bool,
+}
+
+impl Scanner<'_> {
+    fn peek(&self, ahead: usize) -> u8 {
+        self.bytes.get(self.at + ahead).copied().unwrap_or(0)
+    }
+
+    fn next(&mut self) -> Option<Token> {
+        self.skip_blanks()?;
+        let start = self.at;
+        let kind = self.scan();
+        Some(Token { kind, start: start as u32, end: self.at as u32 })
+    }
+
+    /// Moves over white space and comments; `None` at the end of the text.
+    fn skip_blanks(&mut self) -> Option<()> {
+        loop {
+            match *self.bytes.get(self.at)? {
+                byte if is_space(byte) => self.at += 1,
+                b'-' if self.peek(1) == b'-' => {
+                    let start = self.at + 2;
+                    self.skip_line();
+                    self.note_hint(start, self.at);
+                }
+                b'/' if self.peek(1) == b'*' => {
+                    let start = self.at + 2;
+                    if !self.skip_block_comment() {
+                        return Some(());
+                    }
+                    self.note_hint(start, self.at - 2);
+                }
+                _ => return Some(()),
+            }
+        }
+    }
+
+    fn skip_line(&mut self) {
+        while self.at < self.bytes.len() && !matches!(self.bytes[self.at], b'\n' | b'\r') {
+            self.at += 1;
+        }
+    }
+
+    /// Block comments nest. Stays where it is, and says no, if this one never ends.
+    fn skip_block_comment(&mut self) -> bool {
+        let start = self.at;
+        let mut depth = 0usize;
+        while self.at < self.bytes.len() {
+            match (self.bytes[self.at], self.peek(1)) {
+                (b'/', b'*') => {
+                    depth += 1;
+                    self.at += 2;
+                }
+                (b'*', b'/') => {
+                    depth -= 1;
+                    self.at += 2;
+                    if depth == 0 {
+                        return true;
+                    }
+                }
+                _ => self.at += 1,
+            }
+        }
+        self.at = start;
+        false
+    }
+
+    /// `primary` wins over `replica` where both are asked for.
+    fn note_hint(&mut self, start: usize, end: usize) {
+        let comment = self.bytes[start..end].trim_ascii();
+        let Some((b"hakem:", wish)) = comment.split_at_checked(6) else { return };
+        match wish.trim_ascii() {
+            b"primary" => self.hint = Some(Hint::Primary),
+            b"replica" if self.hint.is_none() => self.hint = Some(Hint::Replica),
+            _ => {}
+        }
+    }
+
+    fn scan(&mut self) -> Kind {
+        let first = self.bytes[self.at];
+        match first {
+            b'\'' => self.scan_text(false),
+            b'"' => self.scan_quoted(),
+            b'$' => self.scan_dollar(),
+            b'0'..=b'9' => self.scan_number(),
+            b'.' if self.peek(1).is_ascii_digit() => self.scan_number(),
+            b'e' | b'E' | b'b' | b'B' | b'x' | b'X' | b'n' | b'N' if self.peek(1) == b'\'' => {
+                self.at += 1;
+                self.scan_text(matches!(first, b'e' | b'E'))
+            }
+            b'u' | b'U' if self.peek(1) == b'&' && self.peek(2) == b'\'' => {
+                self.at += 2;
+                self.scan_text(false)
+            }
+            b'u' | b'U' if self.peek(1) == b'&' && self.peek(2) == b'"' => {
+                self.at += 2;
+                self.scan_quoted();
+                Kind::Unreadable
+            }
+            _ if is_identifier_start(first) => {
+                while self.at < self.bytes.len() && is_identifier_part(self.bytes[self.at]) {
+                    self.at += 1;
+                }
+                Kind::Word
+            }
+            b'(' | b')' | b'[' | b']' | b',' | b';' => self.punct(1),
+            b'.' => self.punct(if self.peek(1) == b'.' { 2 } else { 1 }),
+            b':' => self.punct(if matches!(self.peek(1), b':' | b'=') { 2 } else { 1 }),
+            b'/' if self.peek(1) == b'*' => {
+                // An unterminated comment: skip_blanks has refused it.
+                self.at = self.bytes.len();
+                Kind::Unreadable
+            }
+            _ if is_operator(first) => self.scan_operator(),
+            _ => {
+                self.at += 1;
+                Kind::Unreadable
+            }
+        }
+    }
+
+    fn punct(&mut self, length: usize) -> Kind {
+        self.at += length;
+        Kind::Punct
+    }
+
+    /// From the opening quote to beyond the last closing one, over `''`, and over `\` in E''.
+    fn scan_text(&mut self, escapes: bool) -> Kind {
+        self.at += 1;
+        loop {
+            match self.bytes.get(self.at) {
+                None => return Kind::Unreadable,
+                Some(b'\\') if escapes => self.at = (self.at + 2).min(self.bytes.len()),
+                Some(b'\'') => {
+                    self.ambiguous |= !escapes && self.bytes[self.at - 1] == b'\\';
+                    self.at += 1;
+                    if self.peek(0) == b'\'' {
+                        self.at += 1;
+                    } else if !self.continues() {
+                        return Kind::Text;
+                    }
+                }
+                Some(_) => self.at += 1,
+            }
+        }
+    }
+
+    /// "...separated only by whitespace with at least one newline are concatenated": moves into the next piece if there is one.
+    fn continues(&mut self) -> bool {
+        let end = self.at;
+        let mut newline = false;
+        loop {
+            match self.peek(0) {
+                b'\n' | b'\r' => {
+                    newline = true;
+                    self.at += 1;
+                }
+                byte if is_space(byte) => self.at += 1,
+                b'-' if self.peek(1) == b'-' => self.skip_line(),
+                b'\'' if newline => {
+                    self.at += 1;
+                    return true;
+                }
+                _ => {
+                    self.at = end;
+                    return false;
+                }
+            }
+        }
+    }
+
+    fn scan_quoted(&mut self) -> Kind {
+        let start = self.at;
+        self.at += 1;
+        loop {
+            match self.bytes.get(self.at) {
+                None => return Kind::Unreadable,
+                Some(b'"') if self.peek(1) == b'"' => self.at += 2,
+                Some(b'"') => {
+                    self.at += 1;
+                    // An empty identifier is an error to PostgreSQL.
+                    return if self.at - start == 2 { Kind::Unreadable } else { Kind::Quoted };
+                }
+                Some(_) => self.at += 1,
+            }
+        }
+    }
+
+    /// `$1` or `$tag$ ... $tag$`.
+    fn scan_dollar(&mut self) -> Kind {
+        let start = self.at;
+        self.at += 1;
+        if self.peek(0).is_ascii_digit() {
+            while self.peek(0).is_ascii_digit() {
+                self.at += 1;
+            }
+            return Kind::Parameter;
+        }
+        if is_identifier_start(self.peek(0)) {
+            while is_identifier_part(self.peek(0)) && self.peek(0) != b'$' {
+                self.at += 1;
+            }
+        }
+        if self.peek(0) != b'$' {
+            return Kind::Unreadable;
+        }
+        self.at += 1;
+        let tag = &self.bytes[start..self.at];
+        while self.at < self.bytes.len() {
+            if self.bytes[self.at] == b'$' && self.bytes[self.at..].starts_with(tag) {
+                self.at += tag.len();
+                return Kind::Text;
+            }
+            self.at += 1;
+        }
+        Kind::Unreadable
+    }
+
+    /// Any number of any version: 15's decimal ones, 16's 0x1F and 1_000 too.
+    fn scan_number(&mut self) -> Kind {
+        if self.peek(0) == b'0' && matches!(self.peek(1) | 0x20, b'x' | b'o' | b'b') {
+            self.at += 2;
+            while self.peek(0).is_ascii_alphanumeric() || self.peek(0) == b'_' {
+                self.at += 1;
+            }
+            return Kind::Number;
+        }
+        self.skip_digits();
+        // `1..10` is an array slice or a loop, not the number `1.`.
+        if self.peek(0) == b'.' && self.peek(1) != b'.' {
+            self.at += 1;
+            self.skip_digits();
+        }
+        let sign = usize::from(matches!(self.peek(1), b'+' | b'-'));
+        if self.peek(0) | 0x20 == b'e' && self.peek(1 + sign).is_ascii_digit() {
+            self.at += 1 + sign;
+            self.skip_digits();
+        }
+        Kind::Number
+    }
+
+    fn skip_digits(&mut self) {
+        while self.peek(0).is_ascii_digit() || (self.peek(0) == b'_' && self.peek(1).is_ascii_digit()) {
+            self.at += 1;
+        }
+    }
+
+    /// "A multiple-character operator name cannot end in + or -, unless the name also contains at least one of ~ ! @ # % ^ & | ` ?".
+    fn scan_operator(&mut self) -> Kind {
+        let start = self.at;
+        while self.at < self.bytes.len() && is_operator(self.bytes[self.at]) {
+            let comment = matches!((self.bytes[self.at], self.peek(1)), (b'-', b'-') | (b'/', b'*'));
+            if comment && self.at > start {
+                break;
+            }
+            self.at += 1;
+        }
+        let special = self.bytes[start..self.at].iter().any(|byte| b"~!@#%^&|`?".contains(byte));
+        while !special && self.at - start > 1 && matches!(self.bytes[self.at - 1], b'+' | b'-') {
+            self.at -= 1;
+        }
+        Kind::Operator
+    }
+}
+
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c)
+}
+
+fn is_identifier_start(byte: u8) -> bool {
+    byte.is_ascii_alphabetic() || byte == b'_' || byte >= 0x80
+}
+
+fn is_identifier_part(byte: u8) -> bool {
+    is_identifier_start(byte) || byte.is_ascii_digit() || byte == b'$'
+}
+
+fn is_operator(byte: u8) -> bool {
+    b"~!@#^&|`?+-*/%<>=".contains(&byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(sql: &str, expected: &[&str]) {
+        let lexed = Lexed::new(sql);
+        let all = Tokens { sql, tokens: &lexed.tokens };
+        let texts: Vec<&str> = (0..all.len()).map(|at| all.text(at)).collect();
+        assert_eq!(texts, expected, "{sql}");
+    }
+
+    fn check_kind(sql: &str, expected: Kind) {
+        let lexed = Lexed::new(sql);
+        let kinds: Vec<Kind> = lexed.tokens.iter().map(|token| token.kind).collect();
+        assert_eq!(kinds, [expected], "{sql}");
+    }
+
+    fn check_split(sql: &str, expected: &[&str]) {
+        let lexed = Lexed::new(sql);
+        let statements: Vec<String> = lexed.statements().into_iter().map(Tokens::join).collect();
+        assert_eq!(statements, expected, "{sql}");
+    }
+
+    #[test]
+    fn tokens() {
+        check("select a.b,1", &["select", "a", ".", "b", ",", "1"]);
+        check("a=-1", &["a", "=", "-", "1"]);
+        check("a@-1", &["a", "@-", "1"]);
+        check("a--b\n+c", &["a", "+", "c"]);
+        check("a*/* x /* y */ z */b", &["a", "*", "b"]);
+        check("'a''b' 'c'", &["'a''b'", "'c'"]);
+        check("'a' -- x\n 'b'", &["'a' -- x\n 'b'"]);
+        check(r"E'a\'b' x", &[r"E'a\'b'", "x"]);
+        check("$1 $x$ $y$ ' $x$ $$;$$", &["$1", "$x$ $y$ ' $x$", "$$;$$"]);
+        check("x::int[1:2]", &["x", "::", "int", "[", "1", ":", "2", "]"]);
+        check("1e5 1e 1.5 .5 1..2 0x1F 1_000", &["1e5", "1", "e", "1.5", ".5", "1", "..", "2", "0x1F", "1_000"]);
+        check("j->>'a'", &["j", "->>", "'a'"]);
+        check("\"a\"\"b\"(", &["\"a\"\"b\"", "("]);
+    }
+
+    #[test]
+    fn kinds() {
+        check_kind("é", Kind::Word);
+        check_kind("a$b", Kind::Word);
+        check_kind("U&'d'", Kind::Text);
+        check_kind("x'1F'", Kind::Text);
+        check_kind("U&\"d\"", Kind::Unreadable);
+        check_kind("'open", Kind::Unreadable);
+        check_kind("/* open", Kind::Unreadable);
+        check_kind("$x$ open", Kind::Unreadable);
+        check_kind("\"\"", Kind::Unreadable);
+        check_kind("\u{1}", Kind::Unreadable);
+    }
+
+    #[test]
+    fn statements() {
+        check_split(" ; ;", &[]);
+        check_split("a;b", &["a", "b"]);
+        check_split(
+            "create rule r as on insert to t do (a; b); c",
+            &["create rule r as on insert to t do ( a ; b )", "c"],
+        );
+        check_split(
+            "create function f() returns int begin atomic select case when true then 1 end; select 2; end; c",
+            &["create function f ( ) returns int begin atomic select case when true then 1 end ; select 2 ; end", "c"],
+        );
+        check_split("begin; end", &["begin", "end"]);
+    }
+
+    #[test]
+    fn hints() {
+        let check = |sql: &str, expected| assert_eq!(Lexed::new(sql).hint, expected, "{sql}");
+        check("/* hakem: primary */ select 1", Some(Hint::Primary));
+        check("select 1 /*hakem:replica*/", Some(Hint::Replica));
+        check("select 1 -- hakem: replica", Some(Hint::Replica));
+        check("/* hakem: replica */ select /* hakem: primary */ 1", Some(Hint::Primary));
+        check("select '/* hakem: primary */'", None);
+        check("/* hakem: other */ select 1", None);
+        check("/**/ select 1", None);
+    }
+
+    #[test]
+    fn backslash_quote_is_ambiguous() {
+        assert!(Lexed::new(r"select 'a\'").ambiguous);
+        assert!(!Lexed::new(r"select E'a\''").ambiguous);
+        assert!(!Lexed::new(r"select 'a\b'").ambiguous);
+    }
+}

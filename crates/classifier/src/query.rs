@@ -1,0 +1,264 @@
+//! SELECT, VALUES, TABLE and WITH: may a replica run the query?
+//!
+//! Two judges must agree. The tokens know every function, every system view and every dangerous word, in any position. The syntax tree,
+//! sqlparser's, proves that the text is a query, and tells where locks, INTO and data-modifying CTEs are. The tree is built from
+//! the text with its literals blanked, so that the two cannot disagree about where a string or a comment ends, and so that
+//! the verdict cannot depend on a literal, but for the few functions whose arguments are read here.
+
+use crate::blank::blank;
+use crate::calls::{Call, calls};
+use crate::catalog::{Calling, Catalog, is_node_relation, is_session_setting};
+use crate::class::{Access, Why};
+use crate::lexer::{Kind, Tokens};
+use crate::verdict::Verdict;
+use sqlparser::ast::{Query, Select, Statement, TableAlias, TableFactor, Visit, Visitor};
+use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::parser::Parser;
+use sqlparser::tokenizer::Token;
+use std::ops::ControlFlow;
+
+/// A longer query, its literals blanked, is not parsed.
+pub(crate) const PARSED_BYTES_MAX: usize = 64 * 1024;
+/// sqlparser builds left-deep trees for chains of operators, and drops them recursively: more links than this are not parsed.
+const CHAIN_LINKS_MAX: usize = 2_000;
+/// How deep parentheses and subqueries may nest.
+const NESTING_MAX: usize = 50;
+
+/// The verdict on a query; anything else is a write.
+pub(crate) fn judge(query: Tokens<'_>, catalog: &Catalog) -> Verdict {
+    let relations = judge_relations(query, catalog);
+    if relations.access == Access::Write {
+        return relations;
+    }
+    if let Some(why) = dangerous_word(query) {
+        return Verdict::write(why);
+    }
+    match parse(query) {
+        Ok(shape) => judge_functions(query, catalog, &shape.aliases),
+        Err(why) => write_or_worse(query, catalog, why),
+    }
+}
+
+/// The verdict on the identifiers alone: system views, and what the catalogue keeps on the primary.
+pub(crate) fn judge_relations(query: Tokens<'_>, catalog: &Catalog) -> Verdict {
+    for at in 0..query.len() {
+        if query.kind(at) == Some(Kind::Unreadable) {
+            return Verdict::write(Why::ParseFailure);
+        }
+        if !query.is_identifier(at) || query.is_mark(at + 1, "(") {
+            continue;
+        }
+        let Some(name) = query.identifier(at) else { continue };
+        if is_node_relation(&name) {
+            return Verdict::write(Why::NodeDependent);
+        }
+        if catalog.is_primary_relation(&name) || name.starts_with("pg_temp") {
+            return Verdict::write(Why::PrimaryRelation);
+        }
+    }
+    Verdict::read(Why::Select)
+}
+
+/// The reason for a write, and a better one if a function gives it.
+fn write_or_worse(query: Tokens<'_>, catalog: &Catalog, why: Why) -> Verdict {
+    if why != Why::ParseFailure {
+        return Verdict::write(why);
+    }
+    match calls(query).map(|call| catalog.calling(call.schema.as_deref(), &call.name)).max() {
+        Some(Calling::Volatile) => Verdict::write(Why::VolatileFunction),
+        _ => Verdict::write(why),
+    }
+}
+
+fn judge_functions(query: Tokens<'_>, catalog: &Catalog, aliases: &[String]) -> Verdict {
+    let mut worst = Calling::Harmless;
+    let mut depends_on_literals = false;
+    for call in calls(query) {
+        let calling = match catalog.calling(call.schema.as_deref(), &call.name) {
+            _ if call.overqualified => Calling::Unknown,
+            Calling::ReadsSetting => {
+                depends_on_literals = true;
+                if reads_session_setting(query, &call) { Calling::Harmless } else { Calling::NodeDependent }
+            }
+            // `FROM f(x) v(a, b)`: v is a name that the query gives itself.
+            Calling::Unknown if call.schema.is_none() && aliases.iter().any(|alias| *alias == call.name) => {
+                Calling::Harmless
+            }
+            calling => calling,
+        };
+        worst = worst.max(calling);
+    }
+    let verdict = match worst {
+        Calling::Harmless | Calling::ReadsSetting => Verdict::read(Why::Select),
+        Calling::Unknown => Verdict::write(Why::UnknownFunction),
+        Calling::NodeDependent => Verdict::write(Why::NodeDependent),
+        Calling::Volatile => Verdict::write(Why::VolatileFunction),
+    };
+    Verdict { depends_on_literals, ..verdict }
+}
+
+/// `current_setting('name' [, true])` of a setting that follows the session.
+fn reads_session_setting(query: Tokens<'_>, call: &Call<'_>) -> bool {
+    let alone = query.is_mark(call.open + 2, ")") || query.is_mark(call.open + 2, ",");
+    alone && query.string_value(call.open + 1).is_some_and(|name| is_session_setting(&name.to_ascii_lowercase()))
+}
+
+/// Words that a read has no use for where they stand. The tree would say so too, of the clauses that sqlparser knows.
+fn dangerous_word(query: Tokens<'_>) -> Option<Why> {
+    (0..query.len()).find_map(|at| {
+        if query.kind(at) != Some(Kind::Word) {
+            return None;
+        }
+        let opens = at == 0 || query.is_mark(at - 1, "(") || query.is_mark(at - 1, ")");
+        if query.is_word(at, "INTO") {
+            Some(Why::SelectInto)
+        } else if query.is_word(at, "FOR") && is_lock_strength(query, at + 1) {
+            Some(Why::RowLock)
+        } else if opens
+            && query.is_any_word(at, &["INSERT", "UPDATE", "DELETE", "MERGE"])
+            && query.is_identifier(at + 1)
+        {
+            Some(Why::WritesRows)
+        } else {
+            None
+        }
+    })
+}
+
+/// UPDATE, NO KEY UPDATE, SHARE, KEY SHARE
+fn is_lock_strength(query: Tokens<'_>, at: usize) -> bool {
+    query.is_any_word(at, &["UPDATE", "SHARE"])
+        || (query.is_word(at, "NO") && query.is_word(at + 1, "KEY"))
+        || (query.is_word(at, "KEY") && query.is_word(at + 1, "SHARE"))
+}
+
+/// What the tree tells about a query that only reads.
+#[derive(Debug, Default)]
+struct Shape {
+    /// Names that the query gives to its own CTEs and table expressions, which look like functions where columns follow.
+    aliases: Vec<String>,
+}
+
+fn parse(query: Tokens<'_>) -> Result<Shape, Why> {
+    let links = (0..query.len()).filter(|at| is_link(query, *at)).count();
+    if links > CHAIN_LINKS_MAX {
+        return Err(Why::TooComplex);
+    }
+    let text = blank(query);
+    if text.len() > PARSED_BYTES_MAX {
+        return Err(Why::TooComplex);
+    }
+    let mut parser = Parser::new(&PostgreSqlDialect {})
+        .with_recursion_limit(NESTING_MAX)
+        .try_with_sql(&text)
+        .map_err(|_| Why::ParseFailure)?;
+    let tree = parser.parse_query().map_err(|_| Why::ParseFailure)?;
+    if parser.peek_token_ref().token != Token::EOF {
+        return Err(Why::ParseFailure);
+    }
+    let mut inspector = Inspector { shape: Shape::default() };
+    match tree.visit(&mut inspector) {
+        ControlFlow::Continue(()) => Ok(inspector.shape),
+        ControlFlow::Break(why) => Err(why),
+    }
+}
+
+/// Whether the token makes a tree deeper on its left side: an operator, `::`, `[`, `.`, or a word that joins two expressions or queries.
+fn is_link(query: Tokens<'_>, at: usize) -> bool {
+    match query.kind(at) {
+        Some(Kind::Operator) => true,
+        Some(Kind::Punct) => matches!(query.text(at), "::" | "[" | ":"),
+        Some(Kind::Word) => query.is_any_word(
+            at,
+            &[
+                "AND",
+                "OR",
+                "NOT",
+                "IS",
+                "IN",
+                "LIKE",
+                "ILIKE",
+                "BETWEEN",
+                "COLLATE",
+                "AT",
+                "UNION",
+                "EXCEPT",
+                "INTERSECT",
+                "ISNULL",
+                "NOTNULL",
+                "SIMILAR",
+            ],
+        ),
+        _ => false,
+    }
+}
+
+/// Walks the tree of a query and stops at the first thing that is no read.
+struct Inspector {
+    shape: Shape,
+}
+
+impl Inspector {
+    fn note(&mut self, alias: &TableAlias) {
+        if !alias.columns.is_empty() {
+            let name = &alias.name;
+            let folded = if name.quote_style.is_some() { name.value.clone() } else { name.value.to_ascii_lowercase() };
+            self.shape.aliases.push(folded);
+        }
+    }
+}
+
+impl Visitor for Inspector {
+    type Break = Why;
+
+    fn pre_visit_statement(&mut self, _statement: &Statement) -> ControlFlow<Why> {
+        // Inside a query it can only be an INSERT, UPDATE, DELETE or MERGE.
+        ControlFlow::Break(Why::WritesRows)
+    }
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<Why> {
+        if !query.locks.is_empty() {
+            return ControlFlow::Break(Why::RowLock);
+        }
+        // Other dialects' clauses: sqlparser has read something that PostgreSQL would not.
+        if query.for_clause.is_some()
+            || query.settings.is_some()
+            || query.format_clause.is_some()
+            || !query.pipe_operators.is_empty()
+        {
+            return ControlFlow::Break(Why::ParseFailure);
+        }
+        for cte in query.with.iter().flat_map(|with| &with.cte_tables) {
+            self.note(&cte.alias);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<Why> {
+        if select.into.is_some() { ControlFlow::Break(Why::SelectInto) } else { ControlFlow::Continue(()) }
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<Why> {
+        match factor {
+            TableFactor::Table { alias, .. }
+            | TableFactor::Derived { alias, .. }
+            | TableFactor::TableFunction { alias, .. }
+            | TableFactor::Function { alias, .. }
+            | TableFactor::UNNEST { alias, .. }
+            | TableFactor::JsonTable { alias, .. }
+            | TableFactor::NestedJoin { alias, .. }
+            | TableFactor::XmlTable { alias, .. } => {
+                if let Some(alias) = alias {
+                    self.note(alias);
+                }
+                ControlFlow::Continue(())
+            }
+            TableFactor::OpenJsonTable { .. }
+            | TableFactor::Pivot { .. }
+            | TableFactor::Unpivot { .. }
+            | TableFactor::UnpivotExpr { .. }
+            | TableFactor::MatchRecognize { .. }
+            | TableFactor::SemanticView { .. } => ControlFlow::Break(Why::ParseFailure),
+        }
+    }
+}

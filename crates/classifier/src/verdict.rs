@@ -1,0 +1,37 @@
+//! The judgement on a single statement, before the statements of a string are put together.
+
+use crate::class::{Access, Effect, PinReason, Why};
+
+/// Access, reason and effect of one statement. An effect is never replica-safe: the constructors see to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    pub(crate) access: Access,
+    pub(crate) why: Why,
+    pub(crate) effect: Option<Effect>,
+    /// Whether another value of a literal could have changed this verdict.
+    pub(crate) depends_on_literals: bool,
+}
+
+impl Verdict {
+    pub(crate) fn read(why: Why) -> Self {
+        Verdict { access: Access::Read, why, effect: None, depends_on_literals: false }
+    }
+
+    pub(crate) fn write(why: Why) -> Self {
+        Verdict { access: Access::Write, why, effect: None, depends_on_literals: false }
+    }
+
+    /// Transaction control.
+    pub(crate) fn control(effect: Effect) -> Self {
+        Verdict { effect: Some(effect), ..Self::write(Why::TransactionControl) }
+    }
+
+    /// Session state.
+    pub(crate) fn session(effect: Effect) -> Self {
+        Verdict { effect: Some(effect), ..Self::write(Why::SessionState) }
+    }
+
+    pub(crate) fn pin(reason: PinReason) -> Self {
+        Self::session(Effect::Pin(reason))
+    }
+}
