@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::resolve::ResolveError;
 use crate::sections::{Consistency, Keepalive, LogFormat, LogLevel, PoolMode, Route};
@@ -478,4 +480,21 @@ fn secrets() {
     assert!(!format!("{config:?} {resolved:?}").contains("hunter2"));
     let shown: Vec<_> = config.settings.iter().filter(|setting| setting.value.as_deref() == Some("\"***\"")).collect();
     assert_eq!(shown.len(), 3, "{shown:?}");
+}
+
+proptest! {
+    /// Whatever is done to the text, the answer is a configuration or at least one problem within the text.
+    #[test]
+    fn damaged(at in any::<prop::sample::Index>(), length in 0_usize..20, with in "([a-z0-9.\"\\[\\]=#_ \n-]|.){0,8}") {
+        let text = reference_with_examples();
+        let start = at.index(text.len());
+        let end = (start + length).min(text.len());
+        prop_assume!(text.is_char_boundary(start) && text.is_char_boundary(end));
+        let damaged = [&text[..start], &with, &text[end..]].concat();
+        if let Err(problems) = Config::parse(&damaged, "proxy.toml") {
+            prop_assert!(!problems.is_empty());
+            let lines = damaged.split('\n').count();
+            prop_assert!(problems.iter().filter_map(|problem| problem.position).all(|at| (1..=lines).contains(&at.line)));
+        }
+    }
 }
