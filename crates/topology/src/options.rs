@@ -58,3 +58,15 @@ impl fmt::Debug for Options {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_password_is_not_shown() {
+        let options = Options { password: Some("geheim".to_owned()), ..Options::default() };
+        let shown = format!("{options:?}");
+        assert!(shown.contains("probe_timeout: 1s") && !shown.contains("geheim"), "{shown}");
+    }
+}
