@@ -67,6 +67,9 @@ impl Cluster {
     /// fresh base backup. Its own `ALTER SYSTEM` settings stay. Returns when it streams.
     pub async fn rejoin(&mut self, i: usize) -> Result<()> {
         ensure!(i != self.primary, "{} is the primary", self.nodes[i].name());
+        // Without one to follow, the last resort below would throw away a node for nothing.
+        let primary = &self.nodes[self.primary];
+        ensure!(primary.is_running() && !primary.is_frozen(), "the primary {} is dead or frozen", primary.name());
         if self.nodes[i].is_frozen() {
             self.kill(i).await?;
         }
@@ -97,7 +100,7 @@ impl Cluster {
         // Until the first checkpoint after a promotion the control file still names the old timeline, and pg_rewind
         // before version 16 believes it: "no rewind required".
         self.sql(self.primary, "CHECKPOINT").await?;
-        let own = self.own_settings(i)?;
+        let own = self.own_settings(i);
         let mut rewind = self.programs.command("pg_rewind", self.home.path());
         rewind.arg("--target-pgdata").arg(self.nodes[i].data_directory()).arg("--no-sync");
         rewind.arg("--source-server").arg(self.socket_conninfo(self.primary, "postgres"));
@@ -108,9 +111,11 @@ impl Cluster {
 
     async fn base_backup(&mut self, i: usize) -> Result<()> {
         self.kill(i).await?;
-        let own = self.own_settings(i)?;
+        let own = self.own_settings(i);
         let data = self.nodes[i].data_directory();
-        fs::remove_dir_all(data).with_context(|| format!("cannot remove {}", data.display()))?;
+        if data.exists() {
+            fs::remove_dir_all(data).with_context(|| format!("cannot remove {}", data.display()))?;
+        }
         let mut backup = self.programs.command("pg_basebackup", self.home.path());
         backup.arg("-D").arg(data).args(["--checkpoint=fast", "--no-sync", "--wal-method=stream"]);
         backup.arg("-d").arg(self.socket_conninfo(self.primary, "postgres"));
@@ -118,9 +123,10 @@ impl Cluster {
         self.become_standby(i, own)
     }
 
-    /// What `ALTER SYSTEM` wrote on this node, before the primary's takes its place.
-    fn own_settings(&self, i: usize) -> Result<Vec<u8>> {
-        fs::read(self.nodes[i].data_directory().join(OWN_SETTINGS)).context("cannot read the node's own settings")
+    /// What `ALTER SYSTEM` wrote on this node, before the primary's takes its place; nothing, where an earlier base
+    /// backup failed and left no node.
+    fn own_settings(&self, i: usize) -> Vec<u8> {
+        fs::read(self.nodes[i].data_directory().join(OWN_SETTINGS)).unwrap_or_default()
     }
 
     /// Puts a node's own files over those that came from the primary.
@@ -139,7 +145,7 @@ impl Cluster {
         let mut before = None;
         loop {
             let answer = self.sql_within(i, RECEIVED, ASK_WAIT).await?;
-            let (received, streaming) = answer.split_once('|').context("one row of two columns was asked for")?;
+            let (streaming, received) = answer.split_once('\n').context("two answers were asked for")?;
             let received: Lsn = received.parse()?;
             match (streaming, primary_frozen) {
                 ("f", _) => return Ok(received),
@@ -155,9 +161,10 @@ impl Cluster {
 
 const OWN_SETTINGS: &str = "postgresql.auto.conf";
 
-/// After a restart without a primary to stream from nothing counts as received; what was replayed must have been.
-const RECEIVED: &str = "SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()),
-    EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming')";
+/// Two statements, in this order: with the receiver gone at the first, the second's answer is the last word. After a
+/// restart without a primary to stream from nothing counts as received; what was replayed must have been.
+const RECEIVED: &str = "SELECT EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming');
+    SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn());";
 
 /// How long a replica may take to become a primary.
 const PROMOTE_WAIT: Duration = Duration::from_secs(60);

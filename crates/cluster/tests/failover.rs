@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use cluster::{Cluster, Mode, Options};
@@ -52,6 +54,20 @@ fn write_until_it_dies(url: String, acknowledged: mpsc::UnboundedSender<i32>) {
     });
 }
 
+/// Brings a node back, and tells whether its files were kept; a fresh base backup makes a new directory.
+async fn rejoin(cluster: &mut Cluster, i: usize) -> Files {
+    let inode = |cluster: &Cluster| fs::metadata(cluster.nodes()[i].data_directory()).unwrap().ino();
+    let before = inode(cluster);
+    cluster.rejoin(i).await.unwrap();
+    if inode(cluster) == before { Files::Kept } else { Files::Fresh }
+}
+
+#[derive(Debug, PartialEq)]
+enum Files {
+    Kept,
+    Fresh,
+}
+
 #[tokio::test]
 async fn nothing_acknowledged_is_lost_and_the_dead_come_back() {
     const ROWS_BEFORE_THE_KILL: i32 = 200;
@@ -80,7 +96,7 @@ async fn nothing_acknowledged_is_lost_and_the_dead_come_back() {
     assert_eq!(followers(&cluster).await, format!("node{other} quorum"));
     check(&cluster, &[best, other], 1, rows + 10).await;
 
-    cluster.rejoin(0).await.unwrap();
+    assert_eq!(rejoin(&mut cluster, 0).await, Files::Kept);
     insert(&cluster, rows + 11, rows + 20).await;
     assert_eq!(followers(&cluster).await, format!("node0 quorum, node{other} quorum"));
     check(&cluster, &[0, 1, 2], 1, rows + 20).await;
@@ -89,7 +105,7 @@ async fn nothing_acknowledged_is_lost_and_the_dead_come_back() {
     cluster.kill(best).await.unwrap();
     cluster.promote(0).await.unwrap();
     insert(&cluster, rows + 21, rows + 30).await;
-    cluster.rejoin(best).await.unwrap();
+    assert_eq!(rejoin(&mut cluster, best).await, Files::Kept);
     check(&cluster, &[0, 1, 2], 1, rows + 30).await;
     cluster.shutdown().await.unwrap();
 }
@@ -99,8 +115,10 @@ async fn the_replica_that_received_most_is_promoted() {
     let mut cluster = start(true).await;
     cluster.stop(1, Mode::Fast).await.unwrap();
     insert(&cluster, 1, 100).await;
+    assert!(cluster.rejoin(0).await.unwrap_err().to_string().contains("is the primary"));
     assert!(cluster.promote_best().await.unwrap_err().to_string().contains("is alive"));
     cluster.kill(0).await.unwrap();
+    assert!(cluster.rejoin(1).await.unwrap_err().to_string().contains("is dead"));
     cluster.start_node(1).await.unwrap();
     // What was received counts, not what was replayed.
     cluster.pause_replay(2).await.unwrap();
@@ -121,8 +139,8 @@ async fn a_replica_that_is_ahead_of_the_promoted_one_rejoins() {
     cluster.start_node(2).await.unwrap();
     cluster.promote(2).await.unwrap();
     insert(&cluster, 1001, 1100).await;
-    cluster.rejoin(1).await.unwrap();
-    cluster.rejoin(0).await.unwrap();
+    assert_eq!(rejoin(&mut cluster, 1).await, Files::Fresh);
+    assert_eq!(rejoin(&mut cluster, 0).await, Files::Kept);
     check(&cluster, &[0, 1, 2], 1001, 1100).await;
     // The files came from another node; the settings are its own.
     assert_eq!(cluster.sql(1, "SHOW work_mem").await.unwrap(), "3MB");
@@ -147,7 +165,11 @@ async fn a_frozen_primary_is_superseded_and_rejoins() {
     cluster.thaw(0);
     assert_eq!(cluster.sql(0, "SELECT pg_is_in_recovery(), count(*) FROM t").await.unwrap(), "f|100");
     assert_eq!(cluster.primary(), best);
-    cluster.rejoin(0).await.unwrap();
+    assert_eq!(rejoin(&mut cluster, 0).await, Files::Kept);
+    // A replica that has merely died rejoins too, as does one that lacks nothing.
+    cluster.kill(0).await.unwrap();
+    assert_eq!(rejoin(&mut cluster, 0).await, Files::Kept);
+    assert_eq!(rejoin(&mut cluster, 0).await, Files::Kept);
     check(&cluster, &[0, 1, 2], 1, 200).await;
 }
 
