@@ -117,9 +117,9 @@ class Nursery:
 class Postgres:
     """One PostgreSQL cluster in the nursery: a primary, or a streaming replica of one."""
 
-    def __init__(self, nursery, binaries, name, method, settings, primary=None):
+    def __init__(self, nursery, binaries, name, method, settings, primary=None, port=None):
         self.nursery, self.binaries, self.name = nursery, pathlib.Path(binaries), name
-        self.port = free_port()
+        self.port = port or free_port()
         data = nursery.directory / name
         if primary is None:
             password = nursery.write(f"{name}.password", PASSWORD)
@@ -143,7 +143,7 @@ class Postgres:
         # SIGQUIT is PostgreSQL's immediate shutdown: the postmaster takes its children with it.
         self.process = nursery.start(name, command, death_signal=signal.SIGQUIT, stop_signal=signal.SIGQUIT)
         nursery.wait_for_port(self.process, name, self.port)
-        wait_until(f"{name} answers", lambda: self._answers(), lambda: nursery.log(name))
+        wait_until(f"{name} answers", self._answers, lambda: nursery.log(name))
 
     def query(self, text, database="postgres"):
         """The unaligned rows that psql prints."""
@@ -204,7 +204,8 @@ def pgbench(binaries, port, database, arguments, seconds, watched=None):
         for line in child.stderr:
             found = PROGRESS.match(line)
             if found and len(points) <= seconds:
-                points.append((float(found[1]), float(found[2]), usage(watched.pid) if watched else None))
+                # Our own clock: pgbench rounds its times to tenths of a second.
+                points.append((time.monotonic(), float(found[1]), usage(watched.pid) if watched else None))
             elif not found:
                 said.append(line)
         report = child.stdout.read()
@@ -317,7 +318,7 @@ def machine():
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 PR_SET_PDEATHSIG = 1
-PROGRESS = re.compile(r"progress: ([\d.]+) s, ([\d.]+) tps")
+PROGRESS = re.compile(r"progress: [\d.]+ s, ([\d.]+) tps")
 USER = "bench"
 PASSWORD = "bench-of-a-throw-away-server"
 START_SECONDS_MAX = 60
