@@ -1,1 +1,16 @@
-//! Placeholder of the house's wall; the first commit of this crate's content follows.
+//! Server connections: dialled, logged in, leased, given back, waited for.
+//!
+//! The crate's map: `connection` is one logged-in connection and what it carries; `dial` makes one; `pool` lends the
+//! connections of one server, database and user to many clients. What a connection remembers of the sessions that used it is
+//! the caller's, as a type parameter: the pool knows nothing of SQL.
+//!
+//! A pool is shared by all workers. A connection is registered with the event loop of one of them, its home; it moves only
+//! when another worker has run dry.
+
+mod connection;
+mod dial;
+mod pool;
+
+pub use connection::{Connection, Parameters};
+pub use dial::{DialError, Keepalive, Target, dial};
+pub use pool::{CheckoutError, Figures, Lease, Options, Pool};

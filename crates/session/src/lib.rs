@@ -1,1 +1,26 @@
-//! Placeholder of the house's wall; the first commit of this crate's content follows.
+//! The conversation with one client: what is owed to it, what ties it to a server, what is replayed, what may be retried.
+//!
+//! Pure: no socket, no clock, no runtime. The crate's map, in the order of a request's way:
+//! - `session`: [`Session`], the whole state; takes the client's frames and says what they need ([`Step`], [`Intent`]).
+//! - `request`: the frames gathered so far, kept until the first byte of an answer has gone out.
+//! - `encode`: the request as it is sent to one particular server: settings, BEGIN and statements that it lacks come first.
+//! - `reply`: the server's messages against what is owed ([`Verdict`]).
+//! - `loss`: what a client is told when its server is gone ([`Loss`]).
+//! - `settings`: tracked SETs with PostgreSQL's transactional rules.
+//! - `statements`: prepared statements, the client's names for them and the servers'.
+//! - `memory`: [`ServerMemory`], what a server connection still has of the sessions that used it.
+
+mod encode;
+mod loss;
+mod memory;
+mod reply;
+mod request;
+mod session;
+mod settings;
+mod statements;
+
+pub use loss::Loss;
+pub use memory::ServerMemory;
+pub use reply::{RetryReason, Verdict};
+pub use session::{Consistency, Intent, Need, Policy, Role, Route, Session, Step, Transaction, Violation};
+pub use settings::Settings;

@@ -179,16 +179,6 @@ pub fn put_password(out: &mut Vec<u8>, password: &[u8]) {
     put(out, tag::PASSWORD, |out| put_string(out, password));
 }
 
-/// A SASLInitialResponse's mechanism and data, from a frame of type `p`.
-#[must_use]
-pub fn sasl_initial(body: &[u8]) -> Option<(&[u8], &[u8])> {
-    let mut cursor = Cursor::new(body);
-    let mechanism = cursor.string()?;
-    let length = usize::try_from(cursor.int()?).ok()?;
-    let data = cursor.rest();
-    (data.len() == length).then_some((mechanism, data))
-}
-
 fn parse(mut body: Cursor<'_>) -> Option<Parse<'_>> {
     let (name, sql) = (body.string()?, body.string()?);
     let types = body.rest();
@@ -254,20 +244,11 @@ mod tests {
         check(&written(|out| put(out, b'~', |_| {})), None);
     }
 
-    #[test]
-    fn sasl() {
-        let bytes = written(|out| put_sasl_initial(out, "SCRAM-SHA-256", b"n,,"));
-        assert_eq!(sasl_initial(&bytes[5..]), Some((&b"SCRAM-SHA-256"[..], &b"n,,"[..])));
-        assert_eq!(sasl_initial(b"SCRAM-SHA-256\0\xff\xff\xff\xff"), None);
-        assert_eq!(sasl_initial(b"SCRAM-SHA-256\0\0\0\0\x09abc"), None);
-    }
-
     proptest::proptest! {
         #[test]
         fn any_frame_is_read_without_panic(tag: u8, body: Vec<u8>) {
             let bytes = written(|out| put(out, tag, |out| out.extend_from_slice(&body)));
             let _ = Frontend::read(Frame::take(&bytes).expect("valid").expect("complete"));
-            let _ = sasl_initial(&body);
         }
     }
 }

@@ -1,0 +1,73 @@
+//! One logged-in server connection.
+//!
+//! Owns the socket and what the server said at login. Does not know who is using it.
+
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use tokio::net::TcpStream;
+use wire::backend::tag;
+use wire::frame::Frames;
+use wire::startup::CancelKey;
+
+/// A server's ParameterStatus messages: names and values, in the order in which they came.
+pub type Parameters = Vec<(Box<[u8]>, Box<[u8]>)>;
+
+/// A server connection that has logged in.
+#[derive(Debug)]
+pub struct Connection<M> {
+    /// The socket, registered with the event loop of the connection's home.
+    pub stream: TcpStream,
+    /// What the connection remembers of the sessions that used it.
+    pub memory: M,
+    /// What identifies it to CancelRequest, if the server told.
+    pub cancel: Option<CancelKey>,
+    /// What the server reported at login.
+    pub parameters: Arc<Parameters>,
+    /// When it was made.
+    pub since: Instant,
+    /// The worker whose event loop it is registered with.
+    pub(crate) home: usize,
+}
+
+impl<M> Connection<M> {
+    /// Whether nothing says that the connection is dead. Costs no system call while nothing has arrived: the event loop has
+    /// noticed what has.
+    pub(crate) fn is_alive(&self) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        match self.stream.poll_read_ready(&mut context) {
+            Poll::Pending => true,
+            Poll::Ready(Err(_)) => false,
+            Poll::Ready(Ok(())) => self.take_unasked(),
+        }
+    }
+
+    /// Reads what an idle server has sent: a notice or a changed parameter is no harm; its farewell, or the end, is.
+    fn take_unasked(&self) -> bool {
+        let mut buffer = [0; UNASKED_MAX];
+        match self.stream.try_read(&mut buffer) {
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+            Ok(0) => false,
+            Ok(length) => {
+                let mut frames = Frames::new(&buffer[..length]);
+                let harmless = frames.all(|frame| {
+                    matches!(frame.tag, tag::NOTICE_RESPONSE | tag::PARAMETER_STATUS | tag::NOTIFICATION_RESPONSE)
+                });
+                // A message cut off by the buffer's end cannot be put back: such a connection is not worth keeping.
+                harmless && length < UNASKED_MAX && Frames::new(&buffer[..length]).map(|f| f.whole.len()).sum::<usize>() == length
+            }
+        }
+    }
+
+    /// Registers the connection with the event loop of the current worker.
+    pub(crate) fn move_to(mut self, worker: usize) -> io::Result<Connection<M>> {
+        self.stream = TcpStream::from_std(self.stream.into_std()?)?;
+        self.home = worker;
+        Ok(self)
+    }
+}
+
+/// Bytes that an idle server may send at a time.
+const UNASKED_MAX: usize = 4096;

@@ -1,0 +1,211 @@
+//! Making a server connection: TCP, startup, authentication, up to the first ReadyForQuery.
+//!
+//! Owns the login. Does not retry: who asked decides what a failure means.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use auth::{AuthError, Cleartext, ServerLogin, Step};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use wire::backend::{self, Report, SqlState, tag};
+use wire::frame::{Frame, Header};
+use wire::{frontend, startup};
+
+use crate::connection::{Connection, Parameters};
+
+/// Whom to connect to, and as whom.
+#[derive(Clone)]
+pub struct Target {
+    /// A host name or an IP address; looked up at each connection.
+    pub host: String,
+    /// The TCP port.
+    pub port: u16,
+    /// The user to log in as.
+    pub user: String,
+    /// The password, for servers that ask for one.
+    pub password: Option<String>,
+    /// The database.
+    pub database: String,
+    /// The longest that connecting and logging in may take.
+    pub timeout: Duration,
+    /// How a dead server is noticed on a silent connection; `None` for the operating system's default.
+    pub keepalive: Option<Keepalive>,
+}
+
+/// TCP keepalive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// The silence before the first probe.
+    pub idle: Duration,
+    /// The time between probes.
+    pub interval: Duration,
+    /// Unanswered probes after which the peer is dead.
+    pub count: u32,
+}
+
+/// Why there is no connection.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum DialError {
+    /// The network said no.
+    #[error("{0}")]
+    Io(Arc<io::Error>),
+    /// It took too long.
+    #[error("the server did not answer in time")]
+    Timeout,
+    /// The server refused, with this SQLSTATE and message.
+    #[error("{message}")]
+    Refused {
+        /// The SQLSTATE, where the server gave one.
+        code: Option<SqlState>,
+        /// The server's words.
+        message: String,
+    },
+    /// The login failed on our side, or the server could not prove who it is.
+    #[error("{0}")]
+    Auth(Arc<AuthError>),
+    /// The server does not speak the protocol.
+    #[error("the server broke the protocol: {0}")]
+    Protocol(&'static str),
+}
+
+impl From<io::Error> for DialError {
+    fn from(error: io::Error) -> DialError {
+        DialError::Io(Arc::new(error))
+    }
+}
+
+impl From<AuthError> for DialError {
+    fn from(error: AuthError) -> DialError {
+        DialError::Auth(Arc::new(error))
+    }
+}
+
+impl DialError {
+    /// Whether another attempt, or another server, may do better: the server is away rather than unwilling.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            DialError::Io(_) | DialError::Timeout => true,
+            // 57P0x: shutting down or starting up; 53xxx: out of connections or memory; 08xxx: connection trouble.
+            DialError::Refused { code: Some(code), .. } => matches!(&code.0, b"57P01" | b"57P02" | b"57P03" | [b'5', b'3', ..] | [b'0', b'8', ..]),
+            DialError::Refused { code: None, .. } | DialError::Auth(_) | DialError::Protocol(_) => false,
+        }
+    }
+}
+
+/// Connects and logs in. `worker` becomes the connection's home.
+///
+/// # Errors
+/// [`DialError`], within the target's timeout.
+pub async fn dial<M>(target: &Target, memory: M, worker: usize) -> Result<Connection<M>, DialError> {
+    tokio::time::timeout(target.timeout, log_in(target, memory, worker)).await.unwrap_or(Err(DialError::Timeout))
+}
+
+async fn log_in<M>(target: &Target, memory: M, worker: usize) -> Result<Connection<M>, DialError> {
+    let stream = TcpStream::connect((target.host.as_str(), target.port)).await?;
+    stream.set_nodelay(true)?;
+    if let Some(keepalive) = target.keepalive {
+        let keepalive = TcpKeepalive::new()
+            .with_time(keepalive.idle)
+            .with_interval(keepalive.interval)
+            .with_retries(keepalive.count);
+        SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+    }
+    let mut peer = Peer { stream, received: Vec::new() };
+    let mut packet = Vec::new();
+    startup::put_session(&mut packet, [("user", target.user.as_str()), ("database", target.database.as_str())]);
+    peer.stream.write_all(&packet).await?;
+    // The password never goes out in clear text: there is no TLS underneath that would vouch for the server.
+    let mut login = Some(ServerLogin::new(&target.user, target.password.as_deref(), Cleartext::Refused));
+    let (mut parameters, mut cancel, mut admitted) = (Parameters::new(), None, false);
+    loop {
+        let message = peer.receive().await?;
+        let frame = Frame { tag: message[0], whole: &message };
+        match frame.tag {
+            tag::AUTHENTICATION if !admitted => {
+                let step = answer(&mut login, frame.body()).await?;
+                match step {
+                    Step::Send(payload) => {
+                        let mut reply = Vec::new();
+                        frontend::put_sasl_response(&mut reply, &payload);
+                        peer.stream.write_all(&reply).await?;
+                    }
+                    Step::Wait => {}
+                    Step::Done => admitted = true,
+                }
+            }
+            tag::ERROR_RESPONSE => {
+                let report = Report::new(frame.body());
+                return Err(DialError::Refused { code: report.sqlstate(), message: report.message() });
+            }
+            tag::NOTICE_RESPONSE => {}
+            tag::PARAMETER_STATUS if admitted => {
+                let (name, value) =
+                    backend::parameter_status(frame.body()).ok_or(DialError::Protocol("a malformed ParameterStatus"))?;
+                if parameters.len() == PARAMETERS_MAX {
+                    return Err(DialError::Protocol("too many parameters"));
+                }
+                parameters.push((name.into(), value.into()));
+            }
+            tag::BACKEND_KEY_DATA if admitted => cancel = backend::backend_key_data(frame.body()),
+            tag::READY_FOR_QUERY if admitted => break,
+            _ => return Err(DialError::Protocol("an unexpected message during login")),
+        }
+    }
+    if !peer.received.is_empty() {
+        return Err(DialError::Protocol("bytes after ReadyForQuery"));
+    }
+    let (stream, since) = (peer.stream, Instant::now());
+    Ok(Connection { stream, memory, cancel, parameters: Arc::new(parameters), since, home: worker })
+}
+
+/// Answers an authentication request away from the event loop: SCRAM's key derivation takes milliseconds of computing, during
+/// which every other client of the worker would wait.
+async fn answer(login: &mut Option<ServerLogin>, payload: &[u8]) -> Result<Step, DialError> {
+    let mut taken = login.take().ok_or(DialError::Protocol("authentication after its failure"))?;
+    let payload = payload.to_vec();
+    let (taken, step) = tokio::task::spawn_blocking(move || {
+        let step = taken.on_message(&payload);
+        (taken, step)
+    })
+    .await
+    .map_err(|_| DialError::Protocol("the login was abandoned"))?;
+    *login = Some(taken);
+    Ok(step?)
+}
+
+/// A server that is logging us in.
+struct Peer {
+    stream: TcpStream,
+    received: Vec<u8>,
+}
+
+impl Peer {
+    /// The next message, whole.
+    async fn receive(&mut self) -> Result<Vec<u8>, DialError> {
+        loop {
+            if let Some(header) = Header::peek(&self.received).map_err(|_| DialError::Protocol("an impossible length"))? {
+                // No allocation on a stranger's word: a login has no message near this size.
+                if header.length > LOGIN_MESSAGE_MAX {
+                    return Err(DialError::Protocol("a message too large for a login"));
+                }
+                if self.received.len() >= header.length {
+                    return Ok(self.received.drain(..header.length).collect());
+                }
+            }
+            if self.stream.read_buf(&mut self.received).await? == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+        }
+    }
+}
+
+/// Bytes of a message during login. PostgreSQL's own limit for those that are not errors is 2,000 (`PQ_SMALL_MESSAGE_LIMIT` is
+/// 10,000); errors and notices can be longer.
+const LOGIN_MESSAGE_MAX: usize = 64 * 1024;
+
+/// Parameters that a server may report; PostgreSQL 18 reports fifteen, extensions may add theirs.
+const PARAMETERS_MAX: usize = 256;

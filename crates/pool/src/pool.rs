@@ -1,0 +1,423 @@
+//! [`Pool`]: the connections of one server, database and user, lent to many clients.
+//!
+//! Owns the count of connections, the idle ones and the queue of clients that wait. One mutex guards these few lines, taken once
+//! per checkout and once per release.
+//!
+//! Those who wait are served first come, first served, but for one liberty: a connection that is given back goes to the first in
+//! line *of its own worker*, unless somebody of another worker has been overtaken [`OVERTAKEN_MAX`] times. A connection
+//! that changes its worker costs two system calls and a wake-up across cores.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use crate::connection::Connection;
+use crate::dial::{DialError, Target, dial};
+
+/// A pool's limits.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The most connections, idle, leased or being made.
+    pub size: usize,
+    /// Idle connections that are kept however old.
+    pub size_min: usize,
+    /// The most clients that wait.
+    pub queue_max: usize,
+    /// The longest that a client waits.
+    pub wait_timeout: Duration,
+    /// The idle time after which a connection is closed.
+    pub idle_timeout: Duration,
+    /// The age at which a connection is closed instead of being lent again.
+    pub lifetime: Duration,
+    /// The time after a failed attempt during which clients are told of it at once.
+    pub login_retry: Duration,
+    /// How many workers there are.
+    pub workers: usize,
+}
+
+/// The connections of one server, database and user.
+pub struct Pool<M: Send + 'static> {
+    target: Target,
+    options: Options,
+    memory: fn(usize) -> M,
+    memory_size: usize,
+    state: Mutex<State<M>>,
+}
+
+/// A connection lent to a client. Giving it back is explicit ([`Lease::release`]); dropping closes it.
+pub struct Lease<M: Send + 'static> {
+    /// `None` only after release.
+    connection: Option<Box<Connection<M>>>,
+    pool: Arc<Pool<M>>,
+    generation: u64,
+}
+
+/// Why there is no lease.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CheckoutError {
+    /// Nobody gave one back in time.
+    #[error("query_wait_timeout")]
+    Timeout,
+    /// Too many wait already.
+    #[error("too many clients are waiting for a server connection")]
+    QueueFull,
+    /// A connection could not be made.
+    #[error("{0}")]
+    Dial(#[from] DialError),
+}
+
+/// A pool's state, for metrics and the console.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Connections that are idle.
+    pub idle: usize,
+    /// Connections that are lent.
+    pub leased: usize,
+    /// Connections that are being made.
+    pub dialing: usize,
+    /// Clients that wait.
+    pub waiting: usize,
+}
+
+struct State<M: Send + 'static> {
+    /// By worker; used last in, first out, so that surplus ones grow old.
+    idle: Vec<Vec<Idle<M>>>,
+    /// By worker, first come first.
+    waiters: Vec<VecDeque<Waiter<M>>>,
+    /// Idle, leased and being made.
+    open: usize,
+    dialing: usize,
+    next_ticket: u64,
+    /// Connections of an older generation are closed when they come back.
+    generation: u64,
+    failure: Option<(Instant, DialError)>,
+}
+
+struct Idle<M> {
+    connection: Box<Connection<M>>,
+    since: Instant,
+}
+
+struct Waiter<M: Send + 'static> {
+    ticket: u64,
+    sender: oneshot::Sender<Result<Lease<M>, CheckoutError>>,
+}
+
+enum Found<M: Send + 'static> {
+    Idle(Box<Connection<M>>, u64),
+    Wait(oneshot::Receiver<Result<Lease<M>, CheckoutError>>),
+}
+
+impl<M: Send + 'static> Pool<M> {
+    /// A pool without connections. `memory(memory_size)` is what a fresh connection remembers.
+    pub fn new(target: Target, options: Options, memory: fn(usize) -> M, memory_size: usize) -> Arc<Pool<M>> {
+        let state = State {
+            idle: (0..options.workers).map(|_| Vec::new()).collect(),
+            waiters: (0..options.workers).map(|_| VecDeque::new()).collect(),
+            open: 0,
+            dialing: 0,
+            next_ticket: 0,
+            generation: 0,
+            failure: None,
+        };
+        Arc::new(Pool { target, options, memory, memory_size, state: Mutex::new(state) })
+    }
+
+    /// Whom its connections go to.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Borrows a connection for a client of `worker`, on whose runtime this must be called. `now` is the present moment.
+    ///
+    /// # Errors
+    /// [`CheckoutError`]: at once when the queue is full or the server has just refused, else within the wait timeout.
+    pub async fn checkout(self: &Arc<Self>, worker: usize, now: Instant) -> Result<Lease<M>, CheckoutError> {
+        loop {
+            match self.find(worker, now)? {
+                Found::Idle(connection, generation) => {
+                    let lease = self.lease(connection, generation);
+                    let expired = now.saturating_duration_since(lease.since) >= self.options.lifetime;
+                    if !expired && lease.is_alive() && let Some(lease) = lease.at_home_of(worker) {
+                        return Ok(lease);
+                    }
+                    // Dropped and closed; the next one may do.
+                }
+                Found::Wait(receiver) => {
+                    let answer = tokio::time::timeout(self.options.wait_timeout, receiver).await;
+                    let lease = answer.map_err(|_| CheckoutError::Timeout)?.unwrap_or(Err(CheckoutError::Timeout))?;
+                    if let Some(lease) = lease.at_home_of(worker) {
+                        return Ok(lease);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Closes all idle connections now, and those on loan when they come back.
+    pub fn retire(&self) {
+        let mut state = self.lock();
+        state.generation += 1;
+        state.failure = None;
+        let idle: Vec<Idle<M>> = state.idle.iter_mut().flat_map(std::mem::take).collect();
+        state.open -= idle.len();
+        drop(state);
+        drop(idle);
+    }
+
+    /// Closes what has been idle or alive for too long.
+    pub fn sweep(&self, now: Instant) {
+        let mut closed = Vec::new();
+        let mut state = self.lock();
+        let mut spare = state.idle.iter().map(Vec::len).sum::<usize>().saturating_sub(self.options.size_min);
+        let options = &self.options;
+        for idle in &mut state.idle {
+            // The oldest idle ones come first.
+            while let Some(first) = idle.first() {
+                let stale = spare > 0 && now.saturating_duration_since(first.since) >= options.idle_timeout;
+                let old = now.saturating_duration_since(first.connection.since) >= options.lifetime;
+                if !stale && !old {
+                    break;
+                }
+                spare = spare.saturating_sub(1);
+                closed.push(idle.remove(0));
+            }
+        }
+        state.open -= closed.len();
+        drop(state);
+        drop(closed);
+    }
+
+    /// What it is doing.
+    pub fn figures(&self) -> Figures {
+        let state = self.lock();
+        let idle = state.idle.iter().map(Vec::len).sum();
+        let waiting = state.waiters.iter().map(VecDeque::len).sum();
+        Figures { idle, leased: state.open - idle - state.dialing, dialing: state.dialing, waiting }
+    }
+
+    fn find(self: &Arc<Self>, worker: usize, now: Instant) -> Result<Found<M>, CheckoutError> {
+        let mut state = self.lock();
+        if let Some(idle) = state.take_idle(worker) {
+            return Ok(Found::Idle(idle.connection, state.generation));
+        }
+        if let Some((until, error)) = &state.failure
+            && now < *until
+            && state.open == state.dialing
+        {
+            return Err(error.clone().into());
+        }
+        let waiting: usize = state.waiters.iter().map(VecDeque::len).sum();
+        if waiting >= self.options.queue_max {
+            return Err(CheckoutError::QueueFull);
+        }
+        let (sender, receiver) = oneshot::channel();
+        let ticket = state.next_ticket;
+        state.next_ticket += 1;
+        state.waiters[worker].push_back(Waiter { ticket, sender });
+        if state.open < self.options.size && state.dialing <= waiting {
+            state.open += 1;
+            state.dialing += 1;
+            let (pool, generation) = (self.clone(), state.generation);
+            tokio::spawn(async move { pool.grow(worker, generation).await });
+        }
+        Ok(Found::Wait(receiver))
+    }
+
+    /// Makes one connection and gives it to whoever waits.
+    async fn grow(self: Arc<Self>, worker: usize, generation: u64) {
+        // Accounts for the connection also when the runtime stops and drops this task.
+        let mut attempt = Attempt { pool: &self, pending: true };
+        let made = dial(&self.target, (self.memory)(self.memory_size), worker).await;
+        attempt.pending = false;
+        match made {
+            Ok(connection) => {
+                self.lock().dialing -= 1;
+                self.lease(Box::new(connection), generation).release(Instant::now());
+            }
+            Err(error) => self.fail(error),
+        }
+    }
+
+    /// An attempt has failed: who waits is told, unless connections exist that will come back.
+    fn fail(&self, error: DialError) {
+        tracing::warn!(server = %format_args!("{}:{}", self.target.host, self.target.port), database = %self.target.database, user = %self.target.user, %error, "cannot connect to server");
+        let mut state = self.lock();
+        state.open -= 1;
+        state.dialing -= 1;
+        state.failure = Some((Instant::now() + self.options.login_retry, error.clone()));
+        if state.open == state.dialing {
+            let waiters: Vec<Waiter<M>> = state.waiters.iter_mut().flat_map(std::mem::take).collect();
+            drop(state);
+            for waiter in waiters {
+                // Whoever has stopped waiting does not need to know.
+                let _ = waiter.sender.send(Err(error.clone().into()));
+            }
+        }
+    }
+
+    fn lease(self: &Arc<Self>, connection: Box<Connection<M>>, generation: u64) -> Lease<M> {
+        Lease { connection: Some(connection), pool: self.clone(), generation }
+    }
+
+    /// A connection was closed: one may be made in its place.
+    fn closed(self: &Arc<Self>) {
+        let mut state = self.lock();
+        state.open -= 1;
+        let waiting: usize = state.waiters.iter().map(VecDeque::len).sum();
+        // Outside of a runtime the program is ending, and nobody waits.
+        if waiting > state.dialing
+            && let (Some(worker), Ok(runtime)) = (state.oldest_waiter(), tokio::runtime::Handle::try_current())
+        {
+            state.open += 1;
+            state.dialing += 1;
+            let (pool, generation) = (self.clone(), state.generation);
+            drop(state);
+            runtime.spawn(async move { pool.grow(worker, generation).await });
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<M>> {
+        // The few lines under the lock do not panic half-way; the state is whole even when something else did.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<M: Send + 'static> State<M> {
+    /// The idle connection used last: the worker's own, else one of the worker that has most.
+    fn take_idle(&mut self, worker: usize) -> Option<Idle<M>> {
+        if let Some(idle) = self.idle[worker].pop() {
+            return Some(idle);
+        }
+        self.idle.iter_mut().max_by_key(|idle| idle.len())?.pop()
+    }
+
+    /// Whose turn it is when a connection of the worker `home` is free.
+    fn next_waiter(&mut self, home: usize) -> Option<Waiter<M>> {
+        let oldest = self.oldest_waiter()?;
+        let own = self.waiters[home].front().map(|waiter| waiter.ticket);
+        let first = self.waiters[oldest].front().map(|waiter| waiter.ticket)?;
+        match own {
+            Some(own) if own - first <= OVERTAKEN_MAX => self.waiters[home].pop_front(),
+            _ => self.waiters[oldest].pop_front(),
+        }
+    }
+
+    /// The worker of whoever has waited longest.
+    fn oldest_waiter(&self) -> Option<usize> {
+        let fronts = self.waiters.iter().enumerate().filter_map(|(worker, queue)| Some((queue.front()?.ticket, worker)));
+        fronts.min().map(|(_, worker)| worker)
+    }
+}
+
+impl<M: Send + 'static> Lease<M> {
+    /// Gives the connection back, as good as it was: idle, outside of a transaction, nothing unread. `now` is the present
+    /// moment.
+    pub fn release(mut self, now: Instant) {
+        let Some(mut connection) = self.connection.take() else { return };
+        let pool = self.pool.clone();
+        let mut state = pool.lock();
+        if state.generation == self.generation {
+            loop {
+                let Some(waiter) = state.next_waiter(connection.home) else {
+                    let home = connection.home;
+                    state.idle[home].push(Idle { connection, since: now });
+                    return;
+                };
+                let lease = Lease { connection: Some(connection), pool: self.pool.clone(), generation: self.generation };
+                match waiter.sender.send(Ok(lease)) {
+                    Ok(()) => return,
+                    // That client has gone; the next one gets it.
+                    Err(Ok(mut lease)) => match lease.connection.take() {
+                        Some(returned) => connection = returned,
+                        None => return,
+                    },
+                    Err(Err(_)) => return,
+                }
+            }
+        }
+        drop(state);
+        drop(connection);
+        pool.closed();
+    }
+
+    /// Moves the connection to the worker's event loop; `None` (and closed) when that fails.
+    fn at_home_of(mut self, worker: usize) -> Option<Lease<M>> {
+        let connection = self.connection.take()?;
+        if connection.home == worker {
+            self.connection = Some(connection);
+            return Some(self);
+        }
+        match connection.move_to(worker) {
+            Ok(connection) => {
+                self.connection = Some(Box::new(connection));
+                Some(self)
+            }
+            Err(_) => {
+                self.pool.closed();
+                None
+            }
+        }
+    }
+
+    /// The pool that it is of.
+    pub fn pool(&self) -> &Arc<Pool<M>> {
+        &self.pool
+    }
+
+    /// Whether its pool has been retired since: the connection must not be used for another transaction.
+    pub fn is_retired(&self) -> bool {
+        self.pool.lock().generation != self.generation
+    }
+}
+
+impl<M: Send + 'static> Deref for Lease<M> {
+    type Target = Connection<M>;
+
+    fn deref(&self) -> &Connection<M> {
+        self.connection.as_ref().expect("a lease has its connection until it is released")
+    }
+}
+
+impl<M: Send + 'static> DerefMut for Lease<M> {
+    fn deref_mut(&mut self) -> &mut Connection<M> {
+        self.connection.as_mut().expect("a lease has its connection until it is released")
+    }
+}
+
+impl<M: Send + 'static> Drop for Lease<M> {
+    fn drop(&mut self) {
+        if self.connection.take().is_some() {
+            self.pool.closed();
+        }
+    }
+}
+
+impl<M: Send + 'static> fmt::Debug for Lease<M> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Lease").field("host", &self.pool.target.host).field("port", &self.pool.target.port).finish_non_exhaustive()
+    }
+}
+
+/// An attempt to make a connection.
+struct Attempt<'a, M: Send + 'static> {
+    pool: &'a Pool<M>,
+    pending: bool,
+}
+
+impl<M: Send + 'static> Drop for Attempt<'_, M> {
+    fn drop(&mut self) {
+        if self.pending {
+            let mut state = self.pool.lock();
+            state.open -= 1;
+            state.dialing -= 1;
+        }
+    }
+}
+
+/// How many later arrivals may be served before a client of another worker.
+const OVERTAKEN_MAX: u64 = 64;

@@ -1,0 +1,69 @@
+//! What a server connection still has of the sessions that used it.
+//!
+//! Owns the record of settings and prepared statements of one server connection. It travels with the connection through the pool.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::settings::Map;
+use crate::statements::Identity;
+
+/// One server connection's state, as far as the proxy has put it there.
+#[derive(Debug)]
+pub struct ServerMemory {
+    /// The settings that it has; `None` when nobody knows.
+    pub(crate) settings: Option<Map>,
+    prepared: HashMap<Identity, u64>,
+    prepared_max: usize,
+    /// Counts uses: the statement with the smallest number was used longest ago.
+    uses: u64,
+}
+
+impl ServerMemory {
+    /// A fresh connection's. It will keep at most `prepared_max` statements.
+    #[must_use]
+    pub fn new(prepared_max: usize) -> ServerMemory {
+        ServerMemory { settings: Some(Arc::default()), prepared: HashMap::new(), prepared_max: prepared_max.max(1), uses: 0 }
+    }
+
+    /// Forgets everything, as after DISCARD ALL.
+    pub fn discard_all(&mut self) {
+        *self = ServerMemory::new(self.prepared_max);
+    }
+
+    /// How many statements are prepared there.
+    #[must_use]
+    pub fn prepared(&self) -> usize {
+        self.prepared.len()
+    }
+
+    pub(crate) fn deallocate_all(&mut self) {
+        self.prepared.clear();
+    }
+
+    /// Marks a statement as used; `false` when it is not prepared there.
+    pub(crate) fn touch(&mut self, id: Identity) -> bool {
+        self.uses += 1;
+        let uses = self.uses;
+        self.prepared.get_mut(&id).map(|last| *last = uses).is_some()
+    }
+
+    /// Records a statement that is being prepared; returns one to close first when there are too many.
+    pub(crate) fn insert(&mut self, id: Identity) -> Option<Identity> {
+        let evicted = if self.prepared.len() >= self.prepared_max {
+            self.prepared.iter().min_by_key(|(_, last)| **last).map(|(id, _)| *id)
+        } else {
+            None
+        };
+        if let Some(evicted) = evicted {
+            self.prepared.remove(&evicted);
+        }
+        self.uses += 1;
+        self.prepared.insert(id, self.uses);
+        evicted
+    }
+
+    pub(crate) fn forget(&mut self, id: Identity) {
+        self.prepared.remove(&id);
+    }
+}

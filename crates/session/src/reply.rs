@@ -1,0 +1,446 @@
+//! The server's messages against what is owed to the client.
+//!
+//! Owns the list of what is owed, the effects of what succeeded, and the decision to run a request again.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use classifier::{Access, Class, Effect, TransactionAccess};
+use wire::backend::{self, Report, SqlState, Status, tag};
+
+use crate::memory::ServerMemory;
+use crate::session::{Progress, Role, Session, Transaction};
+use crate::statements::{Identity, Prepared};
+
+/// What a server, or the proxy in its place, has yet to answer.
+#[derive(Clone, Debug)]
+pub(crate) enum Owed {
+    /// A Query of the proxy's own: swallowed up to its ReadyForQuery.
+    Hidden,
+    /// The same, which gives the server the session's settings.
+    HiddenSettings,
+    /// A Parse of the proxy's own, for this statement; `None` for the unnamed one.
+    HiddenParse(Option<Identity>),
+    /// A Close of the proxy's own, of this statement.
+    HiddenClose(Identity),
+    /// ParseComplete; for this statement on the server, if it has a name.
+    Parse { mark: usize, id: Option<Identity> },
+    /// ParseComplete, said by the proxy: the server has the statement.
+    SynthesizedParse { mark: usize },
+    /// CloseComplete, said by the proxy: the server keeps the statement for others.
+    SynthesizedClose { mark: usize },
+    /// BindComplete.
+    Bind,
+    /// RowDescription or NoData.
+    Describe,
+    /// CommandComplete, EmptyQueryResponse or PortalSuspended; the class only if it has effects.
+    Execute(Option<Arc<Class>>),
+    /// CloseComplete.
+    Close,
+    /// ReadyForQuery.
+    Sync,
+    /// A simple query's results and ReadyForQuery.
+    Query,
+    /// FunctionCallResponse and ReadyForQuery.
+    Function,
+}
+
+/// What is to be done with a server's message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes to the client.
+    Forward,
+    /// It does not concern the client.
+    Swallow,
+    /// It goes to the client and ends the request.
+    Ready {
+        /// The server is not needed any more.
+        free: bool,
+    },
+    /// The request is to be run elsewhere; nothing of it has reached the client.
+    Retry {
+        /// Why.
+        reason: RetryReason,
+        /// The server can be used by others.
+        clean: bool,
+    },
+    /// The server says that it is leaving; it is lost.
+    Leaving,
+    /// A statement of the proxy's own failed: what came after it ran without it. Both connections have to be closed.
+    Broken,
+}
+
+/// Why a request is run again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RetryReason {
+    /// The replica refused it: it was no read.
+    Misrouted,
+    /// The replica cancelled it for the sake of recovery.
+    Conflict,
+    /// The replica does not know a relation, column, type or function: their creation may not have been replayed yet.
+    NotReplayed,
+    /// The server is shutting down, starting up or gone.
+    ServerLost,
+    /// The server is no primary any more.
+    Demoted,
+}
+
+impl RetryReason {
+    /// A word for counters and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RetryReason::Misrouted => "misrouted",
+            RetryReason::Conflict => "conflict",
+            RetryReason::NotReplayed => "not_replayed",
+            RetryReason::ServerLost => "server_lost",
+            RetryReason::Demoted => "demoted",
+        }
+    }
+}
+
+impl Session {
+    /// Takes one message from the server: its tag, and its body or as much of it as is at hand. `now` is a moment after the
+    /// message's arrival.
+    pub fn on_server(&mut self, tag: u8, body: &[u8], memory: &mut ServerMemory, now: Instant) -> Verdict {
+        let hidden = matches!(self.owed.front(), Some(Owed::Hidden | Owed::HiddenSettings));
+        match tag {
+            tag::DATA_ROW | tag::COPY_DATA | tag::COPY_DONE => self.forward_unless(hidden),
+            tag::READY_FOR_QUERY => self.on_ready(body, memory, now),
+            tag::ERROR_RESPONSE => self.on_error(Report::new(body), hidden, memory),
+            tag::PARAMETER_STATUS => {
+                // Replayed settings were told when they were first set. Whether the node is a standby is none of the client's
+                // business: it talks to a primary, whichever replica has answered.
+                let standby = backend::parameter_status(body).is_some_and(|(name, _)| name == b"in_hot_standby");
+                if hidden || standby { Verdict::Swallow } else { Verdict::Forward }
+            }
+            tag::NOTICE_RESPONSE if hidden => Verdict::Swallow,
+            tag::NOTICE_RESPONSE | tag::NOTIFICATION_RESPONSE => Verdict::Forward,
+            _ if hidden => Verdict::Swallow,
+            _ if self.progress.retrying.is_some() => Verdict::Swallow,
+            tag::COMMAND_COMPLETE | tag::EMPTY_QUERY_RESPONSE | tag::PORTAL_SUSPENDED => self.on_complete(tag, body, memory),
+            tag::PARSE_COMPLETE | tag::BIND_COMPLETE | tag::CLOSE_COMPLETE | tag::NO_DATA => self.on_step(),
+            tag::ROW_DESCRIPTION => match self.owed.front() {
+                Some(Owed::Describe) => self.on_step(),
+                _ => Verdict::Forward,
+            },
+            tag::COPY_IN_RESPONSE => self.on_copy_in(),
+            tag::COPY_OUT_RESPONSE | tag::COPY_BOTH_RESPONSE | tag::FUNCTION_CALL_RESPONSE => {
+                self.progress.holding = false;
+                Verdict::Forward
+            }
+            _ => Verdict::Forward,
+        }
+    }
+
+    /// The client has sent CopyDone or CopyFail.
+    pub fn end_copy_in(&mut self) {
+        self.progress.copy_in = false;
+    }
+
+    /// Makes ready to send the request to another server.
+    pub fn restart(&mut self) {
+        self.undo_to(0);
+        self.owed.clear();
+        self.output.clear();
+        self.to_server.clear();
+        self.progress = Progress::default();
+        self.request.attempts += 1;
+    }
+
+    /// Writes the answers that the proxy gives itself, as far as their turn has come.
+    pub(crate) fn settle_owed(&mut self) {
+        loop {
+            let tag = match self.owed.front() {
+                Some(Owed::SynthesizedParse { .. }) => tag::PARSE_COMPLETE,
+                Some(Owed::SynthesizedClose { .. }) => tag::CLOSE_COMPLETE,
+                _ => return,
+            };
+            backend::put_bare(&mut self.output, tag);
+            self.owed.pop_front();
+        }
+    }
+
+    /// The statement that a portal executes, if the portal is of this request or transaction.
+    pub(crate) fn bound(&self, portal: &[u8]) -> Option<&Arc<Prepared>> {
+        self.portals.iter().rev().find(|(name, _)| **name == *portal).and_then(|(_, statement)| statement.as_ref())
+    }
+
+    pub(crate) fn bind(&mut self, portal: &[u8], statement: Option<&Arc<Prepared>>) {
+        let statement = statement.cloned();
+        match self.portals.iter_mut().find(|(name, _)| **name == *portal) {
+            Some((_, bound)) => *bound = statement,
+            None => self.portals.push((portal.into(), statement)),
+        }
+    }
+
+    fn forward_unless(&mut self, hidden: bool) -> Verdict {
+        if hidden || self.progress.retrying.is_some() {
+            return Verdict::Swallow;
+        }
+        self.progress.holding = false;
+        Verdict::Forward
+    }
+
+    /// A message that completes the first of what is owed and no statement.
+    fn on_step(&mut self) -> Verdict {
+        let verdict = match self.owed.pop_front() {
+            Some(Owed::HiddenParse(_) | Owed::HiddenClose(_)) => Verdict::Swallow,
+            _ => Verdict::Forward,
+        };
+        self.settle_owed();
+        verdict
+    }
+
+    fn on_complete(&mut self, tag: u8, body: &[u8], memory: &mut ServerMemory) -> Verdict {
+        self.progress.holding = false;
+        self.progress.copy_in = false;
+        let command = body.strip_suffix(b"\0").unwrap_or(body);
+        match self.owed.front().cloned() {
+            Some(Owed::Execute(class)) => {
+                self.owed.pop_front();
+                if let (tag::COMMAND_COMPLETE, Some(class)) = (tag, class) {
+                    for effect in &class.effects {
+                        self.apply(effect, command, memory);
+                    }
+                }
+                self.settle_owed();
+                self.release_sync();
+            }
+            Some(Owed::Query) => {
+                if let Some(class) = self.request.simple.clone()
+                    && let Some(effect) = class.effects.get(self.progress.effects)
+                    && (class.statements == 1 || is_tag_of(effect, command))
+                {
+                    self.progress.effects += 1;
+                    self.apply(effect, command, memory);
+                }
+            }
+            _ => {}
+        }
+        Verdict::Forward
+    }
+
+    fn on_copy_in(&mut self) -> Verdict {
+        self.progress.holding = false;
+        self.progress.copy_in = true;
+        if std::mem::take(&mut self.progress.withheld_sync) {
+            // "Ignore Flush/Sync for the convenience of client libraries (such as libpq) that may send those without noticing
+            // that the command they just sent was COPY" (CopyGetData): the client will send another.
+            self.owed.retain(|owed| !matches!(owed, Owed::Sync));
+            self.progress.part = true;
+        }
+        Verdict::Forward
+    }
+
+    /// The Sync that was kept back is sent after all.
+    fn release_sync(&mut self) {
+        if std::mem::take(&mut self.progress.withheld_sync) {
+            wire::frontend::put_sync(&mut self.to_server);
+        }
+    }
+
+    fn on_error(&mut self, report: Report<'_>, hidden: bool, memory: &mut ServerMemory) -> Verdict {
+        if report.is_fatal() {
+            return Verdict::Leaving;
+        }
+        if hidden {
+            self.progress.hidden_failed = true;
+            return Verdict::Swallow;
+        }
+        let retry = report.sqlstate().and_then(|code| self.retry_reason(code));
+        self.progress.failed = true;
+        self.progress.copy_in = false;
+        self.discard_until_sync(memory);
+        self.release_sync();
+        if retry.is_some() {
+            self.progress.retrying = retry;
+            return Verdict::Swallow;
+        }
+        self.progress.holding = false;
+        Verdict::Forward
+    }
+
+    /// "...the backend issues ErrorResponse, then reads and discards messages until a Sync is reached" (protocol-flow): replies
+    /// to what follows are not owed, and what it would have done is undone.
+    fn discard_until_sync(&mut self, memory: &mut ServerMemory) {
+        let mut mark = usize::MAX;
+        while let Some(owed) = self.owed.front() {
+            match *owed {
+                Owed::Sync | Owed::Query | Owed::Function => break,
+                Owed::Parse { mark: at, id } => {
+                    mark = mark.min(at);
+                    id.into_iter().for_each(|id| memory.forget(id));
+                }
+                Owed::HiddenParse(Some(id)) => memory.forget(id),
+                Owed::HiddenClose(id) => drop(memory.insert(id)),
+                Owed::SynthesizedParse { mark: at } | Owed::SynthesizedClose { mark: at } => mark = mark.min(at),
+                _ => {}
+            }
+            self.owed.pop_front();
+        }
+        self.undo_to(mark);
+        self.progress.discarding = self.owed.is_empty();
+    }
+
+    fn undo_to(&mut self, mark: usize) {
+        while self.undo.len() > mark {
+            let Some((name, before)) = self.undo.pop() else { return };
+            match before {
+                Some(statement) => self.statements.insert(&name, statement),
+                None => drop(self.statements.remove(&name)),
+            }
+        }
+    }
+
+    /// Whether an error means that the request should be run elsewhere.
+    fn retry_reason(&self, code: SqlState) -> Option<RetryReason> {
+        if !self.progress.holding {
+            return None;
+        }
+        match (self.lease.role?, &code.0) {
+            (Role::Replica, b"25006" | b"55000" | b"0A000") => Some(RetryReason::Misrouted),
+            (Role::Replica, b"40001" | b"40P01") => Some(RetryReason::Conflict),
+            (Role::Replica, b"42P01" | b"42703" | b"42883" | b"42704" | b"3F000" | b"42P02") => Some(RetryReason::NotReplayed),
+            (Role::Replica, b"57P01" | b"57P02" | b"57P03") => Some(RetryReason::ServerLost),
+            // Nothing was executed: a read-only transaction refuses before it does anything. But the client may have asked
+            // for a read-only one itself, and a server that says so again after a probe means it.
+            (Role::Primary, b"25006")
+                if self.request.access == Access::Write && self.request.attempts == 0 && !self.is_read_only() =>
+            {
+                Some(RetryReason::Demoted)
+            }
+            _ => None,
+        }
+    }
+
+    fn is_read_only(&self) -> bool {
+        let mode = match self.transaction {
+            Transaction::Deferred(mode) => mode.access,
+            _ => None,
+        };
+        mode == Some(TransactionAccess::ReadOnly) || self.settings.current().contains_key("default_transaction_read_only")
+    }
+
+    fn on_ready(&mut self, body: &[u8], memory: &mut ServerMemory, now: Instant) -> Verdict {
+        let Some(status) = Status::read(body) else { return Verdict::Broken };
+        match self.owed.pop_front() {
+            Some(hidden @ (Owed::Hidden | Owed::HiddenSettings)) => {
+                if self.progress.hidden_failed {
+                    return Verdict::Broken;
+                }
+                if matches!(hidden, Owed::HiddenSettings) {
+                    memory.settings = Some(self.settings.current().clone());
+                }
+                return Verdict::Swallow;
+            }
+            Some(Owed::Sync | Owed::Query | Owed::Function) => {}
+            // A ReadyForQuery that nothing was owed for: the conversation is out of step.
+            _ => return Verdict::Broken,
+        }
+        if let Some(reason) = self.progress.retrying {
+            return Verdict::Retry { reason, clean: status == Status::Idle };
+        }
+        self.conclude(status, memory, now);
+        Verdict::Ready { free: !self.keeps_server() }
+    }
+
+    /// The request is over.
+    fn conclude(&mut self, status: Status, memory: &mut ServerMemory, now: Instant) {
+        let failed = self.progress.failed;
+        if self.lease.role == Some(Role::Primary) && self.request.access == Access::Write {
+            self.wrote = true;
+        }
+        match status {
+            Status::Idle => {
+                if failed {
+                    self.settings.rollback();
+                } else {
+                    self.settings.commit();
+                }
+                if std::mem::take(&mut self.wrote) {
+                    self.last_write = Some(now);
+                }
+                self.transaction = Transaction::None;
+                self.portals.clear();
+                if memory.settings.as_ref().is_none_or(|known| !Arc::ptr_eq(known, self.settings.current())) {
+                    memory.settings = Some(self.settings.current().clone());
+                }
+            }
+            Status::Open => self.transaction = Transaction::Open { failed: false },
+            Status::Failed => self.transaction = Transaction::Open { failed: true },
+        }
+        self.progress = Progress::default();
+        self.undo.clear();
+        self.clear_request();
+    }
+
+    /// A statement with an effect has succeeded, with this command tag.
+    fn apply(&mut self, effect: &Effect, command: &[u8], memory: &mut ServerMemory) {
+        match effect {
+            // COMMIT of a failed transaction rolls it back, and says so.
+            Effect::Commit { .. } if command == b"ROLLBACK" => self.settings.rollback(),
+            Effect::Commit { .. } | Effect::PrepareTransaction => self.settings.commit(),
+            Effect::Rollback { .. } => self.settings.rollback(),
+            Effect::Savepoint(name) => self.settings.savepoint(name),
+            Effect::Release(name) => self.settings.release(name),
+            Effect::RollbackTo(name) => self.settings.rollback_to(name),
+            Effect::Set { name, statement, scope: classifier::Scope::Session } => self.settings.set(name, statement),
+            Effect::Reset { name } => self.lease.unclear |= self.settings.reset(name),
+            Effect::ResetAll => {
+                self.settings.reset_all();
+                self.lease.unclear = true;
+            }
+            Effect::DiscardAll => {
+                self.settings.reset_all();
+                self.statements.clear();
+                self.undo.clear();
+                self.pins.clear();
+                memory.discard_all();
+                self.lease.unclear = true;
+            }
+            Effect::DeallocateAll => {
+                self.statements.clear();
+                self.undo.clear();
+                memory.deallocate_all();
+                self.lease.unnamed = false;
+            }
+            Effect::Pin(reason) => {
+                if !self.pins.contains(reason) {
+                    self.pins.push(*reason);
+                }
+            }
+            Effect::Unpin(reason) => self.pins.retain(|pin| pin != reason),
+            Effect::UnlistenAll => self.pins.retain(|pin| *pin != classifier::PinReason::Listen),
+            Effect::Hakem { name, value } => {
+                // Sent in a way that the proxy could not answer itself; the server has taken it as a setting of an extension.
+                let _ = self.set_policy(name, value.as_deref());
+            }
+            Effect::Begin(_) | Effect::SetTransaction(_) | Effect::Set { .. } | Effect::HakemShow { .. } => {}
+        }
+    }
+}
+
+/// Whether an effect can belong to a statement that completed with this tag: in a string of several statements the ones
+/// without effects are skipped so.
+fn is_tag_of(effect: &Effect, command: &[u8]) -> bool {
+    let tags: &[&[u8]] = match effect {
+        Effect::Begin(_) => &[b"BEGIN", b"START TRANSACTION"],
+        Effect::Commit { .. } => &[b"COMMIT", b"ROLLBACK"],
+        Effect::Rollback { .. } | Effect::RollbackTo(_) => &[b"ROLLBACK"],
+        Effect::Savepoint(_) => &[b"SAVEPOINT"],
+        Effect::Release(_) => &[b"RELEASE"],
+        Effect::PrepareTransaction => &[b"PREPARE TRANSACTION"],
+        Effect::SetTransaction(_) => &[b"SET"],
+        Effect::Set { .. } | Effect::Hakem { .. } => &[b"SET", b"RESET", b"SELECT 1"],
+        Effect::Reset { .. } | Effect::ResetAll => &[b"RESET", b"SET"],
+        Effect::HakemShow { .. } => &[b"SHOW"],
+        Effect::DiscardAll => &[b"DISCARD ALL"],
+        Effect::DeallocateAll => &[b"DEALLOCATE ALL"],
+        Effect::UnlistenAll => &[b"UNLISTEN"],
+        // Whatever takes a lock or makes a table: better a pin too early than none.
+        Effect::Pin(_) => return true,
+        Effect::Unpin(_) => &[b"DISCARD TEMP", b"CLOSE CURSOR ALL", b"SELECT 1"],
+    };
+    tags.contains(&command)
+}

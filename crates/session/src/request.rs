@@ -1,0 +1,89 @@
+//! The request being gathered or answered: the client's frames as they came, and what was found out about them.
+//!
+//! It is kept until the first byte of its answer has gone to the client, so that it can be run again elsewhere.
+
+use classifier::{Access, Class, Effect, Why};
+use std::sync::Arc;
+
+/// The frames up to a Query, Sync, Flush or FunctionCall.
+#[derive(Debug)]
+pub(crate) struct Request {
+    /// The client's frames.
+    pub(crate) frames: Vec<u8>,
+    /// The strictest access of its statements.
+    pub(crate) access: Access,
+    /// Why.
+    pub(crate) why: Why,
+    /// The class of a simple query.
+    pub(crate) simple: Option<Arc<Class>>,
+    /// Whether a comment asked for a certain kind of server.
+    pub(crate) hint: Option<classifier::Hint>,
+    /// Whether any of its frames has to reach a server.
+    pub(crate) needs_server: bool,
+    /// How it ends.
+    pub(crate) end: End,
+    /// Whether it ends a transaction: when its answer is lost, nobody knows what became of it.
+    pub(crate) commits: bool,
+    /// How often it has been sent to a server before.
+    pub(crate) attempts: u32,
+}
+
+/// How a request ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It has not ended yet.
+    Open,
+    /// With a message that the server answers with ReadyForQuery.
+    Ready,
+    /// With a Flush, or because it was too large to be kept: more belongs to it, and it cannot be run again.
+    Part,
+}
+
+impl Request {
+    pub(crate) fn new() -> Request {
+        Request {
+            frames: Vec::new(),
+            access: Access::Read,
+            why: Why::Empty,
+            simple: None,
+            hint: None,
+            needs_server: false,
+            end: End::Open,
+            commits: false,
+            attempts: 0,
+        }
+    }
+
+    /// Starts over with the same buffer, unless that has grown large.
+    pub(crate) fn clear(&mut self) {
+        let mut frames = std::mem::take(&mut self.frames);
+        frames.clear();
+        if frames.capacity() > CAPACITY_KEPT {
+            frames = Vec::new();
+        }
+        *self = Request { frames, ..Request::new() };
+    }
+
+    /// Gives the buffer back: an idle client costs about nothing.
+    pub(crate) fn shrink(&mut self) {
+        if self.frames.is_empty() {
+            self.frames = Vec::new();
+        }
+    }
+
+    /// Adds a statement: the strictest decides.
+    pub(crate) fn add(&mut self, class: &Class) {
+        if class.access > self.access || self.why == Why::Empty {
+            self.access = self.access.max(class.access);
+            self.why = class.why;
+        }
+        self.hint = self.hint.or(class.hint);
+        self.commits |= class
+            .effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Commit { .. } | Effect::PrepareTransaction));
+    }
+}
+
+/// Bytes of buffer that a session in use keeps between requests.
+const CAPACITY_KEPT: usize = 16 * 1024;

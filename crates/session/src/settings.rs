@@ -1,0 +1,209 @@
+//! Tracked settings: what a session has SET, with PostgreSQL's transactional rules.
+//!
+//! Owns the names and the statements that set them again. SET LOCAL is not kept: it ends with the transaction, which never
+//! leaves its server.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+/// Setting → the statement that sets it, e.g. `search_path` → `SET search_path TO a, b`. Shared, since a server connection
+/// remembers the map of the session that used it last, and equality is most often sameness.
+pub(crate) type Map = Arc<BTreeMap<String, String>>;
+
+/// The settings of one session.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// What the startup packet asked for: what RESET goes back to.
+    startup: Map,
+    /// What holds if the current transaction is rolled back.
+    committed: Map,
+    /// What holds now.
+    current: Map,
+    /// What holds again after ROLLBACK TO, innermost last.
+    savepoints: Vec<(String, Map)>,
+}
+
+impl Settings {
+    /// The settings that a startup packet asks for: names and values, the values as plain text.
+    #[must_use]
+    pub fn new<'a>(startup: impl IntoIterator<Item = (&'a str, &'a str)>) -> Settings {
+        let statement = |(name, value): (&str, &str)| {
+            let name = name.to_ascii_lowercase();
+            let statement = format!("SET {} TO {}", quoted_name(&name), quoted_literal(value));
+            (name, statement)
+        };
+        let startup: Map = Arc::new(startup.into_iter().map(statement).collect());
+        Settings { startup: startup.clone(), committed: startup.clone(), current: startup, savepoints: Vec::new() }
+    }
+
+    /// What holds now.
+    pub(crate) fn current(&self) -> &Map {
+        &self.current
+    }
+
+    pub(crate) fn set(&mut self, name: &str, statement: &str) {
+        if self.current.get(name).is_none_or(|known| known != statement) {
+            Arc::make_mut(&mut self.current).insert(name.to_owned(), statement.to_owned());
+        }
+    }
+
+    /// RESET: back to the startup packet's value. Says whether there is one, in which case the server, which knows nothing of
+    /// startup packets, now has another value than the session should see.
+    pub(crate) fn reset(&mut self, name: &str) -> bool {
+        match self.startup.get(name) {
+            Some(statement) => {
+                Arc::make_mut(&mut self.current).insert(name.to_owned(), statement.clone());
+                true
+            }
+            None => {
+                if self.current.contains_key(name) {
+                    Arc::make_mut(&mut self.current).remove(name);
+                }
+                false
+            }
+        }
+    }
+
+    pub(crate) fn reset_all(&mut self) {
+        self.current = self.startup.clone();
+    }
+
+    pub(crate) fn savepoint(&mut self, name: &str) {
+        self.savepoints.push((name.to_owned(), self.current.clone()));
+    }
+
+    /// RELEASE: forgets the savepoint of that name and all after it; what was set since stays.
+    pub(crate) fn release(&mut self, name: &str) {
+        if let Some(at) = self.savepoints.iter().rposition(|(known, _)| known == name) {
+            self.savepoints.truncate(at);
+        }
+    }
+
+    /// ROLLBACK TO: what was set since is undone; the savepoint itself stays.
+    pub(crate) fn rollback_to(&mut self, name: &str) {
+        if let Some(at) = self.savepoints.iter().rposition(|(known, _)| known == name) {
+            self.savepoints.truncate(at + 1);
+            self.current = self.savepoints[at].1.clone();
+        }
+    }
+
+    pub(crate) fn commit(&mut self) {
+        self.savepoints.clear();
+        if !Arc::ptr_eq(&self.committed, &self.current) {
+            self.committed = self.current.clone();
+        }
+    }
+
+    pub(crate) fn rollback(&mut self) {
+        self.savepoints.clear();
+        if !Arc::ptr_eq(&self.committed, &self.current) {
+            self.current = self.committed.clone();
+        }
+    }
+}
+
+/// The statements that turn `from` into `to`, in one query string; `None` when nothing differs. `from` of `None` means that
+/// nobody knows what the server has.
+pub(crate) fn difference(from: Option<&Map>, to: &Map) -> Option<String> {
+    let Some(from) = from else {
+        return Some(to.values().fold("RESET ALL".to_owned(), |sql, statement| sql + ";" + statement));
+    };
+    if Arc::ptr_eq(from, to) {
+        return None;
+    }
+    let mut sql = String::new();
+    for name in from.keys().filter(|name| !to.contains_key(*name)) {
+        let _ = write!(sql, "RESET {};", quoted_name(name));
+    }
+    for (_, statement) in to.iter().filter(|(name, statement)| from.get(*name) != Some(statement)) {
+        let _ = write!(sql, "{statement};");
+    }
+    (!sql.is_empty()).then_some(sql)
+}
+
+/// A setting's name as it stands in SET: an extension's name has a dot between two identifiers, and `TIME ZONE` is its own syntax
+/// that the classifier has already turned into `timezone`.
+fn quoted_name(name: &str) -> String {
+    let parts: Vec<String> = name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect();
+    parts.join(".")
+}
+
+/// A literal that means the same whatever `standard_conforming_strings` is.
+fn quoted_literal(value: &str) -> String {
+    if value.contains('\\') {
+        format!(" E'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
+    } else {
+        format!("'{}'", value.replace('\'', "''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(settings: &Settings, expected: &[&str]) {
+        assert_eq!(settings.current.values().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_rollback_undoes() {
+        let mut settings = Settings::default();
+        settings.set("a", "SET a TO 1");
+        settings.commit();
+        settings.set("a", "SET a TO 2");
+        settings.savepoint("s");
+        settings.set("a", "SET a TO 3");
+        settings.rollback_to("s");
+        check(&settings, &["SET a TO 2"]);
+        settings.rollback_to("s");
+        check(&settings, &["SET a TO 2"]);
+        settings.rollback();
+        check(&settings, &["SET a TO 1"]);
+    }
+
+    #[test]
+    fn a_release_keeps() {
+        let mut settings = Settings::default();
+        settings.savepoint("s");
+        settings.set("a", "SET a TO 1");
+        settings.savepoint("t");
+        settings.release("s");
+        settings.rollback_to("t");
+        settings.commit();
+        check(&settings, &["SET a TO 1"]);
+    }
+
+    #[test]
+    fn reset_goes_back_to_the_startup_packet() {
+        let mut settings = Settings::new([("TimeZone", "UTC")]);
+        check(&settings, &["SET \"timezone\" TO 'UTC'"]);
+        settings.set("timezone", "SET timezone TO 'Asia/Tehran'");
+        settings.set("a", "SET a TO 1");
+        assert!(settings.reset("timezone"));
+        assert!(!settings.reset("a"));
+        check(&settings, &["SET \"timezone\" TO 'UTC'"]);
+    }
+
+    #[test]
+    fn differences() {
+        let map = |pairs: &[(&str, &str)]| -> Map {
+            Arc::new(pairs.iter().map(|(name, sql)| ((*name).to_owned(), (*sql).to_owned())).collect())
+        };
+        let (empty, a1, a2b) =
+            (map(&[]), map(&[("a", "SET a TO 1")]), map(&[("a", "SET a TO 2"), ("x.b", "SET x.b TO 1")]));
+        let check = |from: Option<&Map>, to, expected: Option<&str>| assert_eq!(difference(from, to).as_deref(), expected);
+        check(Some(&empty), &map(&[]), None);
+        check(Some(&empty), &a1, Some("SET a TO 1;"));
+        check(Some(&a1), &a2b, Some("SET a TO 2;SET x.b TO 1;"));
+        check(Some(&a2b), &a1, Some("RESET \"x\".\"b\";SET a TO 1;"));
+        check(None, &a1, Some("RESET ALL;SET a TO 1"));
+    }
+
+    #[test]
+    fn quoting() {
+        for (value, expected) in [("a'b", "'a''b'"), ("", "''"), (r"a\'", r" E'a\\'''"), ("\"C d\"", "'\"C d\"'")] {
+            assert_eq!(quoted_literal(value), expected);
+        }
+    }
+}

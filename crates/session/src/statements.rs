@@ -1,0 +1,117 @@
+//! Prepared statements: the client's names for them, and the names that servers know them by.
+//!
+//! A named statement is known to every server by a name made from its content, so that clients which prepare the same text
+//! share one. The unnamed statement is never given a name: PostgreSQL plans it differently.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use classifier::Class;
+use sha2::{Digest, Sha256};
+
+/// A prepared statement: all that is needed to prepare it again on another server.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Prepared {
+    /// The identity by content.
+    pub(crate) id: Identity,
+    /// The text, in the client's encoding.
+    pub(crate) sql: Box<[u8]>,
+    /// The parameter types as they stood in Parse.
+    pub(crate) types: Box<[u8]>,
+    /// What the text does.
+    pub(crate) class: Arc<Class>,
+}
+
+/// What makes two statements the same on a server: text and parameter types. Half of a SHA-256: a collision would hand one client
+/// another's statement, so a hash that can be made to collide will not do.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Identity([u8; 16]);
+
+impl Identity {
+    fn new(sql: &[u8], types: &[u8]) -> Identity {
+        let digest = Sha256::new().chain_update(u64::to_be_bytes(sql.len() as u64)).chain_update(sql).chain_update(types);
+        let digest = digest.finalize();
+        Identity(*digest.first_chunk().expect("SHA-256 has 32 bytes"))
+    }
+
+    /// The name on servers: a prefix of our own and 32 hexadecimal digits, under PostgreSQL's 63 bytes.
+    pub(crate) fn name(self) -> ServerName {
+        let mut name = ServerName([0; PREFIX.len() + 32]);
+        name.0[..PREFIX.len()].copy_from_slice(PREFIX);
+        for (pair, byte) in name.0[PREFIX.len()..].chunks_exact_mut(2).zip(self.0) {
+            pair[0] = HEX[usize::from(byte >> 4)];
+            pair[1] = HEX[usize::from(byte & 15)];
+        }
+        name
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&String::from_utf8_lossy(&self.name().0))
+    }
+}
+
+/// A statement's name on servers.
+pub(crate) struct ServerName(pub(crate) [u8; PREFIX.len() + 32]);
+
+impl Prepared {
+    pub(crate) fn new(sql: &[u8], types: &[u8], class: Arc<Class>) -> Prepared {
+        Prepared { id: Identity::new(sql, types), sql: sql.into(), types: types.into(), class }
+    }
+}
+
+/// One client's prepared statements.
+#[derive(Debug, Default)]
+pub(crate) struct Statements {
+    named: HashMap<Box<[u8]>, Arc<Prepared>>,
+    unnamed: Option<Arc<Prepared>>,
+}
+
+impl Statements {
+    pub(crate) fn get(&self, name: &[u8]) -> Option<&Arc<Prepared>> {
+        if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(name) }
+    }
+
+    pub(crate) fn insert(&mut self, name: &[u8], statement: Arc<Prepared>) {
+        if name.is_empty() {
+            self.unnamed = Some(statement);
+        } else {
+            self.named.insert(name.into(), statement);
+        }
+    }
+
+    pub(crate) fn remove(&mut self, name: &[u8]) -> Option<Arc<Prepared>> {
+        if name.is_empty() { self.unnamed.take() } else { self.named.remove(name) }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        *self = Statements::default();
+    }
+}
+
+const PREFIX: &[u8] = b"hakem_";
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identity_is_the_content() {
+        let base = Identity::new(b"select 1", b"\0\0");
+        assert_eq!(base, Identity::new(b"select 1", b"\0\0"));
+        for (sql, types) in [(&b"select 2"[..], &b"\0\0"[..]), (b"select 1", b"\0\x01\0\0\0\x17"), (b"select 1\0", b"\0")] {
+            assert_ne!(base, Identity::new(sql, types), "{sql:?} {types:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_plain() {
+        let name = Identity::new(b"select 1", b"\0\0").name();
+        let text = std::str::from_utf8(&name.0).expect("ASCII");
+        assert!(text.starts_with("hakem_") && text.len() == 38, "{text}");
+        assert!(text[6..].bytes().all(|byte| byte.is_ascii_hexdigit()), "{text}");
+    }
+}
