@@ -182,6 +182,10 @@ impl Snapshot {
 
 impl Node {
     /// How far behind it is at `now`, for metrics: `None` unless it is a replica of proven freshness.
+    ///
+    /// On a primary where nothing else happens this may grow to 15 s while a transaction that has written stays open:
+    /// its WAL is inserted but flushed, and so sent, only by the next commit or the background writer's next record.
+    /// Nothing acknowledged is missing from the replica, but that cannot be proven from the outside.
     pub fn lag(&self, now: Instant) -> Option<Duration> {
         match self.state {
             NodeState::Replica { fresh_as_of, .. } => fresh_as_of.map(|fresh| now.saturating_duration_since(fresh)),

@@ -54,12 +54,16 @@ async fn a_replica_that_is_ahead_of_the_fork_is_never_fresh() {
     scene.sql(0, "CREATE TABLE t (i int)").await;
     scene.until_fresh(1).await;
     scene.until_fresh(2).await;
-    scene.cluster.freeze(1).await.expect("it freezes");
+    scene.cluster.set(1, "primary_conninfo", "").await.expect("it reloads");
+    scene
+        .until("node 1 receives nothing", |snapshot| {
+            matches!(snapshot.nodes[1].state, NodeState::Replica { streaming: false, .. })
+        })
+        .await;
     // Node 2 gets megabytes that node 1 never will.
     scene.sql(0, "INSERT INTO t SELECT generate_series(1, 100000)").await;
     scene.cluster.replayed(2).await.expect("it replays");
     scene.cluster.kill(0).await.expect("it dies");
-    scene.cluster.thaw(1);
     scene.cluster.promote(1).await.expect("it is promoted");
     scene.until_writer(1, 2).await;
     scene.several_probes(&[1, 2]).await;
@@ -177,7 +181,7 @@ async fn probes_on_demand_only() {
     let cluster = start_cluster(1).await;
     let never = Duration::from_secs(24 * 60 * 60);
     let watcher = Watcher::spawn(topology::Options { probe_interval: never, ..options(&cluster) });
-    let scene = Scene { cluster, watcher };
+    let mut scene = Scene { cluster, watcher };
     scene.until_writer(0, 1).await;
 
     // Waiters may live on other runtimes.
@@ -202,6 +206,11 @@ async fn probes_on_demand_only() {
     drop(first);
     scene.several_probes(&[0, 1]).await;
     drop(second);
+
+    // A server that dies is noticed by the end of the probe's connection.
+    scene.cluster.kill(1).await.expect("it dies");
+    let lost = scene.until_state(1, "unreachable").await;
+    assert_eq!(writer(&lost), None);
     scene.end().await;
 }
 

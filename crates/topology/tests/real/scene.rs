@@ -93,6 +93,8 @@ pub(crate) fn options(cluster: &Cluster) -> Options {
         user: cluster.options().user.clone(),
         password: Some(cluster.options().password.clone()),
         database: cluster.options().database.clone(),
+        // A busy test machine may keep a healthy server waiting.
+        probe_timeout: Duration::from_secs(3),
         ..Options::default()
     }
 }

@@ -1,0 +1,262 @@
+//! The board's conclusions, as tables of reports and what the snapshot then shows.
+
+use super::*;
+
+/// A report at a glance, as `moment node what`. The moment is in ms; an answer was asked for then and came 1 ms
+/// later. What: `P1:500` a primary on timeline 1 that inserted up to 500, `R1:500` a replica that replayed that
+/// far; a leading `+` is the first answer of a connection and a leading `x` another system identifier; `!`, `~`,
+/// `%` the probe was refused, was not answered, was rejected; `hup` the connection ended.
+fn report(text: &str, start: Instant) -> (NodeId, Report) {
+    let words: Vec<&str> = text.split(' ').collect();
+    let [moment, node, what] = *words else { panic!("three words: {text}") };
+    let asked = start + Duration::from_millis(moment.parse().unwrap());
+    let at = asked + Duration::from_millis(1);
+    let lost = |kind| Report::Lost(Lost { asked, at, kind, reason: what.into() });
+    let report = match what {
+        "hup" => Report::HungUp,
+        "!" => lost(LossKind::Refused),
+        "~" => lost(LossKind::Silent),
+        "%" => lost(LossKind::Rejected),
+        answer => {
+            let (claim, lsn) = answer.trim_start_matches(['+', 'x']).split_once(':').unwrap();
+            let lsn = lsn.parse().unwrap();
+            let shape = WalShape::new(8192, 16 << 20).unwrap();
+            Report::Answered(Answer {
+                asked,
+                answered: at,
+                first: answer.starts_with('+'),
+                system_identifier: if answer.contains('x') { 8 } else { 7 },
+                timeline: claim[1..].parse().unwrap(),
+                role: match &claim[..1] {
+                    "P" => Role::Primary { insert_lsn: lsn, shape },
+                    _ => Role::Replica { replay_lsn: lsn, receive_lsn: lsn, streaming: true },
+                },
+            })
+        }
+    };
+    (NodeId(node.parse().unwrap()), report)
+}
+
+/// `version writer: states`, where a replica shows the moment that it is fresh as of.
+fn show(snapshot: &Snapshot, start: Instant) -> String {
+    let writer = match &snapshot.writer {
+        Writer::Known(epoch) => format!("{}@{}", epoch.primary, epoch.timeline),
+        Writer::None(NoPrimary::NotFound { .. }) => "none".to_owned(),
+        Writer::None(NoPrimary::SplitBrain { .. }) => "split".to_owned(),
+    };
+    let states = snapshot.nodes.iter().map(|node| match node.state {
+        NodeState::Replica { fresh_as_of: Some(fresh), .. } => (fresh - start).as_millis().to_string(),
+        NodeState::Replica { fresh_as_of: None, .. } => "R".to_owned(),
+        NodeState::Fenced { cause: Fence::Diverged, .. } => "diverged".to_owned(),
+        NodeState::Unknown => "?".to_owned(),
+        NodeState::Unreachable { .. } => "-".to_owned(),
+        NodeState::Primary { .. } => "P".to_owned(),
+        NodeState::Fenced { .. } => "x".to_owned(),
+    });
+    format!("{} {writer}: {}", snapshot.version, states.collect::<Vec<_>>().join(" "))
+}
+
+/// Reports one after the other and what the snapshot then shows.
+fn check(servers: usize, steps: &[(&str, &str)]) -> Arc<Snapshot> {
+    let start = Instant::now();
+    let mut board = Board::new(&vec![("host".to_owned(), 5432); servers]);
+    for (step, expected) in steps {
+        let (id, report) = report(step, start);
+        board.observe(id, report);
+        assert_eq!(show(&board.current(), start), *expected, "after {step}");
+    }
+    board.current()
+}
+
+#[test]
+fn freshness_is_the_samples_moment() {
+    check(
+        2,
+        &[
+            ("10 0 +P1:500", "1 none: P ?"),
+            ("12 1 +R1:500", "2 0@1: P R"),
+            // The primary's first answer came before there was a writer to sample.
+            ("20 0 P1:500", "2 0@1: P 20"),
+            ("30 0 P1:600", "2 0@1: P 20"),
+            ("32 1 R1:599", "2 0@1: P 20"),
+            ("42 1 R1:600", "2 0@1: P 30"),
+            // An idle primary: each sample counts for what the replica had shown before.
+            ("50 0 P1:600", "2 0@1: P 50"),
+            ("60 0 P1:700", "2 0@1: P 50"),
+            ("62 1 R1:650", "2 0@1: P 50"),
+        ],
+    );
+}
+
+#[test]
+fn lag_figures() {
+    let lags = |snapshot: &Snapshot| snapshot.nodes.iter().map(|node| node.figures.replay_lag_bytes).collect();
+    let steps = [("1 1 +R1:500", "1 none: ? R"), ("2 0 +P1:700", "2 0@1: P R")];
+    let bytes: Vec<_> = lags(&check(2, &steps));
+    assert_eq!(bytes, [None, Some(200)]);
+    // Behind nothing but a page's header.
+    let steps = [("1 1 +R1:16384", "1 none: ? R"), ("2 0 +P1:16408", "2 0@1: P 2")];
+    let bytes: Vec<_> = lags(&check(2, &steps));
+    assert_eq!(bytes, [None, Some(0)]);
+}
+
+#[test]
+fn a_connection_that_ends_voids_freshness_at_once() {
+    check(
+        2,
+        &[
+            ("10 1 +R1:500", "1 none: ? R"),
+            ("20 0 +P1:500", "2 0@1: P 20"),
+            ("30 1 hup", "2 0@1: P R"),
+            // It has crashed and shows less than before: what the old samples say of it now counts.
+            ("40 1 +R1:400", "2 0@1: P R"),
+            ("50 0 P1:500", "2 0@1: P R"),
+            ("60 1 R1:500", "2 0@1: P 50"),
+            ("70 1 !", "3 0@1: P -"),
+            ("80 1 ~", "3 0@1: P -"),
+            ("90 1 +R1:500", "4 0@1: P 50"),
+            // Even where the end of the old connection had gone unnoticed.
+            ("92 1 +R1:400", "4 0@1: P R"),
+        ],
+    );
+}
+
+#[test]
+fn a_primary_that_restarts() {
+    check(
+        2,
+        &[
+            ("10 1 +R1:500", "1 none: ? R"),
+            ("20 0 +P1:500", "2 0@1: P 20"),
+            ("30 0 P1:600", "2 0@1: P 20"),
+            ("40 0 hup", "2 0@1: P 20"),
+            ("41 0 !", "3 none: - 20"),
+            // What it had written before it died still counts when it arrives.
+            ("50 1 R1:600", "3 none: - 30"),
+            // It lost its unflushed end and writes other records there.
+            ("60 0 +P1:550", "4 0@1: P diverged"),
+        ],
+    );
+    check(
+        2,
+        &[
+            ("10 1 +R1:500", "1 none: ? R"),
+            ("20 0 +P1:500", "2 0@1: P 20"),
+            ("30 0 P1:600", "2 0@1: P 20"),
+            ("40 0 +P1:520", "2 0@1: P 20"),
+            ("50 1 R1:519", "2 0@1: P 20"),
+            ("60 1 R1:520", "2 0@1: P 40"),
+        ],
+    );
+}
+
+#[test]
+fn a_new_epoch_begins_with_nothing_proven() {
+    check(
+        3,
+        &[
+            ("10 1 +R1:500", "1 none: ? R ?"),
+            ("11 2 +R1:500", "2 none: ? R R"),
+            ("20 0 +P1:500", "3 0@1: P 20 20"),
+            ("30 0 !", "4 none: - 20 20"),
+            ("40 1 P2:600", "5 1@2: - P R"),
+            // Far beyond the new primary's position, but on the old timeline.
+            ("50 2 R1:900", "5 1@2: - P R"),
+            ("60 1 P2:700", "5 1@2: - P R"),
+            // On the new timeline, but before its first sample; what the old epoch's samples say does not count.
+            ("65 2 +R2:590", "6 1@2: - P R"),
+            ("70 2 R2:650", "6 1@2: - P 40"),
+            ("80 2 R2:700", "6 1@2: - P 60"),
+            // The old one is back, as a primary and then as a replica.
+            ("90 0 +P1:800", "7 1@2: x P 60"),
+            ("95 0 +R1:800", "8 1@2: R P 60"),
+            ("99 0 R2:700", "9 1@2: 60 P 60"),
+        ],
+    );
+}
+
+#[test]
+fn a_deposed_primary_is_not_sampled() {
+    check(
+        3,
+        &[
+            ("10 1 +R1:500", "1 none: ? R ?"),
+            ("11 2 +R1:500", "2 none: ? R R"),
+            ("20 0 +P1:500", "3 0@1: P 20 20"),
+            ("30 1 R2:500", "4 none: x 20 20"),
+            ("40 0 P1:500", "4 none: x 20 20"),
+            ("41 2 R1:500", "4 none: x 20 20"),
+        ],
+    );
+}
+
+#[test]
+fn nothing_is_proven_in_a_split_brain() {
+    check(
+        3,
+        &[
+            ("10 1 +R2:500", "1 none: ? R ?"),
+            ("11 2 +R2:500", "2 none: ? R R"),
+            ("20 0 +P2:500", "3 0@2: P 20 20"),
+            ("30 0 P2:600", "3 0@2: P 20 20"),
+            ("40 1 +P2:600", "4 split: P P 20"),
+            ("50 2 R2:600", "4 split: P P 20"),
+            ("60 0 P2:600", "4 split: P P 20"),
+        ],
+    );
+}
+
+#[test]
+fn a_replica_ahead_of_its_primary_has_another_history() {
+    check(
+        2,
+        &[
+            ("10 1 +R1:600", "1 none: ? R"),
+            // It was asked before the primary, and yet has more.
+            ("20 0 +P1:500", "2 0@1: P diverged"),
+            ("30 0 P1:700", "2 0@1: P diverged"),
+            ("40 1 R1:700", "2 0@1: P diverged"),
+            // Rewound, on a new connection.
+            ("50 1 +R1:650", "3 0@1: P 20"),
+        ],
+    );
+    check(
+        2,
+        &[
+            ("10 0 +P1:500", "1 none: P ?"),
+            ("12 1 +R1:400", "2 0@1: P R"),
+            ("20 0 P1:500", "2 0@1: P R"),
+            // It was asked after the primary, which has gone on.
+            ("30 1 R1:600", "2 0@1: P 20"),
+            ("25 0 P1:550", "2 0@1: P 25"),
+            ("40 0 P1:600", "2 0@1: P 40"),
+        ],
+    );
+}
+
+#[test]
+fn strangers_prove_nothing() {
+    check(
+        3,
+        &[
+            ("10 1 +R1:500", "1 none: ? R ?"),
+            ("11 2 +xR1:900", "2 none: ? R x"),
+            ("20 0 +P1:500", "3 0@1: P 20 x"),
+            ("30 2 xR1:900", "3 0@1: P 20 x"),
+        ],
+    );
+}
+
+#[test]
+fn a_rejected_probe() {
+    check(
+        2,
+        &[
+            ("10 1 +R1:500", "1 none: ? R"),
+            ("20 0 +P1:500", "2 0@1: P 20"),
+            ("30 0 %", "2 0@1: P 20"),
+            ("40 1 %", "3 0@1: P -"),
+            ("50 0 +P1:500", "3 0@1: P -"),
+        ],
+    );
+}
