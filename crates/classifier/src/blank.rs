@@ -4,15 +4,17 @@
 
 use crate::lexer::{Kind, Tokens};
 
-/// The tokens joined by spaces: no comments, each string as `''`, each number as `0`, lists of literals and parameters cut to their first.
-pub(crate) fn blank(statement: Tokens<'_>) -> String {
-    let mut out = String::with_capacity(statement.len() * 6);
+/// Appends the tokens joined by spaces: no comments, each string as `''`, each number as `0`, lists of literals and parameters cut to
+/// their first.
+pub(crate) fn blank(statement: Tokens<'_>, out: &mut String) {
     let mut at = 0;
+    let mut after_dot = true;
     while at < statement.len() {
-        let tight = at == 0 || statement.is_mark(at, ".") || statement.is_mark(at - 1, ".");
-        if !tight {
+        let dot = statement.is_mark(at, ".");
+        if !after_dot && !dot {
             out.push(' ');
         }
+        after_dot = dot;
         match statement.kind(at) {
             Some(Kind::Text) => out.push_str("''"),
             Some(Kind::Number) => out.push('0'),
@@ -28,7 +30,6 @@ pub(crate) fn blank(statement: Tokens<'_>) -> String {
         }
         at += 1;
     }
-    out
 }
 
 fn is_literal(statement: Tokens<'_>, at: usize) -> bool {
@@ -47,8 +48,11 @@ mod tests {
 
     fn check(sql: &str, expected: &str) {
         let lexed = Lexed::new(sql);
-        let blanked: Vec<String> = lexed.statements().into_iter().map(blank).collect();
-        assert_eq!(blanked, [expected], "{sql}");
+        let mut blanked = String::new();
+        for statement in lexed.statements() {
+            blank(statement, &mut blanked);
+        }
+        assert_eq!(blanked, expected, "{sql}");
     }
 
     #[test]

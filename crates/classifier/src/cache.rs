@@ -6,7 +6,7 @@
 use crate::blank::blank;
 use crate::catalog::Catalog;
 use crate::class::{Access, Class, Effect, Hint, PinReason, Why};
-use crate::lexer::Lexed;
+use crate::lexer::{Lexed, Tokens};
 use crate::statement;
 use crate::verdict::Verdict;
 use quick_cache::sync::Cache;
@@ -57,13 +57,14 @@ impl Classifier {
             return Arc::new(too_long());
         }
         let lexed = Lexed::new(sql);
-        let shape = shape_key(&lexed);
+        let statements = lexed.statements();
+        let shape = shape_key(&lexed, &statements);
         if let Some(shape) = &shape
             && let Some(class) = self.shapes.get(shape.as_str())
         {
             return class;
         }
-        let (class, depends_on_literals) = self.examine(&lexed);
+        let (class, depends_on_literals) = self.examine(&lexed, &statements);
         let class = Arc::new(class);
         if let Some(shape) = shape
             && class.effects.is_empty()
@@ -82,13 +83,14 @@ impl Classifier {
         if sql.len() > TEXT_BYTES_MAX {
             return too_long();
         }
-        self.examine(&Lexed::new(sql)).0
+        let lexed = Lexed::new(sql);
+        self.examine(&lexed, &lexed.statements()).0
     }
 
     /// The class, and whether other literals could change it.
-    fn examine(&self, lexed: &Lexed<'_>) -> (Class, bool) {
+    fn examine(&self, lexed: &Lexed<'_>, statements: &[Tokens<'_>]) -> (Class, bool) {
         let verdicts: Vec<Verdict> =
-            lexed.statements().into_iter().map(|statement| statement::judge(statement, &self.catalog)).collect();
+            statements.iter().map(|statement| statement::judge(*statement, &self.catalog)).collect();
         let depends_on_literals = verdicts.iter().any(|verdict| verdict.depends_on_literals);
         let (access, why) = match (strictest(&verdicts), lexed.ambiguous) {
             ((Access::Read, _), true) => (Access::Write, Why::ParseFailure),
@@ -122,7 +124,7 @@ impl quick_cache::Weighter<Box<str>, Arc<Class>> for ByBytes {
 
 /// The key of the second cache: the statements' shapes and the hint. `None` if it is too long, or if the text is ambiguous, which its
 /// shape does not show.
-fn shape_key(lexed: &Lexed<'_>) -> Option<String> {
+fn shape_key(lexed: &Lexed<'_>, statements: &[Tokens<'_>]) -> Option<String> {
     if lexed.ambiguous {
         return None;
     }
@@ -132,8 +134,8 @@ fn shape_key(lexed: &Lexed<'_>) -> Option<String> {
         Some(Hint::Primary) => 'p',
         Some(Hint::Replica) => 'r',
     });
-    for statement in lexed.statements() {
-        key.push_str(&blank(statement));
+    for statement in statements {
+        blank(*statement, &mut key);
         key.push(';');
     }
     (key.len() <= KEY_BYTES_MAX).then_some(key)

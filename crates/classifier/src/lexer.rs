@@ -19,6 +19,8 @@ pub(crate) struct Lexed<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Token {
     pub(crate) kind: Kind,
+    /// The first byte, since it alone tells most tokens apart.
+    first: u8,
     start: u32,
     end: u32,
 }
@@ -61,32 +63,29 @@ impl<'a> Lexed<'a> {
         let mut start = 0;
         let (mut parentheses, mut blocks) = (0usize, 0usize);
         for at in 0..=self.tokens.len() {
-            let ends = match self.tokens.get(at) {
+            let ends = match self.tokens.get(at).map(|token| (token.kind, token.first)) {
                 None => true,
-                Some(token) if token.kind == Kind::Word => {
+                Some((Kind::Word, b'b' | b'B' | b'c' | b'C')) => {
                     let opens = match blocks {
                         0 => all.is_word(at, "BEGIN") && creates_routine(all.slice(start, at)),
                         _ => all.is_any_word(at, &["BEGIN", "CASE"]),
                     };
-                    if opens {
-                        blocks += 1;
-                    } else if blocks > 0 && all.is_word(at, "END") {
-                        blocks -= 1;
-                    }
+                    blocks += usize::from(opens);
                     false
                 }
-                Some(token) if token.kind == Kind::Punct => match all.text(at) {
-                    "(" => {
-                        parentheses += 1;
-                        false
-                    }
-                    ")" => {
-                        parentheses = parentheses.saturating_sub(1);
-                        false
-                    }
-                    ";" => parentheses == 0 && blocks == 0,
-                    _ => false,
-                },
+                Some((Kind::Word, b'e' | b'E')) if blocks > 0 => {
+                    blocks -= usize::from(all.is_word(at, "END"));
+                    false
+                }
+                Some((Kind::Punct, b'(')) => {
+                    parentheses += 1;
+                    false
+                }
+                Some((Kind::Punct, b')')) => {
+                    parentheses = parentheses.saturating_sub(1);
+                    false
+                }
+                Some((Kind::Punct, b';')) => parentheses == 0 && blocks == 0,
                 Some(_) => false,
             };
             if ends {
@@ -132,7 +131,12 @@ impl<'a> Tokens<'a> {
 
     /// Whether the token is this keyword, given in upper case. A quoted identifier is no keyword.
     pub(crate) fn is_word(self, at: usize, word: &str) -> bool {
-        self.kind(at) == Some(Kind::Word) && self.text(at).eq_ignore_ascii_case(word)
+        self.tokens.get(at).is_some_and(|token| {
+            token.kind == Kind::Word
+                && (token.end - token.start) as usize == word.len()
+                && token.first.eq_ignore_ascii_case(&word.as_bytes()[0])
+                && self.text(at).eq_ignore_ascii_case(word)
+        })
     }
 
     pub(crate) fn is_any_word(self, at: usize, words: &[&str]) -> bool {
@@ -141,7 +145,11 @@ impl<'a> Tokens<'a> {
 
     /// Whether the token is this punctuation or operator.
     pub(crate) fn is_mark(self, at: usize, mark: &str) -> bool {
-        matches!(self.kind(at), Some(Kind::Punct | Kind::Operator)) && self.text(at) == mark
+        self.tokens.get(at).is_some_and(|token| {
+            token.first == mark.as_bytes()[0]
+                && matches!(token.kind, Kind::Punct | Kind::Operator)
+                && self.text(at) == mark
+        })
     }
 
     pub(crate) fn is_identifier(self, at: usize) -> bool {
@@ -252,8 +260,9 @@ impl Scanner<'_> {
     fn next(&mut self) -> Option<Token> {
         self.skip_blanks()?;
         let start = self.at;
+        let first = self.bytes[start];
         let kind = self.scan();
-        Some(Token { kind, start: start as u32, end: self.at as u32 })
+        Some(Token { kind, first, start: start as u32, end: self.at as u32 })
     }
 
     /// Moves over white space and comments; `None` at the end of the text.
@@ -515,11 +524,41 @@ fn is_identifier_start(byte: u8) -> bool {
 }
 
 fn is_identifier_part(byte: u8) -> bool {
-    is_identifier_start(byte) || byte.is_ascii_digit() || byte == b'$'
+    IDENTIFIER_PARTS[byte as usize]
 }
 
+/// Asked for most bytes of a text.
+static IDENTIFIER_PARTS: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let this = byte as u8;
+        table[byte] = this.is_ascii_alphanumeric() || matches!(this, b'_' | b'$' | 0x80..);
+        byte += 1;
+    }
+    table
+};
+
 fn is_operator(byte: u8) -> bool {
-    b"~!@#^&|`?+-*/%<>=".contains(&byte)
+    matches!(
+        byte,
+        b'~' | b'!'
+            | b'@'
+            | b'#'
+            | b'^'
+            | b'&'
+            | b'|'
+            | b'`'
+            | b'?'
+            | b'+'
+            | b'-'
+            | b'*'
+            | b'/'
+            | b'%'
+            | b'<'
+            | b'>'
+            | b'='
+    )
 }
 
 #[cfg(test)]

@@ -144,7 +144,8 @@ fn parse(query: Tokens<'_>) -> Result<Shape, Why> {
     if links > CHAIN_LINKS_MAX {
         return Err(Why::TooComplex);
     }
-    let text = blank(query);
+    let mut text = String::with_capacity(query.len() * 6);
+    blank(query, &mut text);
     if text.len() > PARSED_BYTES_MAX {
         return Err(Why::TooComplex);
     }

@@ -204,7 +204,7 @@ fn large_but_plain_is_a_read() {
         format!("select * from t where a = 1{}", " or a = 1".repeat(600)),
         format!("select * from t{}", " join u using (a)".repeat(30)),
         format!("select {}1{}", "(".repeat(20), ")".repeat(20)),
-        format!("select 1 from {}t{}", "(".repeat(8), ")".repeat(8)),
+        format!("select 1 from {}t join u using (a){}", "(".repeat(8), ")".repeat(8)),
         format!("select {}1{}", "(select ".repeat(12), ")".repeat(12)),
     ] {
         let class = classifier.classify(&sql);
