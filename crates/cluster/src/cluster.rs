@@ -246,8 +246,15 @@ impl Cluster {
             "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND application_name = {}",
             conf::literal(node.name())
         );
+        let timeline = "SELECT left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)";
+        let timeline = u32::from_str_radix(&self.sql(self.primary, timeline).await?, 16).context("not a timeline")?;
+        // A replica whose history has parted from the primary's streams too, for a moment: up to the point of parting,
+        // on the old timeline.
+        let received = format!(
+            "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming' AND received_tli = {timeline}"
+        );
         let mut wait = Wait::new(format!("{} to stream", node.name()), STREAM_WAIT);
-        while self.sql(self.primary, &query).await? == "0" {
+        while self.sql(i, &received).await? == "0" || self.sql(self.primary, &query).await? == "0" {
             let said = node.log_since(log);
             if let Some(reason) = said.lines().find(|line| CANNOT_STREAM.iter().any(|sign| line.contains(sign))) {
                 bail!("{} cannot follow: {reason}", node.name());

@@ -132,11 +132,10 @@ impl Node {
                 self.reap();
                 bail!("{} exited while starting; the end of its log:\n{}", self.name, self.log_tail());
             }
-            // The first line of the lock file is the postmaster's process id, the eighth its state; pg_ctl looks
-            // there too. A file left by a killed postmaster is told by the process id.
-            let lock = fs::read_to_string(self.data.join("postmaster.pid")).unwrap_or_default();
-            let mut lines = lock.lines();
-            if lines.next() == pid.as_deref() && lines.nth(6).is_some_and(|state| state.trim_end() == "ready") {
+            // pg_ctl looks there too. A file left by a killed postmaster is told by the process id.
+            if self.lock_line(LOCK_PID) == pid
+                && self.lock_line(LOCK_STATE).is_some_and(|line| line.trim_end() == "ready")
+            {
                 return Ok(());
             }
             wait.turn().await.with_context(|| format!("the end of its log:\n{}", self.log_tail()))?;
@@ -179,10 +178,16 @@ impl Node {
             processes.iter().for_each(|pid| process::signal(*pid, libc::SIGKILL));
             self.reap_exited();
             if processes.is_empty() && !self.is_running() {
-                return Ok(());
+                break;
             }
             wait.turn().await?;
         }
+        // A machine that dies takes its shared memory along. Left here, it would stay for good once the lock file,
+        // which alone names it, makes room for a base backup.
+        if let Some(segment) = self.lock_line(LOCK_SEGMENT).as_deref().and_then(|line| line.split_whitespace().nth(1)) {
+            segment.parse().into_iter().for_each(process::remove_segment);
+        }
+        Ok(())
     }
 
     pub(crate) async fn freeze(&self) -> Result<()> {
@@ -219,6 +224,12 @@ impl Node {
     pub(crate) fn log_since(&self, position: usize) -> String {
         let log = fs::read(&self.log).unwrap_or_default();
         String::from_utf8_lossy(log.get(position..).unwrap_or_default()).into_owned()
+    }
+
+    /// A line of the lock file, counted from zero.
+    fn lock_line(&self, number: usize) -> Option<String> {
+        let lock = fs::read_to_string(self.data.join("postmaster.pid")).ok()?;
+        lock.lines().nth(number).map(str::to_owned)
     }
 
     fn log_tail(&self) -> String {
@@ -258,6 +269,11 @@ const STOP_WAIT: Duration = Duration::from_secs(60);
 
 /// How long killed or orphaned processes may take to go.
 const EXIT_WAIT: Duration = Duration::from_secs(20);
+
+/// The lines of `postmaster.pid`: the postmaster's process id; its shared memory's key and identifier; its state.
+const LOCK_PID: usize = 0;
+const LOCK_SEGMENT: usize = 6;
+const LOCK_STATE: usize = 7;
 
 /// How much of a log is worth a place in an error message.
 const LOG_TAIL_LINES: usize = 20;

@@ -1,4 +1,4 @@
-//! Owns signals and the look into `/proc`: which processes belong to a directory, and what state one is in.
+//! Owns signals, shared memory that nobody uses any more, and the look into `/proc`: which processes belong to a directory, and what state one is in.
 //! Does not know what PostgreSQL is.
 
 use std::path::Path;
@@ -12,6 +12,15 @@ pub(crate) fn signal(pid: u32, signal: libc::c_int) {
     let result = unsafe { libc::kill(pid, signal) };
     if result != 0 {
         tracing::trace!(pid, signal, error = %io::Error::last_os_error(), "signal not sent");
+    }
+}
+
+/// Removes a System V shared memory segment; that there is none is no failure.
+pub(crate) fn remove_segment(identifier: i32) {
+    // SAFETY: shmctl(2) reads nothing through its last argument when it removes.
+    #[expect(unsafe_code, reason = "the standard library knows no shared memory")]
+    unsafe {
+        libc::shmctl(identifier, libc::IPC_RMID, std::ptr::null_mut());
     }
 }
 

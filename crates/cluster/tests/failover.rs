@@ -4,7 +4,6 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use cluster::{Cluster, Mode, Options};
@@ -56,10 +55,10 @@ fn write_until_it_dies(url: String, acknowledged: mpsc::UnboundedSender<i32>) {
 
 /// Brings a node back, and tells whether its files were kept; a fresh base backup makes a new directory.
 async fn rejoin(cluster: &mut Cluster, i: usize) -> Files {
-    let inode = |cluster: &Cluster| fs::metadata(cluster.nodes()[i].data_directory()).unwrap().ino();
-    let before = inode(cluster);
+    let born = |cluster: &Cluster| fs::metadata(cluster.nodes()[i].data_directory()).unwrap().created().unwrap();
+    let before = born(cluster);
     cluster.rejoin(i).await.unwrap();
-    if inode(cluster) == before { Files::Kept } else { Files::Fresh }
+    if born(cluster) == before { Files::Kept } else { Files::Fresh }
 }
 
 #[derive(Debug, PartialEq)]

@@ -67,6 +67,7 @@ async fn shut_down_or_dropped() {
         let segments = segments(&directory);
         assert!(segments.len() == 3 && segments.iter().all(|segment| exists(segment)));
         cluster.kill(1).await.unwrap();
+        assert_eq!(segments.iter().filter(|segment| exists(segment)).count(), 2);
         cluster.freeze(2).await.unwrap();
         match orderly {
             true => cluster.shutdown().await.unwrap(),
