@@ -20,13 +20,15 @@ pub(crate) struct Call<'a> {
 
 /// Every call of the statement, in the order of the text.
 pub(crate) fn calls<'a>(statement: Tokens<'a>) -> impl Iterator<Item = Call<'a>> {
+    let mut grouped = false;
     (1..statement.len()).filter_map(move |open| {
+        grouped |= statement.is_word(open, "BY") && statement.is_word(open - 1, "GROUP");
         if !statement.is_mark(open, "(") || !statement.is_identifier(open - 1) {
             return None;
         }
         let qualified = open >= 3 && statement.is_mark(open - 2, ".") && statement.is_identifier(open - 3);
         let overqualified = qualified && open >= 4 && statement.is_mark(open - 4, ".");
-        if !qualified && is_no_call(statement, open - 1) {
+        if !qualified && is_no_call(statement, open - 1, grouped) {
             return None;
         }
         let first = if qualified { open - 3 } else { open - 1 };
@@ -39,8 +41,48 @@ pub(crate) fn calls<'a>(statement: Tokens<'a>) -> impl Iterator<Item = Call<'a>>
     })
 }
 
+/// Whether what looks like a call names a CTE or a table expression, and its columns: `WITH v(a) AS (SELECT`, `FROM f(x) v(a)`.
+///
+/// It walks to the matching parenthesis, so ask only of text whose nesting is bounded.
+pub(crate) fn names_columns(statement: Tokens<'_>, call: &Call<'_>) -> bool {
+    call.schema.is_none() && (follows_table_expression(statement, call.open - 1) || begins_cte(statement, call.open))
+}
+
+/// `) v(a, b)`, where the parenthesis is not that of DISTINCT ON: behind any other, an expression cannot begin.
+fn follows_table_expression(statement: Tokens<'_>, at: usize) -> bool {
+    let Some(close) = at.checked_sub(1).filter(|before| statement.is_mark(*before, ")")) else { return false };
+    let mut depth = 0usize;
+    for open in (0..=close).rev() {
+        if statement.is_mark(open, ")") {
+            depth += 1;
+        } else if statement.is_mark(open, "(") {
+            depth -= 1;
+            if depth == 0 {
+                return !(open >= 1 && statement.is_word(open - 1, "ON"));
+            }
+        }
+    }
+    false
+}
+
+/// `v(a, b) AS (SELECT`, where `f(1) AS (a int)` is a function with the types of its columns.
+fn begins_cte(statement: Tokens<'_>, open: usize) -> bool {
+    let Some(close) = statement.closing(open) else { return false };
+    if !statement.is_word(close + 1, "AS") {
+        return false;
+    }
+    let mut body = close + 2;
+    while statement.is_any_word(body, &["NOT", "MATERIALIZED"]) {
+        body += 1;
+    }
+    statement.is_mark(body, "(")
+        && (statement.is_any_word(body + 1, &["SELECT", "WITH", "VALUES", "TABLE"]) || statement.is_mark(body + 1, "("))
+}
+
 /// Whether the unqualified name at `at` is a keyword that takes a parenthesis for itself.
-fn is_no_call(statement: Tokens<'_>, at: usize) -> bool {
+///
+/// ROLLUP and CUBE are no reserved words: only in GROUP BY they are no functions, hence `grouped`.
+fn is_no_call(statement: Tokens<'_>, at: usize, grouped: bool) -> bool {
     if statement.is_any_word(at, RESERVED) || statement.is_any_word(at, SPECIAL) {
         return true;
     }
@@ -56,15 +98,10 @@ fn is_no_call(statement: Tokens<'_>, at: usize) -> bool {
         || follows("BERNOULLI", &["TABLESAMPLE"])
         || follows("SYSTEM", &["TABLESAMPLE"])
         || (statement.is_any_word(at, &["OVER", "FILTER", "REPEATABLE"]) && statement.is_mark(before, ")"))
-        || (statement.is_any_word(at, &["ROLLUP", "CUBE"]) && in_group_by(statement, at))
+        || (grouped
+            && statement.is_any_word(at, &["ROLLUP", "CUBE"])
+            && (statement.is_word(before, "BY") || statement.is_mark(before, ",") || statement.is_mark(before, "(")))
         || (statement.is_word(at, "OPERATOR") && statement.is_word(at + 2, "pg_catalog"))
-}
-
-/// ROLLUP and CUBE are no reserved words: only in GROUP BY they are no functions.
-fn in_group_by(statement: Tokens<'_>, at: usize) -> bool {
-    statement.is_word(at - 1, "BY")
-        || ((statement.is_mark(at - 1, ",") || statement.is_mark(at - 1, "("))
-            && (1..at).any(|by| statement.is_word(by - 1, "GROUP") && statement.is_word(by, "BY")))
 }
 
 /// Reserved words, which no function can be called by, as far as one may precede a parenthesis in a query.

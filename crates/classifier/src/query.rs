@@ -6,7 +6,7 @@
 //! the verdict cannot depend on a literal, but for the few functions whose arguments are read here.
 
 use crate::blank::blank;
-use crate::calls::{Call, calls};
+use crate::calls::{Call, calls, names_columns};
 use crate::catalog::{Calling, Catalog, is_node_relation, is_session_setting};
 use crate::class::{Access, Why};
 use crate::lexer::{Kind, Tokens};
@@ -15,6 +15,7 @@ use sqlparser::ast::{Query, Select, Statement, TableAlias, TableFactor, Visit, V
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
 use sqlparser::tokenizer::Token;
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 /// A longer query, its literals blanked, is not parsed.
@@ -70,7 +71,7 @@ fn write_or_worse(query: Tokens<'_>, catalog: &Catalog, why: Why) -> Verdict {
     }
 }
 
-fn judge_functions(query: Tokens<'_>, catalog: &Catalog, aliases: &[String]) -> Verdict {
+fn judge_functions(query: Tokens<'_>, catalog: &Catalog, aliases: &HashSet<String>) -> Verdict {
     let mut worst = Calling::Harmless;
     let mut depends_on_literals = false;
     for call in calls(query) {
@@ -80,8 +81,7 @@ fn judge_functions(query: Tokens<'_>, catalog: &Catalog, aliases: &[String]) -> 
                 depends_on_literals = true;
                 if reads_session_setting(query, &call) { Calling::Harmless } else { Calling::NodeDependent }
             }
-            // `FROM f(x) v(a, b)`: v is a name that the query gives itself.
-            Calling::Unknown if call.schema.is_none() && aliases.iter().any(|alias| *alias == call.name) => {
+            Calling::Unknown if aliases.contains(call.name.as_ref()) && names_columns(query, &call) => {
                 Calling::Harmless
             }
             calling => calling,
@@ -136,7 +136,7 @@ fn is_lock_strength(query: Tokens<'_>, at: usize) -> bool {
 #[derive(Debug, Default)]
 struct Shape {
     /// Names that the query gives to its own CTEs and table expressions, which look like functions where columns follow.
-    aliases: Vec<String>,
+    aliases: HashSet<String>,
 }
 
 fn parse(query: Tokens<'_>) -> Result<Shape, Why> {
@@ -204,7 +204,7 @@ impl Inspector {
         if !alias.columns.is_empty() {
             let name = &alias.name;
             let folded = if name.quote_style.is_some() { name.value.clone() } else { name.value.to_ascii_lowercase() };
-            self.shape.aliases.push(folded);
+            self.shape.aliases.insert(folded);
         }
     }
 }

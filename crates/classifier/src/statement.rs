@@ -242,14 +242,16 @@ fn leaves_behind_in_body(inner: Tokens<'_>) -> bool {
     let begins = |at: usize| at == 0 || inner.is_any_word(at - 1, &["BEGIN", "THEN", "ELSE", "LOOP"]);
     (0..inner.len()).any(|at| {
         inner.is_any_word(at, &["TEMP", "TEMPORARY"])
-            || (begins(at) && inner.is_any_word(at, &["SET", "RESET", "LISTEN", "LOAD", "PREPARE", "DISCARD"]))
+            || (begins(at)
+                && inner.is_any_word(at, &["SET", "RESET", "LISTEN", "LOAD", "PREPARE", "DISCARD"])
+                && !inner.is_word(at + 1, "LOCAL"))
     }) || left_behind(inner).is_some()
 }
 
 /// What any statement, most of all a query, leaves in its session through the functions that it calls and the names that it uses.
 fn left_behind(statement: Tokens<'_>) -> Option<Effect> {
     let by_function = calls(statement).find_map(|call| match call.name.as_ref() {
-        "set_config" => Some(PinReason::SetConfig),
+        "set_config" if !is_local(statement, call.open) => Some(PinReason::SetConfig),
         "pg_advisory_lock" | "pg_advisory_lock_shared" | "pg_try_advisory_lock" | "pg_try_advisory_lock_shared" => {
             Some(PinReason::AdvisoryLock)
         }
@@ -264,6 +266,15 @@ fn left_behind(statement: Tokens<'_>) -> Option<Effect> {
         _ => None,
     });
     by_function.or_else(|| makes_temporary(statement).then_some(PinReason::TempTable)).map(Effect::Pin)
+}
+
+/// `set_config(name, value, true)` ends with its transaction, which is on this server anyway: whatever it sets, it leaves nothing.
+/// Arguments with parentheses of their own are not looked into.
+fn is_local(statement: Tokens<'_>, open: usize) -> bool {
+    let inside = (open + 1..statement.len()).find(|at| statement.is_mark(*at, "(") || statement.is_mark(*at, ")"));
+    inside.is_some_and(|end| {
+        statement.is_mark(end, ")") && statement.is_word(end - 1, "TRUE") && statement.is_mark(end - 2, ",")
+    })
 }
 
 /// CREATE [OR REPLACE] [LOCAL | GLOBAL] TEMP, INTO [LOCAL | GLOBAL] TEMP, or anything in `pg_temp`.

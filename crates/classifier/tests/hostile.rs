@@ -180,6 +180,12 @@ fn deep_or_long_is_a_write() {
         format!("with {} select 1", "a as (select 1),".repeat(20_000)),
         format!("explain {} select 1", "explain ".repeat(20_000)),
         format!("select {}", "/*".repeat(100_000)),
+        format!("select 1 {}", ", rollup(".repeat(200_000)),
+        format!("select {}", "set_config('a', ".repeat(100_000)) + &", true)".repeat(100_000),
+        format!("select {}", "current_setting(".repeat(200_000)),
+        format!("select 1 {}", ") v(a) as (".repeat(100_000)),
+        "begin ".repeat(200_000),
+        "create function begin ".repeat(100_000),
         "'".repeat(100_001),
     ] {
         let class = classifier.classify(&sql);

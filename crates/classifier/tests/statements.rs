@@ -69,6 +69,7 @@ fn reads() {
         "select count(*), max(x), sum(y) filter (where z > 0) from t group by a having count(*) > 1 order by 1 desc nulls last limit 10 offset 5",
         "select distinct on (a) a, b from t order by a, b",
         "with a as (select 1), b(x, y) as materialized (select 1, 2) select * from a, b",
+        "with x(a) as not materialized (values (1)), y(b, c) as ((select 1, 2)) select * from x, (select 1) z(d), y",
         "with recursive r(n) as (values (1) union all select n + 1 from r where n < 10) select sum(n) from r",
         "select x, row_number() over (partition by a order by b rows between unbounded preceding and current row) from t",
         "select rank() over w from t window w as (partition by a)",
@@ -266,6 +267,10 @@ fn functions() {
         "select dblink_exec('x', 'delete from t')",
         "select 1 operator(mine.+) 2",
         "select rollup(1)",
+        "select * from my_function(1) my_function(a, b)",
+        "select my_function(1) from (select 1) my_function(a)",
+        "select distinct on (a) my_function(1) from (select 1) my_function(a)",
+        "with my_function(a) as (select 1) select my_function(2)",
         "select uuid_generate_v4()",
     ] {
         write(sql, Why::UnknownFunction);
@@ -306,6 +311,8 @@ fn doubt_is_a_write() {
     // Reads that sqlparser does not know yet.
     write("select xmlelement(name foo, 'bar')", Why::ParseFailure);
     write("select * from rows from (f(1), g(2))", Why::ParseFailure);
+    write("select * from json_to_record('{}') as (a int)", Why::ParseFailure);
+    write("with x as (table t) select * from x", Why::ParseFailure);
     write("garbage", Why::UnknownStatement);
     write("select 'open", Why::ParseFailure);
     write("select /* open", Why::ParseFailure);
@@ -457,7 +464,11 @@ fn set_config() {
     set("select set_config('app.x', 'it''s', 'f')", "app.x", "SET app.x TO 'it''s'", Session);
     set("select set_config('app.x', $$a\\b$$, false)", "app.x", "SET app.x TO E'a\\\\b'", Session);
     reset("select set_config('jit', null, false)", "jit");
+    plain_write("select set_config('role', $1, true), pg_catalog.set_config('request.jwt.claims', $2, true)");
+    plain_write("select set_config(k, v, true) from t");
     for sql in [
+        "select set_config(k, v, true), set_config(k, v, false) from t",
+        "select set_config(k, v, f(1, true)) from t",
         "select set_config('a.b', 'c', false), set_config('a.d', 'e', false)",
         "select set_config(name, 'c', false) from t",
         "select set_config('a.b', $1, false)",
@@ -537,6 +548,7 @@ fn pins() {
     pin("do $$ begin set search_path to x; end $$", PinReason::Other);
     pin("do language plpgsql 'begin create temp table x (a int); end'", PinReason::Other);
     plain_write("do $$ begin update t set a = 1; end $$");
+    plain_write("do $$ begin set local search_path to x; end $$");
 }
 
 #[test]
