@@ -89,8 +89,9 @@ impl Classifier {
 
     /// The class, and whether other literals could change it.
     fn examine(&self, lexed: &Lexed<'_>, statements: &[Tokens<'_>]) -> (Class, bool) {
-        let verdicts: Vec<Verdict> =
-            statements.iter().map(|statement| statement::judge(*statement, &self.catalog)).collect();
+        let judge =
+            if statements.len() <= STATEMENTS_PARSED_MAX { statement::judge } else { statement::judge_unparsed };
+        let verdicts: Vec<Verdict> = statements.iter().map(|statement| judge(*statement, &self.catalog)).collect();
         let depends_on_literals = verdicts.iter().any(|verdict| verdict.depends_on_literals);
         let (access, why) = match (strictest(&verdicts), lexed.ambiguous) {
             ((Access::Read, _), true) => (Access::Write, Why::ParseFailure),
@@ -112,6 +113,9 @@ impl std::fmt::Debug for Classifier {
 const ENTRY_BYTES: usize = 512;
 /// A longer text is classified afresh each time rather than kept.
 const KEY_BYTES_MAX: usize = 16 * 1024;
+
+/// A string of more statements goes to the primary without a parse of each.
+const STATEMENTS_PARSED_MAX: usize = 1_000;
 
 #[derive(Debug, Clone)]
 struct ByBytes;

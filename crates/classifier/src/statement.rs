@@ -13,7 +13,23 @@ use crate::verdict::Verdict;
 
 /// What the statement may do.
 pub(crate) fn judge(statement: Tokens<'_>, catalog: &Catalog) -> Verdict {
-    let verdict = by_first_words(statement, catalog);
+    with_effect(statement, by_first_words(statement, catalog))
+}
+
+/// The same without a parser: what could be a read is a write, what a statement leaves in its session is seen all the same.
+pub(crate) fn judge_unparsed(statement: Tokens<'_>, catalog: &Catalog) -> Verdict {
+    let holds =
+        (1..statement.len().min(9)).any(|at| statement.is_word(at, "WITH") && statement.is_word(at + 1, "HOLD"));
+    if begins_query(statement, 0)
+        || statement.is_any_word(0, &["EXPLAIN", "COPY"])
+        || (statement.is_word(0, "DECLARE") && !holds)
+    {
+        return with_effect(statement, Verdict::write(Why::TooComplex));
+    }
+    judge(statement, catalog)
+}
+
+fn with_effect(statement: Tokens<'_>, verdict: Verdict) -> Verdict {
     // Statements with an effect of their own cannot call functions, but for a lone set_config, which is understood already.
     if verdict.effect.is_some() || verdict.access == Access::Read {
         return verdict;

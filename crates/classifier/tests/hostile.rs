@@ -191,6 +191,9 @@ fn deep_or_long_is_a_write() {
         let class = classifier.classify(&sql);
         assert_eq!(class.access, Access::Write, "{}", &sql[..sql.len().min(60)]);
     }
+    let class = classifier.classify(&format!("{} select pg_advisory_lock(1)", "select 1;".repeat(10_000)));
+    assert_eq!((class.statements, class.access), (10_001, Access::Write));
+    assert_eq!(*class.effects, [Effect::Pin(PinReason::AdvisoryLock)]);
     let long = format!("select '{}'", "x".repeat(TEXT_BYTES_MAX));
     let class = classifier.classify(&long);
     assert_eq!((class.why, &*class.effects), (Why::TooComplex, &[Effect::Pin(PinReason::Other)][..]));
