@@ -1,2 +1,79 @@
-//! The program.
-fn main() {}
+//! Hakem: pooling, splitting and failover in front of PostgreSQL.
+//!
+//! The program's map, in the order of a request's way: `listener` deals connections to workers (`worker`); `client` is one
+//! client's life, from its `login` to its end; `route` finds a server for a request; `relay` pumps until that server is
+//! free again, from and into `buffers`. Beside the way: `service` (what all workers share), `cancel`, `counters`. Around it:
+//! `run` (start and stop), `http` and `metrics`, `check`, `logging`.
+
+mod buffers;
+mod cancel;
+mod check;
+mod client;
+mod counters;
+mod http;
+mod listener;
+mod logging;
+mod login;
+mod metrics;
+mod relay;
+mod route;
+mod run;
+mod service;
+mod worker;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A PostgreSQL proxy: pools connections, sends writes to the primary and reads to replicas that are fresh enough, and makes a
+/// failover a pause.
+#[derive(Parser)]
+#[command(name = "hakem", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the proxy.
+    Run {
+        /// The configuration file.
+        #[arg(default_value = "proxy.toml")]
+        config: PathBuf,
+    },
+    /// Check a configuration file and try each server that it names.
+    Check {
+        /// The configuration file.
+        #[arg(default_value = "proxy.toml")]
+        config: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Run { config } => with_config(&config, |config| {
+            logging::start(&config.log);
+            control_loop()?.block_on(run::run(config))
+        }),
+        Command::Check { config } => {
+            with_config(&config, |config| control_loop()?.block_on(async { check::check(&config).await }))
+        }
+    }
+}
+
+fn with_config(path: &std::path::Path, run: impl FnOnce(config::Config) -> anyhow::Result<()>) -> ExitCode {
+    match run::load(path).and_then(run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hakem: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The event loop of everything but clients: probes, pages, signals. Clients have their workers'.
+fn control_loop() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}

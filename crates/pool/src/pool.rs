@@ -3,9 +3,11 @@
 //! Owns the count of connections, the idle ones and the queue of clients that wait. One mutex guards these few lines, taken once
 //! per checkout and once per release.
 //!
-//! Those who wait are served first come, first served, but for one liberty: a connection that is given back goes to the first in
-//! line *of its own worker*, unless somebody of another worker has been overtaken [`OVERTAKEN_MAX`] times. A connection
-//! that changes its worker costs two system calls and a wake-up across cores.
+//! Those who wait are served first come, first served, but for two liberties, since a connection that changes its worker costs
+//! two system calls and a wake-up across cores (`benches/relay_model`: taking over eagerly cost more than one runtime per core
+//! had won). A connection that is given back goes to the first in line *of its own worker*, unless somebody of another
+//! worker has been overtaken [`OVERTAKEN_MAX`] times. And a worker takes an idle connection of another over only when it has
+//! more clients waiting than connections, or when one of them has waited for [`PATIENCE`].
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -88,7 +90,9 @@ struct State<M: Send + 'static> {
     idle: Vec<Vec<Idle<M>>>,
     /// By worker, first come first.
     waiters: Vec<VecDeque<Waiter<M>>>,
-    /// Idle, leased and being made.
+    /// By worker: the connections that it is the home of, idle, leased or being made.
+    homed: Vec<usize>,
+    /// Their sum.
     open: usize,
     dialing: usize,
     next_ticket: u64,
@@ -104,13 +108,15 @@ struct Idle<M> {
 
 struct Waiter<M: Send + 'static> {
     ticket: u64,
-    sender: oneshot::Sender<Result<Lease<M>, CheckoutError>>,
+    sender: oneshot::Sender<Answer<M>>,
 }
 
 enum Found<M: Send + 'static> {
     Idle(Box<Connection<M>>, u64),
-    Wait(oneshot::Receiver<Result<Lease<M>, CheckoutError>>),
+    Wait(u64, oneshot::Receiver<Answer<M>>),
 }
+
+type Answer<M> = Result<Lease<M>, CheckoutError>;
 
 impl<M: Send + 'static> Pool<M> {
     /// A pool without connections. `memory(memory_size)` is what a fresh connection remembers.
@@ -118,6 +124,7 @@ impl<M: Send + 'static> Pool<M> {
         let state = State {
             idle: (0..options.workers).map(|_| Vec::new()).collect(),
             waiters: (0..options.workers).map(|_| VecDeque::new()).collect(),
+            homed: vec![0; options.workers],
             open: 0,
             dialing: 0,
             next_ticket: 0,
@@ -147,10 +154,9 @@ impl<M: Send + 'static> Pool<M> {
                     }
                     // Dropped and closed; the next one may do.
                 }
-                Found::Wait(receiver) => {
-                    let answer = tokio::time::timeout(self.options.wait_timeout, receiver).await;
-                    let lease = answer.map_err(|_| CheckoutError::Timeout)?.unwrap_or(Err(CheckoutError::Timeout))?;
-                    if let Some(lease) = lease.at_home_of(worker) {
+                Found::Wait(ticket, receiver) => {
+                    let lease = self.wait(worker, ticket, receiver).await?;
+                    if lease.is_alive() && let Some(lease) = lease.at_home_of(worker) {
                         return Ok(lease);
                     }
                 }
@@ -164,7 +170,9 @@ impl<M: Send + 'static> Pool<M> {
         state.generation += 1;
         state.failure = None;
         let idle: Vec<Idle<M>> = state.idle.iter_mut().flat_map(std::mem::take).collect();
-        state.open -= idle.len();
+        for idle in &idle {
+            state.subtract(idle.connection.home);
+        }
         drop(state);
         drop(idle);
     }
@@ -187,7 +195,9 @@ impl<M: Send + 'static> Pool<M> {
                 closed.push(idle.remove(0));
             }
         }
-        state.open -= closed.len();
+        for idle in &closed {
+            state.subtract(idle.connection.home);
+        }
         drop(state);
         drop(closed);
     }
@@ -219,19 +229,43 @@ impl<M: Send + 'static> Pool<M> {
         let ticket = state.next_ticket;
         state.next_ticket += 1;
         state.waiters[worker].push_back(Waiter { ticket, sender });
-        if state.open < self.options.size && state.dialing <= waiting {
-            state.open += 1;
+        if state.open < self.options.size && state.dialing <= waiting && state.idle.iter().all(Vec::is_empty) {
+            state.add(worker);
             state.dialing += 1;
             let (pool, generation) = (self.clone(), state.generation);
             tokio::spawn(async move { pool.grow(worker, generation).await });
         }
-        Ok(Found::Wait(receiver))
+        Ok(Found::Wait(ticket, receiver))
+    }
+
+    /// Waits for a connection to be given; after a while, one that idles elsewhere is taken.
+    async fn wait(self: &Arc<Self>, worker: usize, ticket: u64, mut receiver: oneshot::Receiver<Answer<M>>) -> Answer<M> {
+        let mut patience = PATIENCE;
+        let mut left = self.options.wait_timeout;
+        loop {
+            match tokio::time::timeout(patience.min(left), &mut receiver).await {
+                Ok(answer) => return answer.unwrap_or(Err(CheckoutError::Timeout)),
+                Err(_) if patience >= left => return Err(CheckoutError::Timeout),
+                Err(_) => {}
+            }
+            let mut state = self.lock();
+            // When it is not in the queue any more, the answer is on its way.
+            if let Some(at) = state.waiters[worker].iter().position(|waiter| waiter.ticket == ticket)
+                && let Some(idle) = state.take_any_idle()
+            {
+                state.waiters[worker].remove(at);
+                return Ok(self.lease(idle.connection, state.generation));
+            }
+            left -= patience;
+            // Whatever becomes free from now on is offered to the one who has waited longest.
+            patience = left;
+        }
     }
 
     /// Makes one connection and gives it to whoever waits.
     async fn grow(self: Arc<Self>, worker: usize, generation: u64) {
         // Accounts for the connection also when the runtime stops and drops this task.
-        let mut attempt = Attempt { pool: &self, pending: true };
+        let mut attempt = Attempt { pool: &self, worker, pending: true };
         let made = dial(&self.target, (self.memory)(self.memory_size), worker).await;
         attempt.pending = false;
         match made {
@@ -239,15 +273,15 @@ impl<M: Send + 'static> Pool<M> {
                 self.lock().dialing -= 1;
                 self.lease(Box::new(connection), generation).release(Instant::now());
             }
-            Err(error) => self.fail(error),
+            Err(error) => self.fail(worker, error),
         }
     }
 
     /// An attempt has failed: who waits is told, unless connections exist that will come back.
-    fn fail(&self, error: DialError) {
+    fn fail(&self, worker: usize, error: DialError) {
         tracing::warn!(server = %format_args!("{}:{}", self.target.host, self.target.port), database = %self.target.database, user = %self.target.user, %error, "cannot connect to server");
         let mut state = self.lock();
-        state.open -= 1;
+        state.subtract(worker);
         state.dialing -= 1;
         state.failure = Some((Instant::now() + self.options.login_retry, error.clone()));
         if state.open == state.dialing {
@@ -265,15 +299,15 @@ impl<M: Send + 'static> Pool<M> {
     }
 
     /// A connection was closed: one may be made in its place.
-    fn closed(self: &Arc<Self>) {
+    fn closed(self: &Arc<Self>, home: usize) {
         let mut state = self.lock();
-        state.open -= 1;
+        state.subtract(home);
         let waiting: usize = state.waiters.iter().map(VecDeque::len).sum();
         // Outside of a runtime the program is ending, and nobody waits.
         if waiting > state.dialing
             && let (Some(worker), Ok(runtime)) = (state.oldest_waiter(), tokio::runtime::Handle::try_current())
         {
-            state.open += 1;
+            state.add(worker);
             state.dialing += 1;
             let (pool, generation) = (self.clone(), state.generation);
             drop(state);
@@ -288,11 +322,30 @@ impl<M: Send + 'static> Pool<M> {
 }
 
 impl<M: Send + 'static> State<M> {
-    /// The idle connection used last: the worker's own, else one of the worker that has most.
+    fn add(&mut self, home: usize) {
+        self.homed[home] += 1;
+        self.open += 1;
+    }
+
+    fn subtract(&mut self, home: usize) {
+        self.homed[home] -= 1;
+        self.open -= 1;
+    }
+
+    /// Whether a worker has too few connections of its own for those who wait there.
+    fn is_dry(&self, worker: usize) -> bool {
+        self.waiters[worker].len() >= self.homed[worker]
+    }
+
+    /// The idle connection used last: the worker's own, or if the worker has run dry, another's.
     fn take_idle(&mut self, worker: usize) -> Option<Idle<M>> {
-        if let Some(idle) = self.idle[worker].pop() {
-            return Some(idle);
+        match self.idle[worker].pop() {
+            None if self.is_dry(worker) => self.take_any_idle(),
+            own => own,
         }
+    }
+
+    fn take_any_idle(&mut self) -> Option<Idle<M>> {
         self.idle.iter_mut().max_by_key(|idle| idle.len())?.pop()
     }
 
@@ -301,9 +354,11 @@ impl<M: Send + 'static> State<M> {
         let oldest = self.oldest_waiter()?;
         let own = self.waiters[home].front().map(|waiter| waiter.ticket);
         let first = self.waiters[oldest].front().map(|waiter| waiter.ticket)?;
-        match own {
-            Some(own) if own - first <= OVERTAKEN_MAX => self.waiters[home].pop_front(),
-            _ => self.waiters[oldest].pop_front(),
+        let overtaken = own.unwrap_or(self.next_ticket) - first > OVERTAKEN_MAX;
+        if overtaken || (own.is_none() && self.is_dry(oldest)) {
+            self.waiters[oldest].pop_front()
+        } else {
+            self.waiters[home].pop_front()
         }
     }
 
@@ -341,24 +396,30 @@ impl<M: Send + 'static> Lease<M> {
             }
         }
         drop(state);
+        let home = connection.home;
         drop(connection);
-        pool.closed();
+        pool.closed(home);
     }
 
     /// Moves the connection to the worker's event loop; `None` (and closed) when that fails.
     fn at_home_of(mut self, worker: usize) -> Option<Lease<M>> {
         let connection = self.connection.take()?;
-        if connection.home == worker {
+        let home = connection.home;
+        if home == worker {
             self.connection = Some(connection);
             return Some(self);
         }
         match connection.move_to(worker) {
             Ok(connection) => {
+                let mut state = self.pool.lock();
+                state.homed[home] -= 1;
+                state.homed[worker] += 1;
+                drop(state);
                 self.connection = Some(Box::new(connection));
                 Some(self)
             }
             Err(_) => {
-                self.pool.closed();
+                self.pool.closed(home);
                 None
             }
         }
@@ -391,8 +452,10 @@ impl<M: Send + 'static> DerefMut for Lease<M> {
 
 impl<M: Send + 'static> Drop for Lease<M> {
     fn drop(&mut self) {
-        if self.connection.take().is_some() {
-            self.pool.closed();
+        if let Some(connection) = self.connection.take() {
+            let home = connection.home;
+            drop(connection);
+            self.pool.closed(home);
         }
     }
 }
@@ -406,6 +469,7 @@ impl<M: Send + 'static> fmt::Debug for Lease<M> {
 /// An attempt to make a connection.
 struct Attempt<'a, M: Send + 'static> {
     pool: &'a Pool<M>,
+    worker: usize,
     pending: bool,
 }
 
@@ -413,7 +477,7 @@ impl<M: Send + 'static> Drop for Attempt<'_, M> {
     fn drop(&mut self) {
         if self.pending {
             let mut state = self.pool.lock();
-            state.open -= 1;
+            state.subtract(self.worker);
             state.dialing -= 1;
         }
     }
@@ -421,3 +485,6 @@ impl<M: Send + 'static> Drop for Attempt<'_, M> {
 
 /// How many later arrivals may be served before a client of another worker.
 const OVERTAKEN_MAX: u64 = 64;
+
+/// How long a client waits for a connection of its own worker while one idles elsewhere.
+const PATIENCE: Duration = Duration::from_millis(1);

@@ -336,6 +336,31 @@ impl Session {
         &self.pins
     }
 
+    /// Changes a `hakem.*` setting, as named without its prefix.
+    ///
+    /// # Errors
+    /// What the client is to be told: there is no such setting (42704), or the value will not do (22023).
+    pub fn configure(&mut self, name: &str, value: &str) -> Result<(), Failure> {
+        self.set_policy(name, Some(value))
+    }
+
+    /// When the session's last write was acknowledged.
+    #[must_use]
+    pub fn last_write(&self) -> Option<Instant> {
+        self.last_write
+    }
+
+    /// The statements that give a fresh session's server the settings of the startup packet; `None` when there is nothing to set.
+    #[must_use]
+    pub fn opening(&self, memory: &ServerMemory) -> Option<String> {
+        crate::settings::difference(memory.settings.as_ref(), self.settings.current())
+    }
+
+    /// Those statements have succeeded.
+    pub fn opened(&self, memory: &mut ServerMemory) {
+        memory.settings = Some(self.settings.current().clone());
+    }
+
     /// The transaction as the client sees it.
     #[must_use]
     pub fn transaction(&self) -> Transaction {

@@ -1,0 +1,262 @@
+//! Buffers of the relay: taken from the worker when a session wakes up, given back when it sleeps.
+//!
+//! Owns bytes in transit. Knows nothing of messages.
+
+use std::cell::RefCell;
+use std::io;
+use std::ops::Range;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// A worker's spare buffers.
+#[derive(Debug, Default)]
+pub(crate) struct Spares {
+    inboxes: RefCell<Vec<Vec<u8>>>,
+    outboxes: RefCell<Vec<Vec<u8>>>,
+}
+
+impl Spares {
+    /// An empty buffer to read into.
+    pub(crate) fn inbox(&self) -> Inbox {
+        let storage = self.inboxes.borrow_mut().pop().unwrap_or_else(|| vec![0; INBOX_BYTES]);
+        Inbox { storage, start: 0, end: 0 }
+    }
+
+    /// An empty buffer to write from.
+    pub(crate) fn outbox(&self) -> Vec<u8> {
+        self.outboxes.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(OUTBOX_BYTES))
+    }
+
+    /// Takes a buffer back. One that has grown is freed.
+    pub(crate) fn give_inbox(&self, inbox: &mut Inbox) {
+        let storage = std::mem::take(&mut inbox.storage);
+        (inbox.start, inbox.end) = (0, 0);
+        let mut spare = self.inboxes.borrow_mut();
+        if storage.len() == INBOX_BYTES && spare.len() < SPARES_MAX {
+            spare.push(storage);
+        }
+    }
+
+    /// Takes a buffer back. One that has grown is freed.
+    pub(crate) fn give_outbox(&self, mut outbox: Vec<u8>) {
+        outbox.clear();
+        let mut spare = self.outboxes.borrow_mut();
+        if outbox.capacity() <= 2 * OUTBOX_BYTES && spare.len() < SPARES_MAX {
+            spare.push(outbox);
+        }
+    }
+}
+
+/// Bytes that have been read and not yet used: `storage[start..end]`.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    storage: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Inbox {
+    pub(crate) fn unread(&self) -> &[u8] {
+        &self.storage[self.start..self.end]
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Whether it has no memory: [`Spares::inbox`] gives it some.
+    pub(crate) fn is_bare(&self) -> bool {
+        self.storage.is_empty()
+    }
+
+    /// The position of the first unread byte, for [`Inbox::slice`].
+    pub(crate) fn position(&self) -> usize {
+        self.start
+    }
+
+    /// Bytes by position, also such as have been consumed, as long as nothing was read since.
+    pub(crate) fn slice(&self, range: Range<usize>) -> &[u8] {
+        &self.storage[range]
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.storage.len()
+    }
+
+    pub(crate) fn consume(&mut self, length: usize) {
+        self.start += length;
+        debug_assert!(self.start <= self.end, "only what was read can be consumed");
+    }
+
+    /// Whether nothing can be read without growing.
+    pub(crate) fn is_full(&self) -> bool {
+        self.end - self.start == self.storage.len()
+    }
+
+    /// Doubles the room, for a message that does not fit. It grows as bytes arrive, never on the word of a length field.
+    pub(crate) fn grow(&mut self) {
+        let length = (self.storage.len() * 2).max(INBOX_BYTES);
+        self.storage.resize(length, 0);
+    }
+
+    /// Reads once into the room behind what is unread. `Ok(0)` is the end of the stream. Positions are void afterwards.
+    pub(crate) fn poll_fill(&mut self, stream: &mut TcpStream, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        } else if self.end == self.storage.len() && self.start > 0 {
+            self.storage.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        let mut room = ReadBuf::new(&mut self.storage[self.end..]);
+        ready!(Pin::new(stream).poll_read(context, &mut room))?;
+        let length = room.filled().len();
+        self.end += length;
+        Poll::Ready(Ok(length))
+    }
+}
+
+/// Bytes on their way to the client: first what was put together, then a run of bytes that lie in the server's inbox and need
+/// no copying.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    copied: Vec<u8>,
+    written: usize,
+    run: Range<usize>,
+}
+
+impl Outgoing {
+    pub(crate) fn new(copied: Vec<u8>) -> Outgoing {
+        Outgoing { copied, written: 0, run: 0..0 }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.written == self.copied.len() && self.run.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.copied.len() - self.written + self.run.len()
+    }
+
+    /// Adds bytes of the inbox by position.
+    pub(crate) fn forward(&mut self, inbox: &Inbox, range: Range<usize>) {
+        if self.run.end == range.start && !self.run.is_empty() {
+            self.run.end = range.end;
+        } else {
+            self.settle(inbox);
+            self.run = range;
+        }
+    }
+
+    /// Copies the run, so that the inbox may be read into.
+    pub(crate) fn settle(&mut self, inbox: &Inbox) {
+        if !self.run.is_empty() {
+            self.copied.extend_from_slice(inbox.slice(std::mem::take(&mut self.run)));
+        }
+    }
+
+    /// The buffer to add bytes to that do not come from the inbox.
+    pub(crate) fn buffer(&mut self, inbox: &Inbox) -> &mut Vec<u8> {
+        self.settle(inbox);
+        &mut self.copied
+    }
+
+    /// Forgets what has not been written.
+    pub(crate) fn clear(&mut self) {
+        self.copied.clear();
+        self.written = 0;
+        self.run = 0..0;
+    }
+
+    /// Writes until nothing is left; `Ready(Ok(true))` when something was written.
+    pub(crate) fn poll_write(
+        &mut self,
+        inbox: &Inbox,
+        stream: &mut TcpStream,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<bool>> {
+        let mut progress = false;
+        loop {
+            let copied = &self.copied[self.written..];
+            let bytes = if copied.is_empty() { inbox.slice(self.run.clone()) } else { copied };
+            if bytes.is_empty() {
+                self.copied.clear();
+                self.written = 0;
+                return Poll::Ready(Ok(progress));
+            }
+            let from_copied = !copied.is_empty();
+            let length = match Pin::new(&mut *stream).poll_write(context, bytes) {
+                Poll::Pending if progress => return Poll::Ready(Ok(true)),
+                other => ready!(other)?,
+            };
+            if length == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            progress = true;
+            if from_copied {
+                self.written += length;
+            } else {
+                self.run.start += length;
+            }
+        }
+    }
+
+    /// What has not been written, as one buffer.
+    pub(crate) fn into_rest(mut self, inbox: &Inbox) -> Vec<u8> {
+        self.settle(inbox);
+        self.copied.drain(..self.written);
+        self.copied
+    }
+}
+
+/// Bytes of a buffer that is read into. A server's message that is larger is passed on in pieces.
+pub(crate) const INBOX_BYTES: usize = 32 * 1024;
+
+/// Bytes of a fresh buffer that is written from.
+const OUTBOX_BYTES: usize = 4 * 1024;
+
+/// Spare buffers of a kind that a worker keeps: 8 MB at most.
+const SPARES_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inbox(bytes: &[u8]) -> Inbox {
+        Inbox { storage: bytes.to_vec(), start: 0, end: bytes.len() }
+    }
+
+    #[test]
+    fn neighbouring_runs_are_one() {
+        let (inbox, mut outgoing) = (inbox(b"abcdef"), Outgoing::new(Vec::new()));
+        outgoing.forward(&inbox, 0..2);
+        outgoing.forward(&inbox, 2..4);
+        assert!(outgoing.copied.is_empty(), "nothing is copied");
+        assert_eq!(outgoing.into_rest(&inbox), b"abcd");
+    }
+
+    #[test]
+    fn the_order_is_kept() {
+        let (inbox, mut outgoing) = (inbox(b"abcdef"), Outgoing::new(Vec::new()));
+        outgoing.forward(&inbox, 0..1);
+        outgoing.forward(&inbox, 2..3);
+        outgoing.buffer(&inbox).extend_from_slice(b"-");
+        outgoing.forward(&inbox, 3..5);
+        assert_eq!(outgoing.len(), 5);
+        assert_eq!(outgoing.into_rest(&inbox), b"ac-de");
+    }
+
+    #[test]
+    fn grown_buffers_are_not_kept() {
+        let spares = Spares::default();
+        let mut first = spares.inbox();
+        first.grow();
+        spares.give_inbox(&mut first);
+        assert!(first.is_bare() && spares.inboxes.borrow().is_empty());
+        let mut second = spares.inbox();
+        spares.give_inbox(&mut second);
+        assert_eq!(spares.inboxes.borrow().len(), 1);
+    }
+}

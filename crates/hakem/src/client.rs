@@ -1,0 +1,242 @@
+//! One client's life: from its first byte to its last. The file to read first.
+//!
+//! A client logs in (`login`), and then says what it wants, again and again: its frames are gathered by its session until they
+//! make a request, the request is given a server (`route`), and the relay (`relay`) pumps until that server is free again. What
+//! cannot be done on one server is done on another, as long as nothing of an answer has been let go. Between two requests a
+//! client holds no buffer.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use pool::Lease;
+use session::{Intent, Need, RetryReason, ServerMemory, Session, Step};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use topology::NodeId;
+use wire::backend::Failure;
+use wire::frame::{Frame, Header};
+
+use crate::buffers::Inbox;
+use crate::login::{self, Welcome};
+use crate::relay::{Gone, Outcome, relay};
+use crate::route::{self, Wanted};
+use crate::service::Tenant;
+use crate::worker::{Slot, Worker};
+
+/// A client that has logged in: what its session (which is pure) does not hold.
+pub(crate) struct Client {
+    pub(crate) id: u64,
+    pub(crate) stream: TcpStream,
+    /// What it has sent and nobody has taken; without memory while it is idle.
+    pub(crate) inbox: Inbox,
+    /// What it has to be sent before anything else.
+    pub(crate) unsent: Vec<u8>,
+    pub(crate) tenant: Arc<Tenant>,
+    pub(crate) worker: Rc<Worker>,
+    slot: Rc<Slot>,
+    last_write: Option<Instant>,
+}
+
+/// Serves one connection to its end.
+pub(crate) async fn serve(stream: TcpStream, worker: Rc<Worker>) {
+    let slot = worker.enter();
+    let id = slot.id;
+    let Some(Welcome { stream, inbox, tenant, session, cancel }) = login::log_in(stream, &worker, id).await else {
+        return worker.leave(&slot);
+    };
+    let mut client = Client {
+        id,
+        stream,
+        inbox,
+        unsent: Vec::new(),
+        tenant,
+        worker: worker.clone(),
+        slot: slot.clone(),
+        last_write: None,
+    };
+    slot.logged_in();
+    let gone = client.converse(session, &cancel).await;
+    tracing::debug!(client = id, ?gone, "client left");
+    client.say_goodbye(&gone).await;
+    worker.service.cancels.forget(&cancel);
+    worker.leave(&slot);
+}
+
+impl Client {
+    /// Takes requests until the client leaves.
+    async fn converse(&mut self, mut session: Box<Session>, cancel: &crate::cancel::Registered) -> Gone {
+        loop {
+            let step = match self.next_step(&mut session).await {
+                Ok(step) => step,
+                Err(gone) => return gone,
+            };
+            match step {
+                Step::Request(intent) => {
+                    if let Some(gone) = self.request(&mut session, intent, cancel).await {
+                        return gone;
+                    }
+                }
+                Step::Terminate => return Gone::Terminated,
+                Step::Answered | Step::Gathering | Step::Copy => {}
+            }
+            session.take_output(&mut self.unsent);
+        }
+    }
+
+    /// The next thing that the client wants. Waits without a buffer; what was not sent yet is sent first.
+    async fn next_step(&mut self, session: &mut Session) -> Result<Step, Gone> {
+        loop {
+            if let Some(frame) = Frame::take(self.inbox.unread()).map_err(|error| Gone::Violation(error.into()))? {
+                let length = frame.whole.len();
+                let step = session.on_client(frame, &self.tenant.classifier).map_err(Gone::Violation)?;
+                self.inbox.consume(length);
+                if step != Step::Gathering {
+                    return Ok(step);
+                }
+                continue;
+            }
+            if !self.unsent.is_empty() {
+                self.stream.write_all(&self.unsent).await.map_err(|_| Gone::Vanished)?;
+                self.unsent = Vec::new();
+            }
+            self.fill().await?;
+        }
+    }
+
+    /// Waits for bytes from the client.
+    async fn fill(&mut self) -> Result<(), Gone> {
+        let Client { stream, inbox, worker, slot, .. } = self;
+        if inbox.is_empty() {
+            worker.spares.give_inbox(inbox);
+        } else if inbox.is_full() {
+            inbox.grow();
+        }
+        let length = poll_fn(|context| {
+            if slot.poll_dismissed(context) {
+                return Poll::Ready(Err(Gone::Cut));
+            }
+            if inbox.is_bare() {
+                match stream.poll_read_ready(context) {
+                    Poll::Ready(Ok(())) => *inbox = worker.spares.inbox(),
+                    Poll::Ready(Err(_)) => return Poll::Ready(Err(Gone::Vanished)),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            let filled = inbox.poll_fill(stream, context);
+            if filled.is_pending() && inbox.is_empty() {
+                worker.spares.give_inbox(inbox);
+            }
+            filled.map_err(|_| Gone::Vanished)
+        })
+        .await?;
+        if length == 0 { Err(Gone::Vanished) } else { Ok(()) }
+    }
+
+    /// Runs a request, and whatever the client sends until the server is free again. `Some` when the client is gone.
+    async fn request(&mut self, session: &mut Session, intent: Intent, cancel: &crate::cancel::Registered) -> Option<Gone> {
+        let mut wanted = Wanted::new(intent.need, self.tenant.failover_deadline(Instant::now()));
+        loop {
+            let (mut lease, taken) = match route::acquire(self, &wanted).await {
+                Ok(found) => found,
+                Err(failure) => {
+                    self.worker.counters.refused();
+                    session.refuse(&failure);
+                    return None;
+                }
+            };
+            self.worker.counters.routed(taken.role, intent.why);
+            session.attach(taken.role);
+            cancel.aim(&lease);
+            let outcome = relay(self, session, &mut lease).await;
+            // A cancel request on its way might hit whoever has the server next.
+            let reusable = cancel.lower();
+            match outcome {
+                Outcome::Free => {
+                    self.give_back(session, lease, reusable);
+                    return None;
+                }
+                Outcome::Retry { reason, clean } => {
+                    self.worker.counters.retried(reason);
+                    tracing::debug!(client = self.id, reason = reason.as_str(), node = %taken.node, "running a request again");
+                    session.restart();
+                    if clean {
+                        self.give_back(session, lease, reusable);
+                    }
+                    self.reconsider(&mut wanted, reason, taken.node).await;
+                }
+                Outcome::Lost => {
+                    self.worker.counters.lost();
+                    tracing::info!(client = self.id, node = %taken.node, "lost a server in the middle of a request or transaction");
+                    self.tenant.watcher.suspect(taken.node);
+                    return None;
+                }
+                Outcome::Gone(gone) => {
+                    // A session at rest leaves nothing behind; any other takes its server with it.
+                    if matches!(gone, Gone::Terminated | Gone::Vanished) && session.is_quiet() && !session.keeps_server() {
+                        self.give_back(session, lease, reusable);
+                    }
+                    return Some(gone);
+                }
+            }
+        }
+    }
+
+    fn give_back(&self, session: &mut Session, mut lease: Lease<ServerMemory>, reusable: bool) {
+        session.detach(&mut lease.memory);
+        if reusable {
+            lease.release(Instant::now());
+        }
+    }
+
+    /// What to want after a request could not be run where it was sent.
+    async fn reconsider(&self, wanted: &mut Wanted, reason: RetryReason, node: NodeId) {
+        match reason {
+            RetryReason::Misrouted | RetryReason::NotReplayed => wanted.need = Need::Primary,
+            RetryReason::Conflict => wanted.avoid(node),
+            RetryReason::ServerLost => {
+                self.tenant.watcher.suspect(node);
+                wanted.avoid(node);
+            }
+            // What it is now must be known before anything is sent anywhere.
+            RetryReason::Demoted => {
+                wanted.need = Need::Primary;
+                self.tenant.watcher.reprobe(node).await;
+            }
+        }
+    }
+
+    /// A write may have been acknowledged: others who want to see everybody's writes need to know when.
+    pub(crate) fn note_write(&mut self, last_write: Option<Instant>) {
+        if self.last_write != last_write {
+            self.last_write = last_write;
+            if let Some(moment) = last_write {
+                self.tenant.note_write(moment);
+            }
+        }
+    }
+
+    async fn say_goodbye(&mut self, gone: &Gone) {
+        let failure = match gone {
+            Gone::Terminated | Gone::Vanished => return,
+            Gone::Violation(violation) => Failure::fatal("08P01", violation.to_string()),
+            Gone::Settings => Failure::fatal("08006", "the session's settings could not be established on a server"),
+            Gone::Cut if self.slot.is_dismissed() => Failure::fatal("57P01", "server shutting down"),
+            // In the middle of a message there is nothing that could be said.
+            Gone::Cut => return,
+        };
+        let mut farewell = std::mem::take(&mut self.unsent);
+        failure.put(&mut farewell);
+        // It is told if it listens; nobody waits for one that does not.
+        let _ = tokio::time::timeout(FAREWELL_MAX, self.stream.write_all(&farewell)).await;
+        let _ = tokio::time::timeout(FAREWELL_MAX, self.stream.shutdown()).await;
+    }
+}
+
+/// The time for a last word to a client.
+const FAREWELL_MAX: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// A frame's header is all that may be read before its length is known to be sane.
+const _: () = assert!(Header::SIZE < crate::buffers::INBOX_BYTES);

@@ -1,0 +1,149 @@
+//! Counters of one worker: written by its thread alone, read by whoever scrapes.
+//!
+//! Owns numbers. Their names and labels are in `metrics`.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use classifier::Why;
+use session::{RetryReason, Role};
+
+/// What one worker has done.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Counters {
+    routed: [[AtomicU64; WHYS]; 3],
+    retried: [AtomicU64; RETRIES.len()],
+    refused: AtomicU64,
+    lost: AtomicU64,
+    logins: AtomicU64,
+    failed_logins: AtomicU64,
+}
+
+/// Where a statement went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// To the primary.
+    Primary = 0,
+    /// To a replica.
+    Replica = 1,
+    /// To the server that the session held already, in a transaction or for its state.
+    Held = 2,
+}
+
+impl Place {
+    pub(crate) const ALL: [Place; 3] = [Place::Primary, Place::Replica, Place::Held];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Place::Primary => "primary",
+            Place::Replica => "replica",
+            Place::Held => "held",
+        }
+    }
+}
+
+impl Counters {
+    pub(crate) fn routed(&self, role: Role, why: Why) {
+        let place = match role {
+            Role::Primary => Place::Primary,
+            Role::Replica => Place::Replica,
+        };
+        add(&self.routed[place as usize][why as usize]);
+    }
+
+    pub(crate) fn pinned(&self, why: Why) {
+        add(&self.routed[Place::Held as usize][why as usize]);
+    }
+
+    pub(crate) fn retried(&self, reason: RetryReason) {
+        if let Some(at) = RETRIES.iter().position(|known| *known == reason) {
+            add(&self.retried[at]);
+        }
+    }
+
+    pub(crate) fn refused(&self) {
+        add(&self.refused);
+    }
+
+    pub(crate) fn lost(&self) {
+        add(&self.lost);
+    }
+
+    pub(crate) fn login(&self, succeeded: bool) {
+        add(if succeeded { &self.logins } else { &self.failed_logins });
+    }
+
+    pub(crate) fn routed_total(&self, place: Place, why: Why) -> u64 {
+        self.routed[place as usize][why as usize].load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn retried_total(&self, at: usize) -> u64 {
+        self.retried[at].load(Ordering::Relaxed)
+    }
+
+    /// Requests refused for want of a server, servers lost under a client, logins, failed logins.
+    pub(crate) fn others(&self) -> [u64; 4] {
+        [&self.refused, &self.lost, &self.logins, &self.failed_logins].map(|counter| counter.load(Ordering::Relaxed))
+    }
+}
+
+/// There is one writer: no locked instruction is needed.
+fn add(counter: &AtomicU64) {
+    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}
+
+/// The reasons of retries, in the order of their counters.
+pub(crate) const RETRIES: [RetryReason; 5] = [
+    RetryReason::Misrouted,
+    RetryReason::Conflict,
+    RetryReason::NotReplayed,
+    RetryReason::ServerLost,
+    RetryReason::Demoted,
+];
+
+/// Every reason of the classifier's.
+pub(crate) const WHY_ALL: [Why; WHYS] = [
+    Why::Select,
+    Why::Show,
+    Why::Explain,
+    Why::CopyTo,
+    Why::Cursor,
+    Why::Empty,
+    Why::WritesRows,
+    Why::SelectInto,
+    Why::RowLock,
+    Why::VolatileFunction,
+    Why::UnknownFunction,
+    Why::NodeDependent,
+    Why::PrimaryRelation,
+    Why::ParseFailure,
+    Why::TooComplex,
+    Why::UnknownStatement,
+    Why::Utility,
+    Why::Procedure,
+    Why::SessionState,
+    Why::TransactionControl,
+    Why::CopyFrom,
+    Why::CopyFile,
+    Why::MultiStrictest,
+];
+
+const WHYS: usize = Why::MultiStrictest as usize + 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_counter() {
+        for (at, why) in WHY_ALL.into_iter().enumerate() {
+            assert_eq!(why as usize, at, "{why}");
+        }
+        let counters = Counters::default();
+        counters.routed(Role::Replica, Why::Select);
+        counters.retried(RetryReason::Conflict);
+        assert_eq!(counters.routed_total(Place::Replica, Why::Select), 1);
+        assert_eq!(counters.routed_total(Place::Primary, Why::Select), 0);
+        assert_eq!(counters.retried_total(1), 1);
+    }
+}

@@ -1,0 +1,83 @@
+//! The doors: sockets that clients connect to, and the dealing of connections to workers.
+//!
+//! One acceptor deals each connection to the worker with the fewest. The kernel's own dealing (SO_REUSEPORT per worker) goes by
+//! a hash of the address, which gives thirty clients to one of two workers often enough; a connection is dealt once in its
+//! life.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use config::Keepalive;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::TcpListener;
+use wire::backend::Failure;
+
+use crate::service::Service;
+use crate::worker::Handle;
+
+/// Opens a door.
+///
+/// # Errors
+/// When the address cannot be had.
+pub(crate) fn open(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Deals connections until it is dropped.
+pub(crate) async fn deal(listener: TcpListener, service: Arc<Service>, workers: Arc<Vec<Handle>>) {
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, or the peer gave up: neither is helped by asking again at once.
+                tracing::warn!(%error, "could not accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let prepared = prepare(&stream, service.config.proxy.keepalive).and_then(|()| stream.into_std());
+        let stream = match prepared {
+            Ok(stream) => stream,
+            // The client has gone already.
+            Err(_) => continue,
+        };
+        if !service.client_comes() {
+            refuse(stream);
+            continue;
+        }
+        if let Some(worker) = workers.iter().min_by_key(|worker| worker.load()) {
+            worker.serve(stream);
+        }
+    }
+}
+
+fn prepare(stream: &tokio::net::TcpStream, keepalive: Option<Keepalive>) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    if let Some(keepalive) = keepalive {
+        let keepalive = TcpKeepalive::new()
+            .with_time(keepalive.idle)
+            .with_interval(keepalive.interval)
+            .with_retries(keepalive.count);
+        SockRef::from(stream).set_tcp_keepalive(&keepalive)?;
+    }
+    Ok(())
+}
+
+/// Tells a client that there are too many; one write into an empty socket buffer, without waiting.
+fn refuse(mut stream: std::net::TcpStream) {
+    use std::io::Write;
+    let mut out = Vec::new();
+    Failure::fatal("53300", "no more connections allowed (max_client_conn)").put(&mut out);
+    let _ = stream.write_all(&out);
+}
+
+/// Connections that the kernel keeps while they wait to be accepted.
+const BACKLOG: i32 = 4096;
+
+const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);

@@ -1,0 +1,451 @@
+//! A client's first seconds: startup packet, authentication, and what it is told of the server.
+//!
+//! Owns everything before the first ReadyForQuery. All of it is cold, and all of it is bounded: by the login timeout, and by the
+//! length of what a stranger may send.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use auth::{Account, AuthError, InitialResponse, MECHANISMS, NONCE_BYTES, ScramServer};
+use config::{AuthMethod, ResolveError};
+use pool::Parameters;
+use session::{Need, ServerMemory, Session, Settings};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use wire::backend::{self, Failure, Report, Status, tag};
+use wire::frame::{Frame, Header};
+use wire::frontend;
+use wire::startup::{PROTOCOL_3_0, SessionStartup, Startup};
+
+use crate::buffers::Inbox;
+use crate::cancel::Registered;
+use crate::route::{self, Wanted};
+use crate::service::Tenant;
+use crate::worker::Worker;
+
+/// A client that has been let in.
+pub(crate) struct Welcome {
+    pub(crate) stream: TcpStream,
+    pub(crate) inbox: Inbox,
+    pub(crate) tenant: Arc<Tenant>,
+    pub(crate) session: Box<Session>,
+    pub(crate) cancel: Registered,
+}
+
+/// Why a connection does not become a session.
+enum Refusal {
+    /// It was a cancel request, or the client has gone: nothing to say.
+    Silent,
+    /// The client is told.
+    Told(Failure),
+}
+
+impl From<std::io::Error> for Refusal {
+    fn from(_: std::io::Error) -> Refusal {
+        Refusal::Silent
+    }
+}
+
+/// Takes a connection up to its first ReadyForQuery; `None` when it does not get there.
+pub(crate) async fn log_in(stream: TcpStream, worker: &Rc<Worker>, id: u64) -> Option<Welcome> {
+    let timeout = worker.service.config.proxy.client_login_timeout;
+    let mut guest = Guest { stream, received: Vec::new() };
+    // On the heap: a client spends its life beside this future's memory otherwise.
+    let admission = Box::pin(admit(&mut guest, worker, id));
+    let failure = match tokio::time::timeout(timeout, admission).await {
+        Ok(Ok((tenant, session, cancel))) => {
+            worker.counters.login(true);
+            let Guest { stream, .. } = guest;
+            return Some(Welcome { stream, inbox: Inbox::default(), tenant, session, cancel });
+        }
+        Ok(Err(Refusal::Silent)) => return None,
+        Ok(Err(Refusal::Told(failure))) => failure,
+        Err(_) => Failure::fatal("08P01", "client_login_timeout"),
+    };
+    worker.counters.login(false);
+    let peer = guest.stream.peer_addr().map_or_else(|_| "unknown".to_owned(), |address| address.to_string());
+    tracing::info!(client = id, %peer, code = failure.code, message = %failure.message, "login refused");
+    let mut farewell = Vec::new();
+    failure.put(&mut farewell);
+    let _ = tokio::time::timeout(timeout, guest.stream.write_all(&farewell)).await;
+    None
+}
+
+async fn admit(
+    guest: &mut Guest,
+    worker: &Rc<Worker>,
+    id: u64,
+) -> Result<(Arc<Tenant>, Box<Session>, Registered), Refusal> {
+    let packet = guest.startup(worker).await?;
+    let Ok(Some((Startup::Session(startup), _))) = Startup::take(&packet, STARTUP_MAX) else {
+        return Err(Refusal::Silent);
+    };
+    let Asked { user, database, settings, hakem } = Asked::read(&startup).map_err(Refusal::Told)?;
+    guest.negotiate(&startup).await?;
+    guest.authenticate(worker, &user).await?;
+    tracing::debug!(client = id, %user, %database, "authenticated");
+    let tenant = worker.service.tenant(&database, &user).map_err(|error| Refusal::Told(unresolved(error, &database, &user)))?;
+    let mut session =
+        Box::new(Session::new(tenant.policy.clone(), Settings::new(settings.iter().map(|(n, v)| (n.as_str(), v.as_str())))));
+    for (name, value) in &hakem {
+        session.configure(name, value).map_err(|failure| Refusal::Told(Failure { severity: backend::Severity::Fatal, ..failure }))?;
+    }
+    let parameters = greet(&tenant, worker.id, id, &session).await.map_err(Refusal::Told)?;
+    let cancel = worker.service.cancels.register();
+    let mut out = Vec::new();
+    for (name, value) in parameters.iter() {
+        backend::put_parameter_status(&mut out, name, value);
+    }
+    backend::put_backend_key_data(&mut out, &cancel.key);
+    backend::put_ready(&mut out, Status::Idle);
+    if guest.stream.write_all(&out).await.is_err() {
+        worker.service.cancels.forget(&cancel);
+        return Err(Refusal::Silent);
+    }
+    Ok((tenant, session, cancel))
+}
+
+/// A connection that is not a client yet.
+struct Guest {
+    stream: TcpStream,
+    received: Vec<u8>,
+}
+
+impl Guest {
+    /// The packet that begins a session, after any number of requests for encryption have been answered.
+    async fn startup(&mut self, worker: &Worker) -> Result<Vec<u8>, Refusal> {
+        for _ in 0..REQUESTS_MAX {
+            let taken = loop {
+                match Startup::take(&self.received, STARTUP_MAX) {
+                    Ok(Some((packet, length))) => break Some((matches!(packet, Startup::SslRequest | Startup::GssEncRequest), length)),
+                    Ok(None) => self.read().await?,
+                    Err(error) => return Err(Refusal::Told(Failure::fatal("08P01", error.to_string()))),
+                }
+            };
+            let Some((encryption, length)) = taken else { return Err(Refusal::Silent) };
+            let packet: Vec<u8> = self.received.drain(..length).collect();
+            if encryption {
+                // What a client sends before it has the answer cannot be meant for an encrypted connection.
+                if !self.received.is_empty() {
+                    return Err(Refusal::Told(Failure::fatal("08P01", "received unencrypted data after an encryption request")));
+                }
+                self.stream.write_all(b"N").await?;
+                continue;
+            }
+            if let Ok(Some((Startup::Cancel(key), _))) = Startup::take(&packet, STARTUP_MAX) {
+                worker.service.cancels.cancel(&key).await;
+                return Err(Refusal::Silent);
+            }
+            return Ok(packet);
+        }
+        Err(Refusal::Told(Failure::fatal("08P01", "too many encryption requests")))
+    }
+
+    /// "...the server responds with NegotiateProtocolVersion" to a newer minor version or unknown options (protocol-flow).
+    async fn negotiate(&mut self, startup: &SessionStartup<'_>) -> Result<(), Refusal> {
+        let unknown: Vec<&[u8]> =
+            startup.parameters.iter().map(|(name, _)| *name).filter(|name| name.starts_with(b"_pq_.")).collect();
+        if startup.version == PROTOCOL_3_0 && unknown.is_empty() {
+            return Ok(());
+        }
+        let mut out = Vec::new();
+        backend::put_negotiate_protocol_version(&mut out, PROTOCOL_3_0, &unknown);
+        Ok(self.stream.write_all(&out).await?)
+    }
+
+    async fn authenticate(&mut self, worker: &Worker, user: &str) -> Result<(), Refusal> {
+        let mut out = Vec::new();
+        if worker.service.config.auth.method == AuthMethod::ScramSha256 {
+            self.scram(worker, user).await.map_err(|error| match error {
+                Denied::Auth(error) => {
+                    let message = format!("password authentication failed for user \"{user}\"");
+                    // Whether the user is unknown or the password wrong is nobody's business.
+                    let text = if error.sqlstate() == "28P01" { message } else { error.to_string() };
+                    Refusal::Told(Failure::fatal(error.sqlstate(), text))
+                }
+                Denied::Other(refusal) => refusal,
+            })?;
+        }
+        backend::put_authentication_ok(&mut out);
+        Ok(self.stream.write_all(&out).await?)
+    }
+
+    async fn scram(&mut self, worker: &Worker, user: &str) -> Result<(), Denied> {
+        let mut out = Vec::new();
+        backend::put_sasl(&mut out, &MECHANISMS);
+        self.stream.write_all(&out).await?;
+        let account = account(worker, user).await;
+        let payload = self.password().await?;
+        let initial = InitialResponse::parse(&payload)?;
+        if !MECHANISMS.contains(&initial.mechanism) {
+            return Err(AuthError::ClientMalformed("a SASL mechanism that was not offered").into());
+        }
+        let first = match initial.message {
+            Some(message) => message.to_vec(),
+            None => {
+                self.challenge(b"").await?;
+                self.password().await?
+            }
+        };
+        let nonce: [u8; NONCE_BYTES] = rand::random();
+        let (challenge, exchange) = ScramServer::new(account).on_client_first(&first, &nonce)?;
+        self.challenge(&challenge).await?;
+        let last = exchange.on_client_final(&self.password().await?)?;
+        out.clear();
+        backend::put_sasl_final(&mut out, &last);
+        Ok(self.stream.write_all(&out).await?)
+    }
+
+    async fn challenge(&mut self, data: &[u8]) -> Result<(), Denied> {
+        let mut out = Vec::new();
+        backend::put_sasl_continue(&mut out, data);
+        Ok(self.stream.write_all(&out).await?)
+    }
+
+    /// The payload of the next message, which must be of the type `p`.
+    async fn password(&mut self) -> Result<Vec<u8>, Denied> {
+        loop {
+            if let Ok(Some(header)) = Header::peek(&self.received)
+                && (header.tag != frontend::tag::PASSWORD || header.length > PASSWORD_MAX)
+            {
+                return Err(AuthError::ClientMalformed("expected a password message").into());
+            }
+            match Frame::take(&self.received) {
+                Ok(Some(frame)) => {
+                    let (payload, length) = (frame.body().to_vec(), frame.whole.len());
+                    self.received.drain(..length);
+                    return Ok(payload);
+                }
+                Ok(None) => self.read().await?,
+                Err(error) => {
+                    return Err(Denied::Other(Refusal::Told(Failure::fatal("08P01", error.to_string()))));
+                }
+            }
+        }
+    }
+
+    async fn read(&mut self) -> Result<(), Refusal> {
+        if self.stream.read_buf(&mut self.received).await? == 0 { Err(Refusal::Silent) } else { Ok(()) }
+    }
+}
+
+/// Why a login by password fails.
+enum Denied {
+    Auth(AuthError),
+    Other(Refusal),
+}
+
+impl From<AuthError> for Denied {
+    fn from(error: AuthError) -> Denied {
+        Denied::Auth(error)
+    }
+}
+
+impl From<Refusal> for Denied {
+    fn from(refusal: Refusal) -> Denied {
+        Denied::Other(refusal)
+    }
+}
+
+impl From<std::io::Error> for Denied {
+    fn from(error: std::io::Error) -> Denied {
+        Denied::Other(error.into())
+    }
+}
+
+/// The account to prove oneself for. Computed away from the event loop; for an unknown user too, so that time tells nothing.
+async fn account(worker: &Worker, user: &str) -> Account {
+    let (service, user) = (worker.service.clone(), user.to_owned());
+    let found = tokio::task::spawn_blocking(move || {
+        let mock = Account::unknown(&service.mock_secret, &user);
+        service.verifier(&user).map_or(mock, Account::Known)
+    });
+    // Only a shutdown abandons it.
+    found.await.unwrap_or_else(|_| Account::unknown(&worker.service.mock_secret, ""))
+}
+
+/// What a startup packet asks for.
+struct Asked {
+    user: String,
+    database: String,
+    /// Settings for the servers.
+    settings: Vec<(String, String)>,
+    /// Settings for the proxy, without their `hakem.`.
+    hakem: Vec<(String, String)>,
+}
+
+impl Asked {
+    fn read(startup: &SessionStartup<'_>) -> Result<Asked, Failure> {
+        if startup.version >> 16 != PROTOCOL_3_0 >> 16 {
+            let (major, minor) = (startup.version >> 16, startup.version & 0xffff);
+            return Err(Failure::fatal("0A000", format!("unsupported frontend protocol {major}.{minor}: server supports 3.0")));
+        }
+        let (mut user, mut database, mut pairs) = (None, None, Vec::new());
+        for (name, value) in &startup.parameters {
+            let text = |bytes: &[u8]| {
+                String::from_utf8(bytes.to_vec())
+                    .map_err(|_| Failure::fatal("22021", "a startup parameter is not UTF-8"))
+            };
+            let (name, value) = (text(name)?, text(value)?);
+            match name.as_str() {
+                "user" => user = Some(value),
+                "database" => database = Some(value),
+                "replication" if is_off(&value) => {}
+                "replication" => {
+                    return Err(Failure::fatal("0A000", "replication connections are not supported")
+                        .hint("Connect to the primary itself."));
+                }
+                "options" => pairs.extend(parse_options(&value)?),
+                name if name.starts_with("_pq_.") => {}
+                _ => pairs.push((name, value)),
+            }
+        }
+        let user = user.filter(|user| !user.is_empty());
+        let user = user.ok_or_else(|| Failure::fatal("28000", "no PostgreSQL user name specified in startup packet"))?;
+        let database = database.filter(|database| !database.is_empty()).unwrap_or_else(|| user.clone());
+        let (hakem, settings): (Vec<_>, Vec<_>) = pairs.into_iter().partition(|(name, _)| name.starts_with(PROXY_PREFIX));
+        let hakem = hakem.into_iter().map(|(name, value)| (name[PROXY_PREFIX.len()..].to_owned(), value)).collect();
+        Ok(Asked { user, database, settings, hakem })
+    }
+}
+
+/// The `options` parameter: `-c name=value`, `-cname=value` and `--name=value`, separated by blanks that a backslash takes the
+/// meaning from, as in `process_postgres_switches` and `pg_split_opts`.
+fn parse_options(text: &str) -> Result<Vec<(String, String)>, Failure> {
+    let mut words = vec![];
+    let (mut word, mut letters) = (String::new(), text.chars());
+    loop {
+        match letters.next() {
+            Some('\\') => word.extend(letters.next()),
+            Some(blank) if blank.is_ascii_whitespace() => words.push(std::mem::take(&mut word)),
+            Some(letter) => word.push(letter),
+            None => break,
+        }
+    }
+    words.push(word);
+    let mut words = words.into_iter().filter(|word| !word.is_empty());
+    let mut pairs = Vec::new();
+    while let Some(word) = words.next() {
+        let invalid = || Failure::fatal("42601", format!("invalid command-line argument for server process: {word}"));
+        let pair = match word.strip_prefix("--").or_else(|| word.strip_prefix("-c")) {
+            Some("") if word == "-c" => words.next().ok_or_else(invalid)?,
+            Some(pair) => pair.to_owned(),
+            None => return Err(invalid()),
+        };
+        let (name, value) = pair.split_once('=').ok_or_else(invalid)?;
+        // "--" lets dashes stand for underscores (ParseLongOption).
+        pairs.push((name.replace('-', "_"), value.to_owned()));
+    }
+    Ok(pairs)
+}
+
+/// What a server reports to a client with this session's startup settings. A server is asked once in a while.
+async fn greet(tenant: &Tenant, worker: usize, turn: u64, session: &Session) -> Result<Arc<Parameters>, Failure> {
+    let fatal = |failure: Failure| Failure { severity: backend::Severity::Fatal, ..failure };
+    let settings = session.opening(&ServerMemory::new(1)).unwrap_or_default();
+    if let Some(known) = tenant.greeting(&settings, Instant::now()) {
+        return Ok(known);
+    }
+    let wanted = Wanted::new(Need::Primary, tenant.failover_deadline(Instant::now()));
+    let (mut lease, _) = route::find(tenant, worker, turn as usize, &wanted).await.map_err(fatal)?;
+    let mut parameters = Parameters::clone(&lease.parameters);
+    if let Some(sql) = session.opening(&lease.memory) {
+        set_up(&mut lease.stream, &sql, &mut parameters).await?;
+        session.opened(&mut lease.memory);
+    }
+    let parameters = Arc::new(parameters);
+    tenant.learn_greeting(settings, parameters.clone(), Instant::now());
+    lease.release(Instant::now());
+    Ok(parameters)
+}
+
+/// Runs the statements and notes what the server reports of them.
+async fn set_up(stream: &mut TcpStream, sql: &str, parameters: &mut Parameters) -> Result<(), Failure> {
+    let lost = || Failure::fatal("08006", "the server was lost during the login");
+    let mut query = Vec::new();
+    frontend::put_query(&mut query, sql);
+    stream.write_all(&query).await.map_err(|_| lost())?;
+    let mut received = Vec::new();
+    let mut refused = None;
+    loop {
+        while let Ok(Some(frame)) = Frame::take(&received) {
+            match frame.tag {
+                tag::PARAMETER_STATUS => {
+                    if let Some((name, value)) = backend::parameter_status(frame.body()) {
+                        parameters.retain(|(known, _)| **known != *name);
+                        parameters.push((name.into(), value.into()));
+                    }
+                }
+                tag::ERROR_RESPONSE => {
+                    let report = Report::new(frame.body());
+                    // The server's own code where a startup packet's parameters can cause it.
+                    let code = match report.sqlstate() {
+                        Some(code) if &code.0 == b"42704" => "42704",
+                        Some(code) if &code.0 == b"42501" => "42501",
+                        _ => "22023",
+                    };
+                    refused = Some(Failure::fatal(code, report.message()));
+                }
+                tag::READY_FOR_QUERY => return refused.map_or(Ok(()), Err),
+                _ => {}
+            }
+            let length = frame.whole.len();
+            received.drain(..length);
+        }
+        match stream.read_buf(&mut received).await {
+            Ok(length) if length > 0 && received.len() < SET_UP_MAX => {}
+            _ => return Err(lost()),
+        }
+    }
+}
+
+fn unresolved(error: ResolveError, database: &str, user: &str) -> Failure {
+    match error {
+        ResolveError::UnknownDatabase => Failure::fatal("3D000", format!("database \"{database}\" does not exist")),
+        ResolveError::UnknownUser => {
+            Failure::fatal("28P01", format!("password authentication failed for user \"{user}\""))
+        }
+    }
+}
+
+fn is_off(value: &str) -> bool {
+    ["false", "off", "no", "0", "f", "n"].contains(&value.to_ascii_lowercase().as_str())
+}
+
+const PROXY_PREFIX: &str = "hakem.";
+
+/// Bytes of a startup packet: PostgreSQL's `MAX_STARTUP_PACKET_LENGTH`.
+const STARTUP_MAX: usize = 10_000;
+
+/// SSLRequest, GSSENCRequest and the startup packet itself; PostgreSQL takes each request once.
+const REQUESTS_MAX: usize = 3;
+
+/// Bytes of a password message: PostgreSQL's `PG_MAX_AUTH_TOKEN_LENGTH` is 65,535, for GSSAPI's sake; SCRAM needs few.
+const PASSWORD_MAX: usize = 10_000;
+
+/// Bytes of a server's answer to the session's settings.
+const SET_UP_MAX: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(options: &str, expected: Option<&[(&str, &str)]>) {
+        let found = parse_options(options).ok();
+        let expected = expected.map(|pairs| pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect::<Vec<_>>());
+        assert_eq!(found, expected, "{options:?}");
+    }
+
+    #[test]
+    fn options() {
+        check("", Some(&[]));
+        check("-c geqo=off -cjit=on --search-path=a,b", Some(&[("geqo", "off"), ("jit", "on"), ("search_path", "a,b")]));
+        check(r"-c application_name=two\ words\\", Some(&[("application_name", r"two words\")]));
+        check("-c hakem.route=primary", Some(&[("hakem.route", "primary")]));
+        check("-c DateStyle=ISO+MDY", Some(&[("DateStyle", "ISO+MDY")]));
+        for wrong in ["-c", "-c geqo", "--", "geqo=off", "-x"] {
+            check(wrong, None);
+        }
+    }
+}

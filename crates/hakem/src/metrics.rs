@@ -1,0 +1,171 @@
+//! Metrics: names, labels and the reading of what is counted elsewhere.
+//!
+//! Nothing is registered or formatted while statements flow: workers count in their own memory, and a scrape collects.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use ::metrics::{Key, Label, Level, Metadata, Recorder, Unit};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
+use topology::{NodeState, Writer};
+
+use crate::counters::{Counters, Place, RETRIES, WHY_ALL};
+use crate::service::Service;
+
+/// The program's metrics.
+pub(crate) struct Metrics {
+    counters: Vec<Arc<Counters>>,
+}
+
+impl Metrics {
+    /// Metrics over the workers' counters.
+    pub(crate) fn new(counters: Vec<Arc<Counters>>) -> Metrics {
+        Metrics { counters }
+    }
+
+    /// Every statement routed so far, by place.
+    pub(crate) fn routed(&self, place: Place) -> u64 {
+        let sum = |counters: &Arc<Counters>| WHY_ALL.iter().map(|why| counters.routed_total(place, *why)).sum::<u64>();
+        self.counters.iter().map(sum).sum()
+    }
+
+    /// Every retry so far.
+    pub(crate) fn retries(&self) -> u64 {
+        self.counters.iter().map(|counters| (0..RETRIES.len()).map(|at| counters.retried_total(at)).sum::<u64>()).sum()
+    }
+
+    /// The metrics as Prometheus reads them.
+    pub(crate) fn render(&self, service: &Service) -> String {
+        // A fresh recorder each time: what is gone leaves no stale series behind.
+        let recorder = PrometheusBuilder::new().build_recorder();
+        describe(&recorder);
+        let out = Out { recorder: &recorder };
+        self.collect_workers(&out);
+        out.gauge("hakem_clients", &[], service.clients() as f64);
+        collect_pools(service, &out);
+        collect_topology(service, &out);
+        recorder.handle().render()
+    }
+
+    fn collect_workers(&self, out: &Out<'_>) {
+        for place in Place::ALL {
+            for why in WHY_ALL {
+                let total = self.counters.iter().map(|counters| counters.routed_total(place, why)).sum();
+                // A series per possible pair would be mostly zeros.
+                if total > 0 {
+                    out.counter("hakem_statements_total", &[("to", place.as_str()), ("why", why.as_str())], total);
+                }
+            }
+        }
+        for (at, reason) in RETRIES.iter().enumerate() {
+            let total = self.counters.iter().map(|counters| counters.retried_total(at)).sum();
+            out.counter("hakem_retries_total", &[("reason", reason.as_str())], total);
+        }
+        let mut sums = [0; 4];
+        for counters in &self.counters {
+            for (sum, value) in sums.iter_mut().zip(counters.others()) {
+                *sum += value;
+            }
+        }
+        let [refused, lost, logins, failed] = sums;
+        out.counter("hakem_refused_total", &[], refused);
+        out.counter("hakem_servers_lost_total", &[], lost);
+        out.counter("hakem_logins_total", &[("outcome", "success")], logins);
+        out.counter("hakem_logins_total", &[("outcome", "failure")], failed);
+    }
+}
+
+fn describe(recorder: &PrometheusRecorder) {
+    for (name, text) in COUNTERS {
+        recorder.describe_counter(name.into(), None::<Unit>, text.into());
+    }
+    for (name, text) in GAUGES {
+        recorder.describe_gauge(name.into(), None::<Unit>, text.into());
+    }
+}
+
+fn collect_pools(service: &Service, out: &Out<'_>) {
+    for ((database, user), tenant) in service.tenants() {
+        for (_, pool) in tenant.pools() {
+            let target = pool.target();
+            let node = format!("{}:{}", target.host, target.port);
+            let labels = [("database", database.as_str()), ("user", user.as_str()), ("node", node.as_str())];
+            let figures = pool.figures();
+            for (state, count) in [("idle", figures.idle), ("leased", figures.leased), ("dialing", figures.dialing)] {
+                out.gauge("hakem_server_connections", &[&labels[..], &[("state", state)]].concat(), count as f64);
+            }
+            out.gauge("hakem_clients_waiting", &labels, figures.waiting as f64);
+        }
+    }
+}
+
+fn collect_topology(service: &Service, out: &Out<'_>) {
+    let now = Instant::now();
+    for (cluster, watcher) in service.clusters() {
+        let snapshot = watcher.snapshot();
+        let known = matches!(snapshot.writer, Writer::Known(_));
+        let split = matches!(snapshot.writer, Writer::None(topology::NoPrimary::SplitBrain { .. }));
+        out.gauge("hakem_primary_known", &[("cluster", cluster)], f64::from(u8::from(known)));
+        out.gauge("hakem_split_brain", &[("cluster", cluster)], f64::from(u8::from(split)));
+        for node in &snapshot.nodes {
+            let name = format!("{}:{}", node.host, node.port);
+            let labels = [("cluster", cluster.as_str()), ("node", name.as_str())];
+            for state in ["unknown", "unreachable", "primary", "replica", "fenced"] {
+                let is = f64::from(u8::from(node.state.name() == state));
+                out.gauge("hakem_node_state", &[&labels[..], &[("state", state)]].concat(), is);
+            }
+            if let NodeState::Primary { timeline, .. } | NodeState::Replica { timeline, .. } = node.state {
+                out.gauge("hakem_node_timeline", &labels, f64::from(timeline));
+            }
+            // A replica of unproven freshness is infinitely behind, as far as anybody can tell.
+            if matches!(node.state, NodeState::Replica { .. }) {
+                let lag = node.lag(now).map_or(f64::INFINITY, |lag| lag.as_secs_f64());
+                out.gauge("hakem_replica_lag_seconds", &labels, lag);
+                if let Some(bytes) = node.figures.replay_lag_bytes {
+                    out.gauge("hakem_replica_lag_bytes", &labels, bytes as f64);
+                }
+            }
+        }
+    }
+}
+
+struct Out<'a> {
+    recorder: &'a PrometheusRecorder,
+}
+
+impl Out<'_> {
+    fn counter(&self, name: &'static str, labels: &[(&'static str, &str)], total: u64) {
+        self.recorder.register_counter(&key(name, labels), &METADATA).absolute(total);
+    }
+
+    fn gauge(&self, name: &'static str, labels: &[(&'static str, &str)], value: f64) {
+        self.recorder.register_gauge(&key(name, labels), &METADATA).set(value);
+    }
+}
+
+fn key(name: &'static str, labels: &[(&'static str, &str)]) -> Key {
+    let labels: Vec<Label> = labels.iter().map(|(name, value)| Label::new(*name, (*value).to_owned())).collect();
+    Key::from_parts(name, labels)
+}
+
+const METADATA: Metadata<'static> = Metadata::new("hakem", Level::INFO, None);
+
+const COUNTERS: [(&str, &str); 5] = [
+    ("hakem_statements_total", "Requests by where they went and why."),
+    ("hakem_retries_total", "Requests run again elsewhere, by reason."),
+    ("hakem_refused_total", "Requests refused for want of a server."),
+    ("hakem_servers_lost_total", "Servers lost under a request or transaction that could not be retried."),
+    ("hakem_logins_total", "Logins of clients, by outcome."),
+];
+
+const GAUGES: [(&str, &str); 9] = [
+    ("hakem_clients", "Client connections."),
+    ("hakem_server_connections", "Server connections by state."),
+    ("hakem_clients_waiting", "Clients that wait for a server connection."),
+    ("hakem_node_state", "1 for the state that a node is in."),
+    ("hakem_node_timeline", "The timeline that a node is on."),
+    ("hakem_replica_lag_seconds", "How old a replica's picture is at most."),
+    ("hakem_replica_lag_bytes", "WAL inserted on the primary and not replayed."),
+    ("hakem_primary_known", "1 while writes have somewhere to go."),
+    ("hakem_split_brain", "1 while two nodes claim to be the primary of one timeline."),
+];

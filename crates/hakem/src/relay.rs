@@ -1,0 +1,404 @@
+//! Lease in hand: bytes are pumped both ways until the server is free again.
+//!
+//! One task drives both sockets. What a message means is the session's to say; this file obeys. Each turn writes before it waits:
+//! the request goes out at once, and so does each answer; the event loop is asked only when nothing moves any more.
+
+use std::future::poll_fn;
+use std::io;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use pool::Lease;
+use session::{Loss, RetryReason, ServerMemory, Session, Step, Verdict};
+use wire::backend::{Report, SqlState, tag};
+use wire::frame::{Frame, Header};
+use wire::frontend;
+
+use crate::buffers::{INBOX_BYTES, Inbox, Outgoing};
+use crate::client::Client;
+
+/// How the lease ends.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// The server is free.
+    Free,
+    /// The request has to be run elsewhere.
+    Retry {
+        /// Why.
+        reason: RetryReason,
+        /// The server can be given back.
+        clean: bool,
+    },
+    /// The server is gone; the client knows, or will.
+    Lost,
+    /// The client is gone, or must go.
+    Gone(Gone),
+}
+
+/// Why a client goes.
+#[derive(Debug)]
+pub(crate) enum Gone {
+    /// It has said goodbye.
+    Terminated,
+    /// Its connection has ended.
+    Vanished,
+    /// It broke the protocol.
+    Violation(session::Violation),
+    /// What it was sent cannot be completed.
+    Cut,
+    /// Its session's settings could not be established on a server.
+    Settings,
+}
+
+/// Pumps until the lease ends. The session's request is encoded and sent first. What could not be written to the client at the
+/// end is left in `client.unsent`.
+pub(crate) async fn relay(
+    client: &mut Client,
+    session: &mut Session,
+    lease: &mut Lease<ServerMemory>,
+) -> Outcome {
+    let spares = &client.worker.clone().spares;
+    let mut pump = Pump {
+        to_server: spares.outbox(),
+        sent: 0,
+        from_server: spares.inbox(),
+        outgoing: Outgoing::new(spares.outbox()),
+        span: Span::None,
+        copy_span: 0,
+        finished: None,
+        client,
+        session,
+        lease,
+    };
+    pump.session.encode(&mut pump.lease.memory, &mut pump.to_server);
+    pump.take_output();
+    let outcome = poll_fn(|context| pump.poll(context)).await;
+    let Pump { to_server, mut from_server, outgoing, client, .. } = pump;
+    if outgoing.is_empty() {
+        spares.give_outbox(outgoing.into_rest(&from_server));
+    } else {
+        client.unsent = outgoing.into_rest(&from_server);
+    }
+    spares.give_outbox(to_server);
+    spares.give_inbox(&mut from_server);
+    outcome
+}
+
+struct Pump<'a> {
+    client: &'a mut Client,
+    session: &'a mut Session,
+    lease: &'a mut Lease<ServerMemory>,
+    to_server: Vec<u8>,
+    /// How much of `to_server` has been written.
+    sent: usize,
+    from_server: Inbox,
+    outgoing: Outgoing,
+    span: Span,
+    /// Bytes that are missing of a CopyData message on its way to the server.
+    copy_span: usize,
+    /// How the lease ends once everything has been written.
+    finished: Option<Outcome>,
+}
+
+/// The rest of a server's message that is larger than the buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Span {
+    None,
+    Forward(usize),
+    Swallow(usize),
+}
+
+impl Pump<'_> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
+        loop {
+            let mut progress = false;
+            if let Poll::Ready(written) = self.poll_send(context) {
+                match written {
+                    Ok(written) => progress |= written,
+                    Err(_) => return Poll::Ready(self.after_failed_send(context)),
+                }
+            }
+            if self.finished.is_none() && self.has_room() {
+                match self.from_server.poll_fill(&mut self.lease.stream, context) {
+                    Poll::Ready(Ok(length)) if length > 0 => {
+                        progress = true;
+                        self.digest(Instant::now());
+                    }
+                    Poll::Ready(_) => self.lose(None),
+                    Poll::Pending => {}
+                }
+            }
+            match self.poll_answer(context) {
+                Poll::Ready(Ok(written)) => progress |= written,
+                Poll::Ready(Err(_)) => return Poll::Ready(Outcome::Gone(Gone::Vanished)),
+                // The server is free though the client is slow: the rest is written after the release.
+                Poll::Pending => {}
+            }
+            if let Some(outcome) = self.finished.take() {
+                return Poll::Ready(outcome);
+            }
+            match self.poll_client(context) {
+                Poll::Ready(Ok(taken)) => progress |= taken,
+                Poll::Ready(Err(gone)) => return Poll::Ready(Outcome::Gone(gone)),
+                Poll::Pending => {}
+            }
+            if !progress {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Writes to the server; `true` when something was written.
+    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let mut progress = false;
+        while self.sent < self.to_server.len() {
+            use std::pin::Pin;
+            use tokio::io::AsyncWrite;
+            match Pin::new(&mut self.lease.stream).poll_write(context, &self.to_server[self.sent..]) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(length)) => {
+                    self.sent += length;
+                    progress = true;
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Ready(Ok(progress)),
+            }
+        }
+        self.to_server.clear();
+        self.sent = 0;
+        Poll::Ready(Ok(progress))
+    }
+
+    /// The server does not take what we send; it may have said why.
+    fn after_failed_send(&mut self, context: &mut Context<'_>) -> Outcome {
+        while self.finished.is_none() {
+            self.outgoing.settle(&self.from_server);
+            match self.from_server.poll_fill(&mut self.lease.stream, context) {
+                Poll::Ready(Ok(length)) if length > 0 => self.digest(Instant::now()),
+                _ => self.lose(None),
+            }
+        }
+        self.finished.take().unwrap_or(Outcome::Lost)
+    }
+
+    /// Whether the server may be read: what it said before has been written, or is being held back on purpose.
+    fn has_room(&mut self) -> bool {
+        if self.outgoing.is_empty() {
+            return true;
+        }
+        if self.session.may_flush() {
+            return false;
+        }
+        if self.outgoing.len() > HELD_MAX {
+            self.session.give_up_retry();
+            return false;
+        }
+        self.outgoing.settle(&self.from_server);
+        true
+    }
+
+    fn poll_answer(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        if self.outgoing.is_empty() || (!self.session.may_flush() && self.finished.is_none()) {
+            return Poll::Ready(Ok(false));
+        }
+        self.outgoing.poll_write(&self.from_server, &mut self.client.stream, context)
+    }
+
+    /// Takes what the client has sent; `true` when something was done with it.
+    fn poll_client(&mut self, context: &mut Context<'_>) -> Poll<Result<bool, Gone>> {
+        let taken = self.take_client().map_err(Gone::Violation);
+        if !matches!(taken, Ok(Taken::Nothing)) {
+            return Poll::Ready(match taken {
+                Ok(Taken::Goodbye) => Err(Gone::Terminated),
+                Ok(_) => Ok(true),
+                Err(gone) => Err(gone),
+            });
+        }
+        if self.client.inbox.is_bare() {
+            self.client.inbox = self.client.worker.spares.inbox();
+        }
+        if self.client.inbox.is_full() {
+            // Back-pressure, unless the message that we wait for does not fit.
+            if !self.session.is_quiet() && !self.session.copies_in() {
+                return Poll::Pending;
+            }
+            self.client.inbox.grow();
+        }
+        match self.client.inbox.poll_fill(&mut self.client.stream, context) {
+            Poll::Ready(Ok(length)) if length > 0 => Poll::Ready(Ok(true)),
+            Poll::Ready(_) => Poll::Ready(Err(Gone::Vanished)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn take_client(&mut self) -> Result<Taken, session::Violation> {
+        // The next request waits until the server has answered this one, and has taken it.
+        if !self.to_server.is_empty() || !(self.session.is_quiet() || self.session.copies_in()) {
+            return Ok(Taken::Nothing);
+        }
+        let mut taken = Taken::Nothing;
+        loop {
+            if self.session.copies_in() && self.pass_copy_data()? {
+                taken = Taken::Something;
+            }
+            let Some(frame) = Frame::take(self.client.inbox.unread())? else { return Ok(taken) };
+            let (length, tag) = (frame.whole.len(), frame.tag);
+            let step = self.session.on_client(frame, &self.client.tenant.classifier)?;
+            taken = Taken::Something;
+            match step {
+                Step::Copy => {
+                    self.to_server.extend_from_slice(frame.whole);
+                    if tag != frontend::tag::COPY_DATA {
+                        self.session.end_copy_in();
+                    }
+                }
+                Step::Request(intent) => {
+                    self.client.worker.counters.pinned(intent.why);
+                    self.session.encode(&mut self.lease.memory, &mut self.to_server);
+                    self.client.inbox.consume(length);
+                    self.take_output();
+                    return Ok(Taken::Something);
+                }
+                Step::Answered => {}
+                Step::Gathering => {}
+                Step::Terminate => return Ok(Taken::Goodbye),
+            }
+            self.client.inbox.consume(length);
+            self.take_output();
+        }
+    }
+
+    /// Passes CopyData on without waiting for whole messages: it may be larger than any buffer. `false` when there is none.
+    fn pass_copy_data(&mut self) -> Result<bool, session::Violation> {
+        let mut passed = false;
+        while self.to_server.len() < INBOX_BYTES {
+            let unread = self.client.inbox.unread();
+            if self.copy_span == 0 {
+                match Header::peek(unread)? {
+                    Some(header) if header.tag == frontend::tag::COPY_DATA => self.copy_span = header.length,
+                    _ => return Ok(passed),
+                }
+            }
+            let length = self.copy_span.min(unread.len());
+            if length == 0 {
+                return Ok(passed);
+            }
+            self.to_server.extend_from_slice(&unread[..length]);
+            self.copy_span -= length;
+            self.client.inbox.consume(length);
+            passed = true;
+        }
+        Ok(passed)
+    }
+
+    /// Walks what the server has sent.
+    fn digest(&mut self, now: Instant) {
+        while self.finished.is_none() {
+            let unread = self.from_server.unread();
+            match self.span {
+                Span::None => {}
+                _ if unread.is_empty() => return,
+                Span::Forward(rest) => {
+                    let length = rest.min(unread.len());
+                    self.forward(length);
+                    self.span = if length == rest { Span::None } else { Span::Forward(rest - length) };
+                    continue;
+                }
+                Span::Swallow(rest) => {
+                    let length = rest.min(unread.len());
+                    self.from_server.consume(length);
+                    self.span = if length == rest { Span::None } else { Span::Swallow(rest - length) };
+                    continue;
+                }
+            }
+            let header = match Header::peek(unread) {
+                Ok(Some(header)) => header,
+                Ok(None) => return,
+                Err(_) => return self.lose(None),
+            };
+            // A message that fits is waited for. One that does not is judged by its beginning, and passed on in pieces.
+            if unread.len() < header.length && (header.length <= self.from_server.capacity() || unread.len() < JUDGED_MIN) {
+                return;
+            }
+            let at_hand = header.length.min(unread.len());
+            let body = &unread[Header::SIZE..at_hand];
+            let verdict = self.session.on_server(header.tag, body, &mut self.lease.memory, now);
+            let farewell = (verdict == Verdict::Leaving).then(|| Report::new(body).sqlstate());
+            let rest = header.length - at_hand;
+            match verdict {
+                Verdict::Forward | Verdict::Ready { .. } => {
+                    self.forward(at_hand);
+                    if rest > 0 {
+                        self.span = Span::Forward(rest);
+                    }
+                }
+                Verdict::Swallow => {
+                    self.from_server.consume(at_hand);
+                    if rest > 0 {
+                        self.span = Span::Swallow(rest);
+                    }
+                }
+                Verdict::Retry { reason, clean } => {
+                    self.outgoing.clear();
+                    self.finished = Some(Outcome::Retry { reason, clean });
+                }
+                Verdict::Leaving => self.lose(farewell.flatten()),
+                Verdict::Broken => self.finished = Some(Outcome::Gone(Gone::Settings)),
+            }
+            if self.session.has_output() {
+                self.take_output();
+            }
+            if header.tag == tag::READY_FOR_QUERY || header.tag == tag::ERROR_RESPONSE || header.tag == tag::COMMAND_COMPLETE {
+                self.session.take_to_server(&mut self.to_server);
+            }
+            if let Verdict::Ready { free } = verdict {
+                self.client.note_write(self.session.last_write());
+                if free {
+                    self.finished = Some(Outcome::Free);
+                }
+            }
+        }
+    }
+
+    fn forward(&mut self, length: usize) {
+        let start = self.from_server.position();
+        self.outgoing.forward(&self.from_server, start..start + length);
+        self.from_server.consume(length);
+    }
+
+    /// The server is gone.
+    fn lose(&mut self, code: Option<SqlState>) {
+        let inside_message = matches!(self.span, Span::Forward(_));
+        self.finished = Some(match self.session.on_lost(inside_message, code, Instant::now()) {
+            Loss::Retry => {
+                self.outgoing.clear();
+                Outcome::Retry { reason: RetryReason::ServerLost, clean: false }
+            }
+            Loss::Told => {
+                self.take_output();
+                Outcome::Lost
+            }
+            Loss::Close => Outcome::Gone(Gone::Cut),
+        });
+    }
+
+    fn take_output(&mut self) {
+        if self.session.has_output() {
+            self.session.take_output(self.outgoing.buffer(&self.from_server));
+        }
+    }
+}
+
+/// What became of the bytes that the client has sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    Nothing,
+    Something,
+    Goodbye,
+}
+
+/// Bytes of an answer that are held back for the sake of a retry.
+const HELD_MAX: usize = 256 * 1024;
+
+/// Bytes of a large message by which it is judged: an error's SQLSTATE stands at its beginning.
+const JUDGED_MIN: usize = 1024;

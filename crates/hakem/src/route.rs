@@ -1,0 +1,148 @@
+//! From what a request needs to a lease on a server that has it.
+//!
+//! Owns the waiting: for a primary during a failover, and for another server when one turns out to be gone. Which node will do is
+//! decided by a topology snapshot; which connection, by the node's pool.
+
+use std::time::{Duration, Instant};
+
+use pool::{CheckoutError, DialError, Lease};
+use session::{Need, Role, ServerMemory};
+use topology::{Choice, Freshness, NodeId};
+use wire::backend::Failure;
+
+use crate::client::Client;
+use crate::service::Tenant;
+
+/// What is wanted of a server, after what has been tried.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) need: Need,
+    avoided: Vec<NodeId>,
+    deadline: Instant,
+}
+
+/// The server that was found.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Taken {
+    pub(crate) node: NodeId,
+    pub(crate) role: Role,
+}
+
+impl Wanted {
+    pub(crate) fn new(need: Need, deadline: Instant) -> Wanted {
+        Wanted { need, avoided: Vec::new(), deadline }
+    }
+
+    /// Not on this node again, unless it is the primary and nothing else will do.
+    pub(crate) fn avoid(&mut self, node: NodeId) {
+        self.avoided.push(node);
+    }
+
+    fn need(&self, tenant: &Tenant, now: Instant) -> topology::Need {
+        match self.need {
+            Need::Primary => topology::Need::Write,
+            Need::Replica { max_lag, not_before, global } => {
+                let written = if global { tenant.last_write() } else { None };
+                topology::Need::Read(Freshness { now, max_lag, not_before: not_before.max(written) })
+            }
+        }
+    }
+}
+
+/// Finds a server for a client's request, waiting for one up to the deadline.
+///
+/// # Errors
+/// What the client is to be told when there is none.
+pub(crate) async fn acquire(client: &Client, wanted: &Wanted) -> Result<(Lease<ServerMemory>, Taken), Failure> {
+    find(&client.tenant, client.worker.id, client.id as usize, wanted).await
+}
+
+/// The same without a client: `turn` spreads those who ask over the replicas.
+pub(crate) async fn find(
+    tenant: &Tenant,
+    worker: usize,
+    turn: usize,
+    wanted: &Wanted,
+) -> Result<(Lease<ServerMemory>, Taken), Failure> {
+    let mut avoided = wanted.avoided.clone();
+    loop {
+        let now = Instant::now();
+        let need = wanted.need(tenant, now);
+        let (choice, version) = {
+            let snapshot = tenant.watcher.snapshot();
+            let replicas: Vec<NodeId> = without_primary(&avoided, &snapshot);
+            (snapshot.pick(&need, turn, &replicas), snapshot.version)
+        };
+        let taken = match choice {
+            Choice::Replica(node) => Taken { node, role: Role::Replica },
+            Choice::Primary(node, _) => Taken { node, role: Role::Primary },
+            Choice::Nowhere(reason) => {
+                if now >= wanted.deadline {
+                    return Err(Failure::error("57P03", reason.to_string()).hint("Try again later."));
+                }
+                wait_for_news(tenant, version, wanted.deadline).await;
+                continue;
+            }
+        };
+        match tenant.pool(taken.node).checkout(worker, now).await {
+            Ok(lease) if still_holds(tenant, taken, &need) => return Ok((lease, taken)),
+            // While it waited for a connection, the node has become something else.
+            Ok(lease) => lease.release(Instant::now()),
+            Err(CheckoutError::Dial(error)) if error.is_transient() => {
+                tenant.watcher.suspect(taken.node);
+                match taken.role {
+                    Role::Replica => avoided.push(taken.node),
+                    Role::Primary if Instant::now() >= wanted.deadline => return Err(refusal(&error)),
+                    Role::Primary => wait_for_news(tenant, version, (now + RETRY_PAUSE).min(wanted.deadline)).await,
+                }
+            }
+            // A replica that will not have us is no reason to fail while there is a primary.
+            Err(CheckoutError::Dial(_)) if taken.role == Role::Replica => avoided.push(taken.node),
+            Err(CheckoutError::Dial(error)) => return Err(refusal(&error)),
+            Err(error @ CheckoutError::Timeout) => return Err(Failure::error("57014", error.to_string())),
+            Err(error @ CheckoutError::QueueFull) => return Err(Failure::error("53300", error.to_string())),
+        }
+    }
+}
+
+/// The primary is never avoided: there is no other.
+fn without_primary(avoided: &[NodeId], snapshot: &topology::Snapshot) -> Vec<NodeId> {
+    let primary = snapshot.primary().map(|node| node.id);
+    avoided.iter().copied().filter(|node| Some(*node) != primary).collect()
+}
+
+/// Whether a node is still what it was taken for: it may have taken a while to get a connection to it.
+fn still_holds(tenant: &Tenant, taken: Taken, need: &topology::Need) -> bool {
+    let snapshot = tenant.watcher.snapshot();
+    match (taken.role, need) {
+        (Role::Primary, _) => snapshot.primary().is_some_and(|node| node.id == taken.node),
+        (Role::Replica, topology::Need::Read(freshness)) => {
+            snapshot.node(taken.node).is_some_and(|node| freshness.allows(node))
+        }
+        (Role::Replica, topology::Need::Write) => false,
+    }
+}
+
+async fn wait_for_news(tenant: &Tenant, version: u64, until: Instant) {
+    let _hurry = tenant.watcher.wait_guard();
+    // Whether there are news or the time is up, the caller looks again.
+    let _ = tokio::time::timeout_at(until.into(), tenant.watcher.changed(version)).await;
+}
+
+/// What a client is told when a server will not have us: the server's own SQLSTATE where there is one.
+fn refusal(error: &DialError) -> Failure {
+    match error {
+        DialError::Refused { code: Some(code), message } => {
+            let known = KNOWN_CODES.iter().find(|known| known.as_bytes() == code.0);
+            Failure::error(known.copied().unwrap_or("08006"), message.clone())
+        }
+        other => Failure::error("08006", format!("cannot connect to the server: {other}")),
+    }
+}
+
+/// The pause before the primary is tried again after a failed attempt to connect to it.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// What PostgreSQL refuses connections with.
+const KNOWN_CODES: [&str; 10] =
+    ["28000", "28P01", "3D000", "42501", "42704", "53300", "55000", "57P01", "57P03", "22023"];

@@ -1,0 +1,228 @@
+//! `hakem run`: the proxy from its configuration to its end.
+//!
+//! Owns the order of starting and stopping, and the signals.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use config::Config;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+use topology::{NodeState, Watcher, Writer};
+
+use crate::counters::Counters;
+use crate::http::{self, Pages};
+use crate::listener;
+use crate::metrics::Metrics;
+use crate::service::Service;
+use crate::worker::Handle;
+
+/// A proxy at work.
+pub(crate) struct Proxy {
+    /// Where clients connect.
+    pub(crate) addresses: Vec<SocketAddr>,
+    /// Where pages are served.
+    pub(crate) http: Option<SocketAddr>,
+    pub(crate) service: Arc<Service>,
+    pub(crate) metrics: Arc<Metrics>,
+    workers: Arc<Vec<Handle>>,
+    doors: Vec<JoinHandle<()>>,
+    draining: Arc<AtomicBool>,
+}
+
+/// Reads and checks a configuration file.
+///
+/// # Errors
+/// All of its problems, a line each.
+pub(crate) fn load(path: &Path) -> Result<Config> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Config::parse(&text, &path.display().to_string()).map_err(|problems| {
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!(lines.join("\n"))
+    })
+}
+
+/// Runs until a signal ends it. SIGTERM and SIGINT let clients finish, the second one does not.
+///
+/// # Errors
+/// When it cannot start.
+pub(crate) async fn run(config: Config) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let proxy = Proxy::start(Arc::new(config)).await?;
+    let again = async || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    let mut again = again;
+    again().await;
+    tracing::info!("shutting down: waiting for clients to finish");
+    proxy.stop(again()).await;
+    Ok(())
+}
+
+impl Proxy {
+    /// Starts everything.
+    ///
+    /// # Errors
+    /// When an address cannot be had or a thread cannot be made.
+    pub(crate) async fn start(config: Arc<Config>) -> Result<Proxy> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let workers = if config.proxy.workers == 0 { cores } else { config.proxy.workers };
+        let mut listeners = Vec::new();
+        for address in &config.proxy.listen {
+            listeners.push(listener::open(*address).with_context(|| format!("cannot listen on {address}"))?);
+        }
+        let addresses = listeners.iter().map(tokio::net::TcpListener::local_addr).collect::<std::io::Result<Vec<_>>>()?;
+        let http_listen = config.proxy.http_listen;
+        let service = Service::new(config, workers);
+        let counters: Vec<Arc<Counters>> = (0..workers).map(|_| Arc::default()).collect();
+        let metrics = Arc::new(Metrics::new(counters.clone()));
+        let mut handles = Vec::new();
+        for (id, counters) in counters.into_iter().enumerate() {
+            handles.push(Handle::spawn(id, service.clone(), counters).context("cannot start a worker")?);
+        }
+        let workers = Arc::new(handles);
+        let draining = Arc::new(AtomicBool::new(false));
+        let http = match http_listen {
+            Some(address) => {
+                let pages =
+                    Pages { service: service.clone(), metrics: metrics.clone(), draining: draining.clone() };
+                Some(http::serve(address, pages).await.with_context(|| format!("cannot listen on {address}"))?)
+            }
+            None => None,
+        };
+        for (name, watcher) in service.clusters() {
+            tokio::spawn(follow(service.clone(), name.clone(), watcher.clone()));
+        }
+        tokio::spawn(sweep(service.clone()));
+        let deal = |listener| tokio::spawn(listener::deal(listener, service.clone(), workers.clone()));
+        let doors = listeners.into_iter().map(deal).collect();
+        for address in &addresses {
+            tracing::info!(%address, workers = workers.len(), "accepting connections");
+        }
+        if let Some(address) = http {
+            tracing::info!(%address, "serving /metrics, /health and /ready");
+        }
+        Ok(Proxy { addresses, http, service, metrics, workers, doors, draining })
+    }
+
+    /// Lets clients finish what they are doing, up to the shutdown timeout or until `hurry` is ready.
+    pub(crate) async fn stop(self, hurry: impl Future<Output = ()>) {
+        self.draining.store(true, Ordering::Relaxed);
+        for door in &self.doors {
+            door.abort();
+        }
+        for worker in self.workers.iter() {
+            worker.drain();
+        }
+        let service = self.service.clone();
+        let empty = async move {
+            while service.clients() > 0 {
+                tokio::time::sleep(DRAIN_POLL).await;
+            }
+        };
+        let timeout = self.service.config.proxy.shutdown_timeout;
+        tokio::select! {
+            result = tokio::time::timeout(timeout, empty) => {
+                if result.is_err() {
+                    tracing::warn!(clients = self.service.clients(), "clients did not finish in time");
+                }
+            }
+            () = hurry => {}
+        }
+        for watcher in self.service.clusters().values() {
+            watcher.shutdown();
+        }
+        for door in self.doors {
+            // An aborted door has let go of the workers when it has ended.
+            let _ = door.await;
+        }
+        if let Ok(workers) = Arc::try_unwrap(self.workers) {
+            workers.into_iter().for_each(Handle::stop);
+        }
+        tracing::info!("stopped");
+    }
+}
+
+/// Logs what changes in a cluster, and closes the connections to a node that is not what it was.
+async fn follow(service: Arc<Service>, cluster: String, watcher: Watcher) {
+    let (mut version, mut states, mut writer) = (0, Vec::new(), None);
+    loop {
+        let snapshot = watcher.snapshot().clone();
+        if snapshot.version != version {
+            version = snapshot.version;
+            let names: Vec<&'static str> = snapshot.nodes.iter().map(|node| node.state.name()).collect();
+            for node in &snapshot.nodes {
+                let before = states.get(node.id.index()).copied();
+                if before == Some(node.state.name()) {
+                    continue;
+                }
+                let (state, reason) = (node.state.name(), reason(&node.state));
+                tracing::info!(%cluster, host = %node.host, port = node.port, state, reason, "node");
+                // A replica that has become the primary keeps its connections; they notice nothing.
+                let promoted = before == Some("replica") && state == "primary";
+                if before.is_some() && !promoted {
+                    service.retire(&cluster, node.id);
+                }
+            }
+            states = names;
+            if writer.as_ref() != Some(&snapshot.writer) {
+                match &snapshot.writer {
+                    Writer::Known(epoch) => {
+                        tracing::info!(%cluster, primary = %epoch.primary, timeline = epoch.timeline, "writes go to");
+                    }
+                    Writer::None(reason) => tracing::warn!(%cluster, %reason, "writes go nowhere"),
+                }
+                writer = Some(snapshot.writer.clone());
+            }
+        }
+        watcher.changed(version).await;
+    }
+}
+
+fn reason(state: &NodeState) -> Option<String> {
+    match state {
+        NodeState::Unreachable { reason, .. } => Some(reason.to_string()),
+        NodeState::Fenced { cause, .. } => Some(cause.to_string()),
+        _ => None,
+    }
+}
+
+async fn sweep(service: Arc<Service>) {
+    let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
+    loop {
+        ticks.tick().await;
+        service.sweep(Instant::now());
+    }
+}
+
+/// Waits until every cluster has a primary.
+///
+/// # Errors
+/// When it takes longer than `limit`.
+pub(crate) async fn until_ready(service: &Service, limit: Duration) -> Result<()> {
+    let deadline = Instant::now() + limit;
+    for (name, watcher) in service.clusters() {
+        loop {
+            let snapshot = watcher.snapshot().clone();
+            match &snapshot.writer {
+                Writer::Known(_) => break,
+                Writer::None(reason) if Instant::now() >= deadline => bail!("cluster {name}: {reason}"),
+                Writer::None(_) => {
+                    let _ = tokio::time::timeout_at(deadline.into(), watcher.changed(snapshot.version)).await;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+const DRAIN_POLL: Duration = Duration::from_millis(20);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);

@@ -1,0 +1,171 @@
+//! A worker: one thread, one event loop, and the clients dealt to it.
+//!
+//! Owns what the clients of one thread share: spare buffers, counters, the list of who is there.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Waker};
+use std::thread::JoinHandle;
+
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+
+use crate::buffers::Spares;
+use crate::counters::Counters;
+use crate::service::Service;
+
+/// What the clients of one thread share.
+pub(crate) struct Worker {
+    pub(crate) id: usize,
+    pub(crate) service: Arc<Service>,
+    pub(crate) spares: Spares,
+    pub(crate) counters: Arc<Counters>,
+    slots: RefCell<HashMap<u64, Rc<Slot>>>,
+    dismissed: Cell<bool>,
+    load: Arc<AtomicUsize>,
+}
+
+/// A client's place at its worker: how it can be told to leave.
+pub(crate) struct Slot {
+    pub(crate) id: u64,
+    waker: RefCell<Option<Waker>>,
+    dismissed: Cell<bool>,
+}
+
+/// The rest of the program's hold on a worker.
+pub(crate) struct Handle {
+    orders: mpsc::UnboundedSender<Order>,
+    load: Arc<AtomicUsize>,
+    thread: JoinHandle<()>,
+}
+
+/// What a worker is told.
+enum Order {
+    /// Serve this connection.
+    Serve(std::net::TcpStream),
+    /// Dismiss clients as they become idle.
+    Drain,
+    /// Drop everything.
+    Stop,
+}
+
+impl Handle {
+    /// Starts a worker thread.
+    ///
+    /// # Errors
+    /// When the thread or its event loop cannot be made.
+    pub(crate) fn spawn(id: usize, service: Arc<Service>, counters: Arc<Counters>) -> io::Result<Handle> {
+        let (orders, received) = mpsc::unbounded_channel();
+        let load = Arc::new(AtomicUsize::new(0));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let shared = load.clone();
+        let thread = std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || {
+            let worker = Rc::new(Worker {
+                id,
+                service,
+                spares: Spares::default(),
+                counters,
+                slots: RefCell::default(),
+                dismissed: Cell::new(false),
+                load: shared,
+            });
+            let local = LocalSet::new();
+            local.block_on(&runtime, run(worker, received));
+        })?;
+        Ok(Handle { orders, load, thread })
+    }
+
+    /// How many connections it serves.
+    pub(crate) fn load(&self) -> usize {
+        self.load.load(Ordering::Relaxed)
+    }
+
+    /// Gives it a connection.
+    pub(crate) fn serve(&self, stream: std::net::TcpStream) {
+        self.load.fetch_add(1, Ordering::Relaxed);
+        // A worker that has stopped is of a program that is ending.
+        let _ = self.orders.send(Order::Serve(stream));
+    }
+
+    /// Dismisses clients as they become idle.
+    pub(crate) fn drain(&self) {
+        let _ = self.orders.send(Order::Drain);
+    }
+
+    /// Drops everything, and waits for the thread to end.
+    pub(crate) fn stop(self) {
+        let _ = self.orders.send(Order::Stop);
+        let _ = self.thread.join();
+    }
+}
+
+async fn run(worker: Rc<Worker>, mut orders: mpsc::UnboundedReceiver<Order>) {
+    while let Some(order) = orders.recv().await {
+        match order {
+            Order::Serve(stream) => match TcpStream::from_std(stream) {
+                Ok(stream) => drop(tokio::task::spawn_local(crate::client::serve(stream, worker.clone()))),
+                Err(error) => {
+                    worker.load.fetch_sub(1, Ordering::Relaxed);
+                    tracing::warn!(%error, "could not take a connection over");
+                }
+            },
+            Order::Drain => worker.dismiss_all(),
+            Order::Stop => return,
+        }
+    }
+}
+
+impl Worker {
+    /// A client comes.
+    pub(crate) fn enter(&self) -> Rc<Slot> {
+        let id = self.service.next_client_id();
+        let slot = Rc::new(Slot { id, waker: RefCell::default(), dismissed: Cell::new(self.dismissed.get()) });
+        self.slots.borrow_mut().insert(id, slot.clone());
+        slot
+    }
+
+    /// A client has gone.
+    pub(crate) fn leave(&self, slot: &Slot) {
+        self.slots.borrow_mut().remove(&slot.id);
+        self.load.fetch_sub(1, Ordering::Relaxed);
+        self.service.client_left();
+    }
+
+    fn dismiss_all(&self) {
+        self.dismissed.set(true);
+        for slot in self.slots.borrow().values() {
+            slot.dismissed.set(true);
+            if let Some(waker) = &*slot.waker.borrow() {
+                waker.wake_by_ref();
+            }
+        }
+    }
+}
+
+impl Slot {
+    /// Whether the client is to leave; else the task is woken when it is.
+    pub(crate) fn poll_dismissed(&self, context: &mut Context<'_>) -> bool {
+        if self.dismissed.get() {
+            return true;
+        }
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
+            *waker = Some(context.waker().clone());
+        }
+        false
+    }
+
+    pub(crate) fn is_dismissed(&self) -> bool {
+        self.dismissed.get()
+    }
+
+    /// The login is over.
+    pub(crate) fn logged_in(&self) {
+        tracing::debug!(client = self.id, "client logged in");
+    }
+}
