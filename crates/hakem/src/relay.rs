@@ -237,6 +237,11 @@ impl Pump<'_> {
             return Ok(Taken::Nothing);
         }
         let mut taken = Taken::Nothing;
+        if self.session.is_quiet() && !self.client.inbox.is_empty() && self.lease.is_retired() {
+            // The node is not what it was when the transaction began: whatever comes next must not reach it.
+            self.lose(None);
+            return Ok(Taken::Something);
+        }
         loop {
             if self.session.copies_in() && self.pass_copy_data()? {
                 taken = Taken::Something;

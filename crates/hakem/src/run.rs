@@ -151,47 +151,30 @@ impl Proxy {
     }
 }
 
-/// Logs what changes in a cluster, and closes the connections to a node that is not what it was.
+/// Closes the connections to a node that is not what it was. One that could not be reached for a while and is what it was before
+/// keeps them.
 async fn follow(service: Arc<Service>, cluster: String, watcher: Watcher) {
-    let (mut version, mut states, mut writer) = (0, Vec::new(), None);
+    let mut known: Vec<Option<&'static str>> = Vec::new();
+    let mut primary = None;
     loop {
         let snapshot = watcher.snapshot().clone();
-        if snapshot.version != version {
-            version = snapshot.version;
-            let names: Vec<&'static str> = snapshot.nodes.iter().map(|node| node.state.name()).collect();
-            for node in &snapshot.nodes {
-                let before = states.get(node.id.index()).copied();
-                if before == Some(node.state.name()) {
-                    continue;
-                }
-                let (state, reason) = (node.state.name(), reason(&node.state));
-                tracing::info!(%cluster, host = %node.host, port = node.port, state, reason, "node");
-                // A replica that has become the primary keeps its connections; they notice nothing.
-                let promoted = before == Some("replica") && state == "primary";
-                if before.is_some() && !promoted {
-                    service.retire(&cluster, node.id);
-                }
+        known.resize(snapshot.nodes.len(), None);
+        for (node, known) in snapshot.nodes.iter().zip(&mut known) {
+            let state = match node.state {
+                NodeState::Unknown | NodeState::Unreachable { .. } => continue,
+                _ => node.state.name(),
+            };
+            // A replica that has become the primary keeps its connections; they notice nothing.
+            if known.is_some_and(|known| known != state && (known, state) != ("replica", "primary")) {
+                service.retire(&cluster, node.id);
             }
-            states = names;
-            if writer.as_ref() != Some(&snapshot.writer) {
-                match &snapshot.writer {
-                    Writer::Known(epoch) => {
-                        tracing::info!(%cluster, primary = %epoch.primary, timeline = epoch.timeline, "writes go to");
-                    }
-                    Writer::None(reason) => tracing::warn!(%cluster, %reason, "writes go nowhere"),
-                }
-                writer = Some(snapshot.writer.clone());
-            }
+            *known = Some(state);
         }
-        watcher.changed(version).await;
-    }
-}
-
-fn reason(state: &NodeState) -> Option<String> {
-    match state {
-        NodeState::Unreachable { reason, .. } => Some(reason.to_string()),
-        NodeState::Fenced { cause, .. } => Some(cause.to_string()),
-        _ => None,
+        if let Writer::Known(epoch) = snapshot.writer {
+            let deposed = primary.replace(epoch.primary).filter(|before| *before != epoch.primary);
+            deposed.into_iter().for_each(|node| service.retire(&cluster, node));
+        }
+        watcher.changed(snapshot.version).await;
     }
 }
 

@@ -12,6 +12,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -47,6 +48,8 @@ pub struct Pool<M: Send + 'static> {
     options: Options,
     memory: fn(usize) -> M,
     memory_size: usize,
+    /// Connections of an older generation are closed when they come back. Changed under the lock, read without it.
+    generation: AtomicU64,
     state: Mutex<State<M>>,
 }
 
@@ -96,8 +99,6 @@ struct State<M: Send + 'static> {
     open: usize,
     dialing: usize,
     next_ticket: u64,
-    /// Connections of an older generation are closed when they come back.
-    generation: u64,
     failure: Option<(Instant, DialError)>,
 }
 
@@ -128,10 +129,9 @@ impl<M: Send + 'static> Pool<M> {
             open: 0,
             dialing: 0,
             next_ticket: 0,
-            generation: 0,
             failure: None,
         };
-        Arc::new(Pool { target, options, memory, memory_size, state: Mutex::new(state) })
+        Arc::new(Pool { target, options, memory, memory_size, generation: AtomicU64::new(0), state: Mutex::new(state) })
     }
 
     /// Whom its connections go to.
@@ -167,7 +167,7 @@ impl<M: Send + 'static> Pool<M> {
     /// Closes all idle connections now, and those on loan when they come back.
     pub fn retire(&self) {
         let mut state = self.lock();
-        state.generation += 1;
+        self.generation.fetch_add(1, Ordering::Release);
         state.failure = None;
         let idle: Vec<Idle<M>> = state.idle.iter_mut().flat_map(std::mem::take).collect();
         for idle in &idle {
@@ -213,7 +213,7 @@ impl<M: Send + 'static> Pool<M> {
     fn find(self: &Arc<Self>, worker: usize, now: Instant) -> Result<Found<M>, CheckoutError> {
         let mut state = self.lock();
         if let Some(idle) = state.take_idle(worker) {
-            return Ok(Found::Idle(idle.connection, state.generation));
+            return Ok(Found::Idle(idle.connection, self.generation()));
         }
         if let Some((until, error)) = &state.failure
             && now < *until
@@ -232,7 +232,7 @@ impl<M: Send + 'static> Pool<M> {
         if state.open < self.options.size && state.dialing <= waiting && state.idle.iter().all(Vec::is_empty) {
             state.add(worker);
             state.dialing += 1;
-            let (pool, generation) = (self.clone(), state.generation);
+            let (pool, generation) = (self.clone(), self.generation());
             tokio::spawn(async move { pool.grow(worker, generation).await });
         }
         Ok(Found::Wait(ticket, receiver))
@@ -254,7 +254,7 @@ impl<M: Send + 'static> Pool<M> {
                 && let Some(idle) = state.take_any_idle()
             {
                 state.waiters[worker].remove(at);
-                return Ok(self.lease(idle.connection, state.generation));
+                return Ok(self.lease(idle.connection, self.generation()));
             }
             left -= patience;
             // Whatever becomes free from now on is offered to the one who has waited longest.
@@ -309,10 +309,14 @@ impl<M: Send + 'static> Pool<M> {
         {
             state.add(worker);
             state.dialing += 1;
-            let (pool, generation) = (self.clone(), state.generation);
+            let (pool, generation) = (self.clone(), self.generation());
             drop(state);
             runtime.spawn(async move { pool.grow(worker, generation).await });
         }
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     fn lock(&self) -> MutexGuard<'_, State<M>> {
@@ -376,7 +380,7 @@ impl<M: Send + 'static> Lease<M> {
         let Some(mut connection) = self.connection.take() else { return };
         let pool = self.pool.clone();
         let mut state = pool.lock();
-        if state.generation == self.generation {
+        if pool.generation() == self.generation {
             loop {
                 let Some(waiter) = state.next_waiter(connection.home) else {
                     let home = connection.home;
@@ -432,7 +436,7 @@ impl<M: Send + 'static> Lease<M> {
 
     /// Whether its pool has been retired since: the connection must not be used for another transaction.
     pub fn is_retired(&self) -> bool {
-        self.pool.lock().generation != self.generation
+        self.pool.generation() != self.generation
     }
 }
 

@@ -43,7 +43,7 @@ impl Session {
         }
         // What is owed is answered by one error; what the request did to statements is as uncertain as the rest, and undone.
         let commits = self.request.commits;
-        let writes = self.request.access == Access::Write;
+        let writes = self.request.writes;
         self.restart();
         self.pins.clear();
         let failure = if in_transaction && !commits {

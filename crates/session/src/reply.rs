@@ -348,7 +348,7 @@ impl Session {
     /// The request is over.
     fn conclude(&mut self, status: Status, memory: &mut ServerMemory, now: Instant) {
         let failed = self.progress.failed;
-        if self.lease.role == Some(Role::Primary) && self.request.access == Access::Write {
+        if self.lease.role == Some(Role::Primary) && self.request.writes {
             self.wrote = true;
         }
         match status {

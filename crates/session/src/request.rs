@@ -14,6 +14,8 @@ pub(crate) struct Request {
     pub(crate) access: Access,
     /// Why.
     pub(crate) why: Why,
+    /// Whether it may change what others see. Less than `access`: BEGIN and SET need the primary and write nothing.
+    pub(crate) writes: bool,
     /// The class of a simple query.
     pub(crate) simple: Option<Arc<Class>>,
     /// Whether a comment asked for a certain kind of server.
@@ -45,6 +47,7 @@ impl Request {
             frames: Vec::new(),
             access: Access::Read,
             why: Why::Empty,
+            writes: false,
             simple: None,
             hint: None,
             needs_server: false,
@@ -77,11 +80,36 @@ impl Request {
             self.access = self.access.max(class.access);
             self.why = class.why;
         }
+        self.writes |= class.access == Access::Write && !writes_nothing(class);
         self.hint = self.hint.or(class.hint);
         self.commits |= class
             .effects
             .iter()
             .any(|effect| matches!(effect, Effect::Commit { .. } | Effect::PrepareTransaction));
+    }
+}
+
+/// Whether a statement that is no replica's business leaves the data alone all the same.
+fn writes_nothing(class: &Class) -> bool {
+    let harmless = |effect: &Effect| {
+        matches!(
+            effect,
+            Effect::Begin(_)
+                | Effect::Commit { .. }
+                | Effect::Rollback { .. }
+                | Effect::Savepoint(_)
+                | Effect::Release(_)
+                | Effect::RollbackTo(_)
+                | Effect::SetTransaction(_)
+                | Effect::Set { .. }
+                | Effect::Reset { .. }
+                | Effect::ResetAll
+        )
+    };
+    match &*class.effects {
+        [] => class.why == Why::NodeDependent,
+        [effect] => class.statements == 1 && harmless(effect),
+        _ => false,
     }
 }
 
