@@ -1,0 +1,30 @@
+# The front door. ARGS go to the program behind each target: make demo ARGS="--replicas 3"
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench ci lint fmt
+
+help: ## what there is to make
+	@sed -n 's/^\([a-z]*\): ## /\1 /p' $(MAKEFILE_LIST) | while read -r target what; do printf 'make %-6s %s\n' "$$target" "$$what"; done
+
+demo: ## a PostgreSQL primary with replicas and Hakem in front of them, all on this machine and removed at the end
+	@.ci/install demo
+	@HAKEM_PG_BIN="$$(.ci/postgres)" cargo run --release --locked -p hakem -- demo $(ARGS)
+
+test: ## all tests, against real servers that they start; then a look at what they left behind
+	@.ci/test $(ARGS)
+
+bench: ## Hakem, PgBouncer and no proxy, compared by pgbench on this machine
+	@.ci/install bench
+	@cargo build --release --locked -p hakem
+	@benches/compare/run $(ARGS)
+
+ci: ## everything that has to hold before a push
+	@.ci/run
+
+lint: ## format, edges, dependencies and lints only
+	@cargo fmt --all -- --check
+	@.ci/edges
+	@.ci/deny
+	@cargo clippy --workspace --all-targets --locked -- -D warnings
+
+fmt: ## format the sources
+	@cargo fmt --all
