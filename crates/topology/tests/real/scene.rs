@@ -40,7 +40,11 @@ impl Scene {
             if holds(&snapshot) {
                 return snapshot;
             }
-            assert!(Instant::now() < end, "waited {PATIENCE:?} in vain until {what}: {snapshot:#?}");
+            assert!(
+                Instant::now() < end,
+                "waited {PATIENCE:?} in vain until {what}: {snapshot:#?}\n{}",
+                self.logs().join("\n")
+            );
             tokio::time::sleep(POLL).await;
         }
     }
@@ -68,6 +72,14 @@ impl Scene {
             nodes.iter().all(|&i| snapshot.nodes[i].figures.probes >= before.nodes[i].figures.probes + SEVERAL)
         })
         .await;
+    }
+
+    /// The ends of the servers' logs, for whoever has to find out why a test failed.
+    fn logs(&self) -> Vec<String> {
+        let end_of = |text: String| text.lines().rev().take(LOG_LINES).map(str::to_owned).collect::<Vec<_>>();
+        let nodes = self.cluster.nodes().iter();
+        let logs = nodes.map(|node| (node.name(), end_of(std::fs::read_to_string(node.log()).unwrap_or_default())));
+        logs.flat_map(|(name, lines)| lines.into_iter().rev().map(move |line| format!("{name}: {line}"))).collect()
     }
 
     pub(crate) async fn sql(&self, i: usize, script: &str) -> String {
@@ -121,6 +133,9 @@ pub(crate) fn fresh_as_of(node: &Node) -> Option<Instant> {
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const POLL: Duration = Duration::from_millis(5);
+
+/// How much of a server's log a failed test shows.
+const LOG_LINES: usize = 30;
 
 /// How many probes are several.
 const SEVERAL: u64 = 8;
