@@ -7,38 +7,36 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pool::Lease;
+use pool::{Lease, Pool};
 use session::ServerMemory;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use wire::startup::{self, CancelKey};
 
 /// The keys of all clients.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Cancels {
     slots: Mutex<HashMap<CancelKey, Arc<Mutex<Aim>>>>,
 }
 
 /// One client's key.
-#[derive(Debug)]
 pub(crate) struct Registered {
     pub(crate) key: CancelKey,
     aim: Arc<Mutex<Aim>>,
 }
 
 /// The server that a client's cancel request goes to.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Aim {
     server: Option<Server>,
     /// Cancel requests on their way to it.
     in_flight: usize,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Server {
-    host: String,
-    port: u16,
-    key: CancelKey,
+    pool: Arc<Pool<ServerMemory>>,
+    key: Arc<CancelKey>,
 }
 
 impl Cancels {
@@ -74,7 +72,8 @@ impl Cancels {
         let sent = tokio::time::timeout(CANCEL_MAX, send(&server)).await;
         lock(&aim).in_flight -= 1;
         if !matches!(sent, Ok(Ok(()))) {
-            tracing::warn!(host = %server.host, port = server.port, "could not pass a cancel request on");
+            let target = server.pool.target();
+            tracing::warn!(host = %target.host, port = target.port, "could not pass a cancel request on");
         }
     }
 }
@@ -82,9 +81,7 @@ impl Cancels {
 impl Registered {
     /// From now on the client's cancel requests go to the server of this lease.
     pub(crate) fn aim(&self, lease: &Lease<ServerMemory>) {
-        let target = lease.pool().target();
-        let server = lease.cancel.clone().map(|key| Server { host: target.host.clone(), port: target.port, key });
-        lock(&self.aim).server = server;
+        lock(&self.aim).server = lease.cancel.clone().map(|key| Server { pool: lease.pool().clone(), key });
     }
 
     /// From now on they go nowhere. `false` when one is on its way: that server must not be lent again.
@@ -96,7 +93,8 @@ impl Registered {
 }
 
 async fn send(server: &Server) -> std::io::Result<()> {
-    let mut stream = TcpStream::connect((server.host.as_str(), server.port)).await?;
+    let target = server.pool.target();
+    let mut stream = TcpStream::connect((target.host.as_str(), target.port)).await?;
     let mut packet = Vec::new();
     startup::put_cancel(&mut packet, &server.key);
     stream.write_all(&packet).await?;

@@ -12,12 +12,13 @@ use std::task::Poll;
 use std::time::Instant;
 
 use pool::Lease;
-use session::{Intent, Need, RetryReason, ServerMemory, Session, Step};
-use tokio::io::AsyncWriteExt;
+use session::{Intent, Need, RetryReason, ServerMemory, Session, Step, Transaction};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use topology::NodeId;
-use wire::backend::Failure;
-use wire::frame::{Frame, Header};
+use wire::backend::{Failure, Status, tag};
+use wire::frame::Frame;
+use wire::frontend;
 
 use crate::buffers::Inbox;
 use crate::login::{self, Welcome};
@@ -98,12 +99,18 @@ impl Client {
                 }
                 continue;
             }
-            if !self.unsent.is_empty() {
-                self.stream.write_all(&self.unsent).await.map_err(|_| Gone::Vanished)?;
-                self.unsent = Vec::new();
-            }
+            self.flush().await?;
             self.fill().await?;
         }
+    }
+
+    /// Sends what has not been sent yet.
+    async fn flush(&mut self) -> Result<(), Gone> {
+        if !self.unsent.is_empty() {
+            self.stream.write_all(&self.unsent).await.map_err(|_| Gone::Vanished)?;
+            self.unsent = Vec::new();
+        }
+        Ok(())
     }
 
     /// Waits for bytes from the client.
@@ -137,6 +144,10 @@ impl Client {
 
     /// Runs a request, and whatever the client sends until the server is free again. `Some` when the client is gone.
     async fn request(&mut self, session: &mut Session, intent: Intent, cancel: &crate::cancel::Registered) -> Option<Gone> {
+        // Earlier answers first; and a client that does not read them gets no server.
+        if let Err(gone) = self.flush().await {
+            return Some(gone);
+        }
         let mut wanted = Wanted::new(intent.need, self.tenant.failover_deadline(Instant::now()));
         loop {
             let (mut lease, taken) = match route::acquire(self, &wanted).await {
@@ -174,9 +185,14 @@ impl Client {
                     return None;
                 }
                 Outcome::Gone(gone) => {
-                    // A session at rest leaves nothing behind; any other takes its server with it.
-                    if matches!(gone, Gone::Terminated | Gone::Vanished) && session.is_quiet() && !session.keeps_server() {
-                        self.give_back(session, lease, reusable);
+                    // A session at rest can be wiped off its server; any other takes the server with it.
+                    if matches!(gone, Gone::Terminated | Gone::Vanished)
+                        && session.is_quiet()
+                        && session.transaction() == Transaction::None
+                        && reusable
+                        && reset(&mut lease).await.is_some()
+                    {
+                        lease.release(Instant::now());
                     }
                     return Some(gone);
                 }
@@ -235,8 +251,37 @@ impl Client {
     }
 }
 
+/// Wipes a session's state off its server; `None` when that cannot be done.
+async fn reset(lease: &mut Lease<ServerMemory>) -> Option<()> {
+    let mut query = Vec::new();
+    frontend::put_query(&mut query, "DISCARD ALL");
+    let exchange = async {
+        lease.stream.write_all(&query).await.ok()?;
+        let mut received = Vec::new();
+        loop {
+            while let Ok(Some(frame)) = Frame::take(&received) {
+                match frame.tag {
+                    tag::ERROR_RESPONSE => return None,
+                    tag::READY_FOR_QUERY => return (Status::read(frame.body()) == Some(Status::Idle)).then_some(()),
+                    _ => {}
+                }
+                let length = frame.whole.len();
+                received.drain(..length);
+            }
+            let length = lease.stream.read_buf(&mut received).await.ok()?;
+            // A server that has more than this to say to DISCARD ALL is not worth keeping.
+            if length == 0 || received.len() > RESET_MAX {
+                return None;
+            }
+        }
+    };
+    tokio::time::timeout(FAREWELL_MAX, exchange).await.ok().flatten()?;
+    lease.memory.discard_all();
+    Some(())
+}
+
+/// Bytes of a server's answer to DISCARD ALL.
+const RESET_MAX: usize = 64 * 1024;
+
 /// The time for a last word to a client.
 const FAREWELL_MAX: std::time::Duration = std::time::Duration::from_secs(1);
-
-/// A frame's header is all that may be read before its length is known to be sane.
-const _: () = assert!(Header::SIZE < crate::buffers::INBOX_BYTES);

@@ -23,7 +23,7 @@ pub struct Connection<M> {
     /// What the connection remembers of the sessions that used it.
     pub memory: M,
     /// What identifies it to CancelRequest, if the server told.
-    pub cancel: Option<CancelKey>,
+    pub cancel: Option<Arc<CancelKey>>,
     /// What the server reported at login.
     pub parameters: Arc<Parameters>,
     /// When it was made.

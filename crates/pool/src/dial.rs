@@ -150,7 +150,7 @@ async fn log_in<M>(target: &Target, memory: M, worker: usize) -> Result<Connecti
                 }
                 parameters.push((name.into(), value.into()));
             }
-            tag::BACKEND_KEY_DATA if admitted => cancel = backend::backend_key_data(frame.body()),
+            tag::BACKEND_KEY_DATA if admitted => cancel = backend::backend_key_data(frame.body()).map(Arc::new),
             tag::READY_FOR_QUERY if admitted => break,
             _ => return Err(DialError::Protocol("an unexpected message during login")),
         }

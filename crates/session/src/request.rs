@@ -69,7 +69,7 @@ impl Request {
 
     /// Gives the buffer back: an idle client costs about nothing.
     pub(crate) fn shrink(&mut self) {
-        if self.frames.is_empty() {
+        if self.frames.is_empty() && self.frames.capacity() > CAPACITY_IDLE {
             self.frames = Vec::new();
         }
     }
@@ -115,3 +115,6 @@ fn writes_nothing(class: &Class) -> bool {
 
 /// Bytes of buffer that a session in use keeps between requests.
 const CAPACITY_KEPT: usize = 16 * 1024;
+
+/// Bytes of buffer that an idle session keeps.
+const CAPACITY_IDLE: usize = 512;
