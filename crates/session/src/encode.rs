@@ -23,12 +23,11 @@ impl Session {
     pub fn encode(&mut self, memory: &mut ServerMemory, out: &mut Vec<u8>) {
         let continues = self.progress.part;
         let ready = self.request.end == End::Ready;
-        self.progress = Progress {
-            holding: ready && !continues && !matches!(self.transaction, Transaction::Open { .. }),
-            part: !ready,
-            discarding: self.progress.discarding,
-            ..Progress::default()
-        };
+        if !continues {
+            self.progress = Progress::default();
+        }
+        self.progress.holding = ready && !continues && !matches!(self.transaction, Transaction::Open { .. });
+        self.progress.part = !ready;
         if std::mem::take(&mut self.lease.fresh) {
             self.encode_prefix(memory, out);
         }
@@ -38,6 +37,12 @@ impl Session {
             self.encode_frame(frame, &mut parsed, memory, out);
         }
         self.request.frames = frames;
+        if !ready {
+            // It cannot be run again: what it was is of interest, its bytes are not.
+            self.request.frames.clear();
+            self.request.end = End::Open;
+            self.parsed.clear();
+        }
         self.settle_owed();
     }
 
