@@ -1,8 +1,20 @@
 //! Integration tests: the real program in front of real PostgreSQL servers, driven by real clients.
 //!
-//! One binary, a module for each promise. `harness` owns starting and ending things; no other module does.
+//! One binary, a module for each promise. `harness` owns starting and ending things, `raw` speaks the protocol where a library
+//! would be too polite; no other module does either.
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod drivers;
+mod failover;
+mod freshness;
 mod harness;
+mod isolation;
+mod library;
+mod limits;
+mod loss;
+mod memory;
+mod program;
+mod raw;
+mod routing;
 mod smoke;

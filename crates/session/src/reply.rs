@@ -332,6 +332,7 @@ impl Session {
                 if matches!(hidden, Owed::HiddenSettings) {
                     memory.settings = Some(self.settings.current().clone());
                 }
+                self.settle_owed();
                 return Verdict::Swallow;
             }
             Some(Owed::Sync | Owed::Query | Owed::Function) => {}
