@@ -43,10 +43,10 @@ pub(crate) struct Client {
 
 /// Serves one connection to its end.
 pub(crate) async fn serve(stream: TcpStream, worker: Rc<Worker>) {
-    let slot = worker.enter();
-    let id = slot.id;
+    let presence = worker.enter();
+    let id = presence.slot.id;
     let Some(Welcome { stream, inbox, tenant, session, cancel }) = login::log_in(stream, &worker, id).await else {
-        return worker.leave(&slot);
+        return;
     };
     let mut client = Client {
         id,
@@ -55,15 +55,14 @@ pub(crate) async fn serve(stream: TcpStream, worker: Rc<Worker>) {
         unsent: Vec::new(),
         tenant,
         worker: worker.clone(),
-        slot: slot.clone(),
+        slot: presence.slot.clone(),
         last_write: None,
     };
-    slot.logged_in();
+    tracing::debug!(client = id, "client logged in");
     let gone = client.converse(session, &cancel).await;
     tracing::debug!(client = id, ?gone, "client left");
     client.say_goodbye(&gone).await;
     worker.service.cancels.forget(&cancel);
-    worker.leave(&slot);
 }
 
 impl Client {

@@ -53,17 +53,21 @@ pub(crate) fn load(path: &Path) -> Result<Config> {
 pub(crate) async fn run(config: Config) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let proxy = Proxy::start(Arc::new(config)).await?;
-    let again = async || {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+    let mut told_to_end = async || {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return,
+                _ = interrupt.recv() => return,
+                // Whoever is used to reload by SIGHUP must not end the program by it.
+                _ = hangup.recv() => tracing::warn!("SIGHUP: the configuration cannot be reloaded yet; restart instead"),
+            }
         }
     };
-    let mut again = again;
-    again().await;
+    told_to_end().await;
     tracing::info!("shutting down: waiting for clients to finish");
-    proxy.stop(again()).await;
+    proxy.stop(told_to_end()).await;
     Ok(())
 }
 

@@ -12,8 +12,8 @@ use std::task::{Context, Waker};
 use std::thread::JoinHandle;
 
 use tokio::net::TcpStream;
+use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc;
-use tokio::task::LocalSet;
 
 use crate::buffers::Spares;
 use crate::counters::Counters;
@@ -58,13 +58,18 @@ impl Handle {
     /// Starts a worker thread.
     ///
     /// # Errors
-    /// When the thread or its event loop cannot be made.
+    /// When the thread cannot be made.
     pub(crate) fn spawn(id: usize, service: Arc<Service>, counters: Arc<Counters>) -> io::Result<Handle> {
         let (orders, received) = mpsc::unbounded_channel();
         let load = Arc::new(AtomicUsize::new(0));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let shared = load.clone();
         let thread = std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || {
+            // Not a LocalSet on an ordinary runtime: that wakes itself through the kernel for each batch of events.
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            let runtime = match builder.enable_all().build_local(LocalOptions::default()) {
+                Ok(runtime) => runtime,
+                Err(error) => return tracing::error!(%error, worker = id, "a worker has no event loop"),
+            };
             let worker = Rc::new(Worker {
                 id,
                 service,
@@ -74,8 +79,7 @@ impl Handle {
                 dismissed: Cell::new(false),
                 load: shared,
             });
-            let local = LocalSet::new();
-            local.block_on(&runtime, run(worker, received));
+            runtime.block_on(run(worker, received));
         })?;
         Ok(Handle { orders, load, thread })
     }
@@ -111,6 +115,7 @@ async fn run(worker: Rc<Worker>, mut orders: mpsc::UnboundedReceiver<Order>) {
                 Ok(stream) => drop(tokio::task::spawn_local(crate::client::serve(stream, worker.clone()))),
                 Err(error) => {
                     worker.load.fetch_sub(1, Ordering::Relaxed);
+                    worker.service.client_left();
                     tracing::warn!(%error, "could not take a connection over");
                 }
             },
@@ -121,19 +126,12 @@ async fn run(worker: Rc<Worker>, mut orders: mpsc::UnboundedReceiver<Order>) {
 }
 
 impl Worker {
-    /// A client comes.
-    pub(crate) fn enter(&self) -> Rc<Slot> {
+    /// A client comes; it is there until the answer is dropped.
+    pub(crate) fn enter(self: &Rc<Worker>) -> Presence {
         let id = self.service.next_client_id();
         let slot = Rc::new(Slot { id, waker: RefCell::default(), dismissed: Cell::new(self.dismissed.get()) });
         self.slots.borrow_mut().insert(id, slot.clone());
-        slot
-    }
-
-    /// A client has gone.
-    pub(crate) fn leave(&self, slot: &Slot) {
-        self.slots.borrow_mut().remove(&slot.id);
-        self.load.fetch_sub(1, Ordering::Relaxed);
-        self.service.client_left();
+        Presence { worker: self.clone(), slot }
     }
 
     fn dismiss_all(&self) {
@@ -144,6 +142,20 @@ impl Worker {
                 waker.wake_by_ref();
             }
         }
+    }
+}
+
+/// A client is there: counted and listed, however its task ends.
+pub(crate) struct Presence {
+    worker: Rc<Worker>,
+    pub(crate) slot: Rc<Slot>,
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.worker.slots.borrow_mut().remove(&self.slot.id);
+        self.worker.load.fetch_sub(1, Ordering::Relaxed);
+        self.worker.service.client_left();
     }
 }
 
@@ -162,10 +174,5 @@ impl Slot {
 
     pub(crate) fn is_dismissed(&self) -> bool {
         self.dismissed.get()
-    }
-
-    /// The login is over.
-    pub(crate) fn logged_in(&self) {
-        tracing::debug!(client = self.id, "client logged in");
     }
 }
