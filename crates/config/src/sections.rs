@@ -66,7 +66,7 @@ pub struct Pool {
     pub mode: PoolMode,
     /// The most connections. Never 0.
     pub size: usize,
-    /// The connections kept open even when idle. Never more than `size`.
+    /// The connections not closed for being idle. Never more than `size`.
     pub min_size: usize,
     /// The most clients that wait for a connection.
     pub queue_max: usize,
@@ -95,8 +95,6 @@ pub struct Routing {
     pub max_lag: Duration,
     /// The number of classified statements that are remembered.
     pub classifier_cache: usize,
-    /// Whether a user's functions marked STABLE or IMMUTABLE are believed to write nothing.
-    pub trust_stable_functions: bool,
 }
 
 /// `[topology]`: how servers are watched.
@@ -301,7 +299,6 @@ impl Routing {
             consistency: section.value("consistency", Consistency::Session),
             max_lag: section.within("max_lag", seconds(1), TIMEOUT_MIN..=DURATION_MAX),
             classifier_cache: count(section.within("classifier_cache", 10_000, 1..=10_000_000)),
-            trust_stable_functions: section.value("trust_stable_functions", false),
         }
     }
 }

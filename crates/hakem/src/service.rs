@@ -97,9 +97,9 @@ impl Service {
         }
         let resolved = self.config.resolve(database, user)?;
         // A session sees all of a database's users' writes: they share what was written last, and what statements are.
-        let sibling = tenants.values().find(|tenant| {
-            tenant.resolved.cluster == resolved.cluster && tenant.resolved.dbname == resolved.dbname
-        });
+        let sibling = tenants
+            .values()
+            .find(|tenant| tenant.resolved.cluster == resolved.cluster && tenant.resolved.dbname == resolved.dbname);
         let classifier = sibling.map_or_else(
             || {
                 let options = classifier::Options {
@@ -197,6 +197,7 @@ impl Tenant {
             },
             max_lag: Some(resolved.max_lag),
             keeps_server: resolved.pool_mode == config::PoolMode::Session,
+            refuses_blocks: resolved.pool_mode == config::PoolMode::Statement,
             request_max: config.proxy.message_retain_max,
         };
         let pool_options = pool::Options {

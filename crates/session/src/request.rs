@@ -24,6 +24,8 @@ pub(crate) struct Request {
     pub(crate) needs_server: bool,
     /// How it ends.
     pub(crate) end: End,
+    /// Whether it begins a transaction block.
+    pub(crate) begins: bool,
     /// Whether it ends a transaction: when its answer is lost, nobody knows what became of it.
     pub(crate) commits: bool,
     /// How often it has been sent to a server before.
@@ -52,6 +54,7 @@ impl Request {
             hint: None,
             needs_server: false,
             end: End::Open,
+            begins: false,
             commits: false,
             attempts: 0,
         }
@@ -82,6 +85,7 @@ impl Request {
         }
         self.writes |= class.access == Access::Write && !writes_nothing(class);
         self.hint = self.hint.or(class.hint);
+        self.begins |= class.effects.iter().any(|effect| matches!(effect, Effect::Begin(_)));
         self.commits |= class
             .effects
             .iter()

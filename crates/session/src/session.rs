@@ -64,6 +64,8 @@ pub struct Policy {
     pub max_lag: Option<Duration>,
     /// Whether the server connection is kept until the client leaves (session pooling).
     pub keeps_server: bool,
+    /// Whether transaction blocks are refused (statement pooling).
+    pub refuses_blocks: bool,
     /// A request of more bytes than this is passed on in parts, and is not run again elsewhere.
     pub request_max: usize,
 }
@@ -464,6 +466,12 @@ impl Session {
         match self.transaction {
             Transaction::Lost { .. } => self.answer_lost(),
             _ if self.refusal.is_some() => self.answer_refusal(),
+            _ if self.request.begins && self.policy.refuses_blocks => {
+                // As PgBouncer words it; its clients match on the text.
+                let message = "transaction blocks not allowed in statement pooling mode";
+                self.refusal = Some(Failure::error("0A000", message));
+                self.answer_refusal()
+            }
             _ => Step::Request(Intent { need: self.need(), why: self.request.why }),
         }
     }
@@ -511,7 +519,9 @@ impl Session {
         }
         let lost = matches!(self.transaction, Transaction::Lost { .. });
         match (effect, self.transaction) {
-            (Effect::Begin(mode), Transaction::None) if self.lease.role.is_none() && !self.policy.keeps_server => {
+            (Effect::Begin(mode), Transaction::None)
+                if self.lease.role.is_none() && !self.policy.keeps_server && !self.policy.refuses_blocks =>
+            {
                 backend::put_command_complete(&mut self.output, begin_tag(sql)?);
                 self.transaction = Transaction::Deferred(*mode);
             }

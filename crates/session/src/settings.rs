@@ -30,7 +30,12 @@ impl Settings {
     pub fn new<'a>(startup: impl IntoIterator<Item = (&'a str, &'a str)>) -> Settings {
         let statement = |(name, value): (&str, &str)| {
             let name = name.to_ascii_lowercase();
-            let statement = format!("SET {} TO {}", quoted_name(&name), quoted_literal(value));
+            // In SET, one literal would be one element of the list.
+            let statement = if IDENTIFIER_LISTS.contains(&name.as_str()) {
+                format!("SELECT pg_catalog.set_config('{name}', {}, false)", quoted_literal(value))
+            } else {
+                format!("SET {} TO {}", quoted_name(&name), quoted_literal(value))
+            };
             (name, statement)
         };
         let startup: Map = Arc::new(startup.into_iter().map(statement).collect());
@@ -43,6 +48,7 @@ impl Settings {
     }
 
     pub(crate) fn set(&mut self, name: &str, statement: &str) {
+        self.forget_role(name);
         if self.current.get(name).is_none_or(|known| known != statement) {
             Arc::make_mut(&mut self.current).insert(name.to_owned(), statement.to_owned());
         }
@@ -51,6 +57,7 @@ impl Settings {
     /// RESET: back to the startup packet's value. Says whether there is one, in which case the server, which knows nothing of
     /// startup packets, now has another value than the session should see.
     pub(crate) fn reset(&mut self, name: &str) -> bool {
+        self.forget_role(name);
         match self.startup.get(name) {
             Some(statement) => {
                 Arc::make_mut(&mut self.current).insert(name.to_owned(), statement.clone());
@@ -65,8 +72,27 @@ impl Settings {
         }
     }
 
+    /// RESET ALL: everything but who the session is (`GUC_NO_RESET_ALL`).
     pub(crate) fn reset_all(&mut self) {
+        let mut current = self.startup.clone();
+        for name in IDENTITY {
+            if let Some(statement) = self.current.get(name) {
+                Arc::make_mut(&mut current).insert(name.to_owned(), statement.clone());
+            }
+        }
+        self.current = current;
+    }
+
+    /// DISCARD ALL: everything.
+    pub(crate) fn discard_all(&mut self) {
         self.current = self.startup.clone();
+    }
+
+    /// A change of the session's user takes its role back (`SetSessionAuthorization`).
+    fn forget_role(&mut self, name: &str) {
+        if name == SESSION_AUTHORIZATION && self.current.contains_key(ROLE) {
+            Arc::make_mut(&mut self.current).remove(ROLE);
+        }
     }
 
     pub(crate) fn savepoint(&mut self, name: &str) {
@@ -106,20 +132,32 @@ impl Settings {
 /// The statements that turn `from` into `to`, in one query string; `None` when nothing differs. `from` of `None` means that
 /// nobody knows what the server has.
 pub(crate) fn difference(from: Option<&Map>, to: &Map) -> Option<String> {
-    let Some(from) = from else {
-        return Some(to.values().fold("RESET ALL".to_owned(), |sql, statement| sql + ";" + statement));
-    };
-    if Arc::ptr_eq(from, to) {
+    if from.is_some_and(|from| Arc::ptr_eq(from, to) || from == to) {
         return None;
     }
+    let is_identity = |name: &str| IDENTITY.contains(&name);
+    let known = |name: &str| from.and_then(|from| from.get(name));
     let mut sql = String::new();
-    for name in from.keys().filter(|name| !to.contains_key(*name)) {
-        let _ = write!(sql, "RESET {};", quoted_name(name));
+    // Who is somebody else may not be allowed to change the other settings: so identity goes first and comes last.
+    if from.is_none_or(|from| IDENTITY.iter().any(|name| from.contains_key(*name))) {
+        sql += "RESET ROLE;RESET SESSION AUTHORIZATION;";
     }
-    for (_, statement) in to.iter().filter(|(name, statement)| from.get(*name) != Some(statement)) {
+    match from {
+        None => sql += "RESET ALL;",
+        Some(from) => {
+            for name in from.keys().filter(|name| !to.contains_key(*name) && !is_identity(name)) {
+                let _ = write!(sql, "RESET {};", quoted_name(name));
+            }
+        }
+    }
+    for (_, statement) in to.iter().filter(|(name, statement)| !is_identity(name) && known(name) != Some(statement)) {
         let _ = write!(sql, "{statement};");
     }
-    (!sql.is_empty()).then_some(sql)
+    // A change of the session's user would take the role back.
+    for statement in IDENTITY.iter().filter_map(|name| to.get(*name)) {
+        let _ = write!(sql, "{statement};");
+    }
+    Some(sql)
 }
 
 /// A setting's name as it stands in SET: an extension's name has a dot between two identifiers, and `TIME ZONE` is its own syntax
@@ -137,6 +175,15 @@ fn quoted_literal(value: &str) -> String {
         format!("'{}'", value.replace('\'', "''"))
     }
 }
+
+const SESSION_AUTHORIZATION: &str = "session_authorization";
+const ROLE: &str = "role";
+
+/// The settings that say who the session is, in the order in which they are set.
+const IDENTITY: [&str; 2] = [SESSION_AUTHORIZATION, ROLE];
+
+/// Settings whose value is a list of identifiers, each quoted apart in SET (`GUC_LIST_QUOTE`), as far as a session can set them.
+const IDENTIFIER_LISTS: [&str; 4] = ["local_preload_libraries", "search_path", "session_preload_libraries", "temp_tablespaces"];
 
 #[cfg(test)]
 mod tests {
@@ -192,12 +239,13 @@ mod tests {
         };
         let (empty, a1, a2b) =
             (map(&[]), map(&[("a", "SET a TO 1")]), map(&[("a", "SET a TO 2"), ("x.b", "SET x.b TO 1")]));
-        let check = |from: Option<&Map>, to, expected: Option<&str>| assert_eq!(difference(from, to).as_deref(), expected);
+        let check =
+            |from: Option<&Map>, to: &Map, expected: Option<&str>| assert_eq!(difference(from, to).as_deref(), expected);
         check(Some(&empty), &map(&[]), None);
         check(Some(&empty), &a1, Some("SET a TO 1;"));
         check(Some(&a1), &a2b, Some("SET a TO 2;SET x.b TO 1;"));
         check(Some(&a2b), &a1, Some("RESET \"x\".\"b\";SET a TO 1;"));
-        check(None, &a1, Some("RESET ALL;SET a TO 1"));
+        check(None, &a1, Some("RESET ROLE;RESET SESSION AUTHORIZATION;RESET ALL;SET a TO 1;"));
     }
 
     #[test]
