@@ -59,6 +59,12 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
+    /// Holds what was read elsewhere.
+    pub(crate) fn of(storage: Vec<u8>) -> Inbox {
+        let end = storage.len();
+        Inbox { storage, start: 0, end }
+    }
+
     pub(crate) fn unread(&self) -> &[u8] {
         &self.storage[self.start..self.end]
     }
@@ -225,7 +231,7 @@ mod tests {
     use super::*;
 
     fn inbox(bytes: &[u8]) -> Inbox {
-        Inbox { storage: bytes.to_vec(), start: 0, end: bytes.len() }
+        Inbox::of(bytes.to_vec())
     }
 
     #[test]

@@ -56,8 +56,9 @@ pub(crate) async fn log_in(stream: TcpStream, worker: &Rc<Worker>, id: u64) -> O
     let failure = match tokio::time::timeout(timeout, admission).await {
         Ok(Ok((tenant, session, cancel))) => {
             worker.counters.login(true);
-            let Guest { stream, .. } = guest;
-            return Some(Welcome { stream, inbox: Inbox::default(), tenant, session, cancel });
+            let Guest { stream, received } = guest;
+            // A client may send its first request without waiting to be let in.
+            return Some(Welcome { stream, inbox: Inbox::of(received), tenant, session, cancel });
         }
         Ok(Err(Refusal::Silent)) => return None,
         Ok(Err(Refusal::Told(failure))) => failure,
@@ -85,11 +86,16 @@ async fn admit(
     guest.negotiate(&startup).await?;
     guest.authenticate(worker, &user).await?;
     tracing::debug!(client = id, %user, %database, "authenticated");
-    let tenant = worker.service.tenant(&database, &user).map_err(|error| Refusal::Told(unresolved(error, &database, &user)))?;
-    let mut session =
-        Box::new(Session::new(tenant.policy.clone(), Settings::new(settings.iter().map(|(n, v)| (n.as_str(), v.as_str())))));
+    let tenant =
+        worker.service.tenant(&database, &user).map_err(|error| Refusal::Told(unresolved(error, &database, &user)))?;
+    let mut session = Box::new(Session::new(
+        tenant.policy.clone(),
+        Settings::new(settings.iter().map(|(n, v)| (n.as_str(), v.as_str()))),
+    ));
     for (name, value) in &hakem {
-        session.configure(name, value).map_err(|failure| Refusal::Told(Failure { severity: backend::Severity::Fatal, ..failure }))?;
+        session
+            .configure(name, value)
+            .map_err(|failure| Refusal::Told(Failure { severity: backend::Severity::Fatal, ..failure }))?;
     }
     let parameters = greet(&tenant, worker.id, id, &session).await.map_err(Refusal::Told)?;
     let cancel = worker.service.cancels.register();
@@ -118,7 +124,9 @@ impl Guest {
         for _ in 0..REQUESTS_MAX {
             let taken = loop {
                 match Startup::take(&self.received, STARTUP_MAX) {
-                    Ok(Some((packet, length))) => break Some((matches!(packet, Startup::SslRequest | Startup::GssEncRequest), length)),
+                    Ok(Some((packet, length))) => {
+                        break Some((matches!(packet, Startup::SslRequest | Startup::GssEncRequest), length));
+                    }
                     Ok(None) => self.read().await?,
                     Err(error) => return Err(Refusal::Told(Failure::fatal("08P01", error.to_string()))),
                 }
@@ -128,7 +136,10 @@ impl Guest {
             if encryption {
                 // What a client sends before it has the answer cannot be meant for an encrypted connection.
                 if !self.received.is_empty() {
-                    return Err(Refusal::Told(Failure::fatal("08P01", "received unencrypted data after an encryption request")));
+                    return Err(Refusal::Told(Failure::fatal(
+                        "08P01",
+                        "received unencrypted data after an encryption request",
+                    )));
                 }
                 self.stream.write_all(b"N").await?;
                 continue;
@@ -279,7 +290,10 @@ impl Asked {
     fn read(startup: &SessionStartup<'_>) -> Result<Asked, Failure> {
         if startup.version >> 16 != PROTOCOL_3_0 >> 16 {
             let (major, minor) = (startup.version >> 16, startup.version & 0xffff);
-            return Err(Failure::fatal("0A000", format!("unsupported frontend protocol {major}.{minor}: server supports 3.0")));
+            return Err(Failure::fatal(
+                "0A000",
+                format!("unsupported frontend protocol {major}.{minor}: server supports 3.0"),
+            ));
         }
         let (mut user, mut database, mut pairs) = (None, None, Vec::new());
         for (name, value) in &startup.parameters {
@@ -302,9 +316,11 @@ impl Asked {
             }
         }
         let user = user.filter(|user| !user.is_empty());
-        let user = user.ok_or_else(|| Failure::fatal("28000", "no PostgreSQL user name specified in startup packet"))?;
+        let user =
+            user.ok_or_else(|| Failure::fatal("28000", "no PostgreSQL user name specified in startup packet"))?;
         let database = database.filter(|database| !database.is_empty()).unwrap_or_else(|| user.clone());
-        let (hakem, settings): (Vec<_>, Vec<_>) = pairs.into_iter().partition(|(name, _)| name.starts_with(PROXY_PREFIX));
+        let (hakem, settings): (Vec<_>, Vec<_>) =
+            pairs.into_iter().partition(|(name, _)| name.starts_with(PROXY_PREFIX));
         let hakem = hakem.into_iter().map(|(name, value)| (name[PROXY_PREFIX.len()..].to_owned(), value)).collect();
         Ok(Asked { user, database, settings, hakem })
     }
@@ -433,14 +449,18 @@ mod tests {
 
     fn check(options: &str, expected: Option<&[(&str, &str)]>) {
         let found = parse_options(options).ok();
-        let expected = expected.map(|pairs| pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect::<Vec<_>>());
+        let expected =
+            expected.map(|pairs| pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect::<Vec<_>>());
         assert_eq!(found, expected, "{options:?}");
     }
 
     #[test]
     fn options() {
         check("", Some(&[]));
-        check("-c geqo=off -cjit=on --search-path=a,b", Some(&[("geqo", "off"), ("jit", "on"), ("search_path", "a,b")]));
+        check(
+            "-c geqo=off -cjit=on --search-path=a,b",
+            Some(&[("geqo", "off"), ("jit", "on"), ("search_path", "a,b")]),
+        );
         check(r"-c application_name=two\ words\\", Some(&[("application_name", r"two words\")]));
         check("-c hakem.route=primary", Some(&[("hakem.route", "primary")]));
         check("-c DateStyle=ISO+MDY", Some(&[("DateStyle", "ISO+MDY")]));

@@ -49,7 +49,8 @@ impl Wanted {
     }
 }
 
-/// Finds a server for a client's request, waiting for one up to the deadline.
+/// Finds a server for a client's request, waiting for one up to the deadline. A client's turn is its number: it keeps to one replica
+/// while that is fresh enough, so that its reads do not go back and forth in time between two that are.
 ///
 /// # Errors
 /// What the client is to be told when there is none.
