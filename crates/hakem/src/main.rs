@@ -3,13 +3,14 @@
 //! The program's map, in the order of a request's way: `listener` deals connections to workers (`worker`); `client` is one
 //! client's life, from its `login` to its end; `route` finds a server for a request; `relay` pumps until that server is
 //! free again, from and into `buffers`. Beside the way: `service` (what all workers share), `cancel`, `counters`. Around it:
-//! `run` (start and stop), `http` and `metrics`, `check`, `logging`.
+//! `run` (start and stop), `http` and `metrics`, `check`, `demo`, `logging`.
 
 mod buffers;
 mod cancel;
 mod check;
 mod client;
 mod counters;
+mod demo;
 mod http;
 mod listener;
 mod logging;
@@ -49,6 +50,8 @@ enum Command {
         #[arg(default_value = "proxy.toml")]
         config: PathBuf,
     },
+    /// Start PostgreSQL servers for a demonstration, with the proxy in front of them; all of it is removed at the end.
+    Demo(demo::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -59,6 +62,14 @@ fn main() -> ExitCode {
         }),
         Command::Check { config } => {
             with_config(&config, |config| control_loop()?.block_on(async { check::check(&config).await }))
+        }
+        Command::Demo(arguments) => {
+            let end =
+                control_loop().map_err(anyhow::Error::from).and_then(|events| events.block_on(demo::demo(arguments)));
+            end.unwrap_or_else(|error| {
+                eprintln!("hakem: {error:#}");
+                ExitCode::FAILURE
+            })
         }
     }
 }
