@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use pool::{CheckoutError, DialError, Lease};
 use session::{Need, Role, ServerMemory};
-use topology::{Choice, Freshness, NodeId};
+use topology::{Choice, Freshness, NodeId, WhyPrimary};
 use wire::backend::Failure;
 
 use crate::client::Client;
@@ -76,7 +76,12 @@ pub(crate) async fn find(
         };
         let taken = match choice {
             Choice::Replica(node) => Taken { node, role: Role::Replica },
-            Choice::Primary(node, _) => Taken { node, role: Role::Primary },
+            Choice::Primary(node, why) => {
+                if why == WhyPrimary::Stale {
+                    tenant.note_stale(now);
+                }
+                Taken { node, role: Role::Primary }
+            }
             Choice::Nowhere(reason) => {
                 if now >= wanted.deadline {
                     return Err(Failure::error("57P03", reason.to_string()).hint("Try again later."));

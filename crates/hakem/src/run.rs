@@ -18,7 +18,7 @@ use crate::counters::Counters;
 use crate::http::{self, Pages};
 use crate::listener;
 use crate::metrics::Metrics;
-use crate::service::Service;
+use crate::service::{Service, Tenant};
 use crate::worker::Handle;
 
 /// A proxy at work.
@@ -83,7 +83,8 @@ impl Proxy {
         for address in &config.proxy.listen {
             listeners.push(listener::open(*address).with_context(|| format!("cannot listen on {address}"))?);
         }
-        let addresses = listeners.iter().map(tokio::net::TcpListener::local_addr).collect::<std::io::Result<Vec<_>>>()?;
+        let addresses =
+            listeners.iter().map(tokio::net::TcpListener::local_addr).collect::<std::io::Result<Vec<_>>>()?;
         let http_listen = config.proxy.http_listen;
         let service = Service::new(config, workers);
         let counters: Vec<Arc<Counters>> = (0..workers).map(|_| Arc::default()).collect();
@@ -96,14 +97,14 @@ impl Proxy {
         let draining = Arc::new(AtomicBool::new(false));
         let http = match http_listen {
             Some(address) => {
-                let pages =
-                    Pages { service: service.clone(), metrics: metrics.clone(), draining: draining.clone() };
+                let pages = Pages { service: service.clone(), metrics: metrics.clone(), draining: draining.clone() };
                 Some(http::serve(address, pages).await.with_context(|| format!("cannot listen on {address}"))?)
             }
             None => None,
         };
         for (name, watcher) in service.clusters() {
             tokio::spawn(follow(service.clone(), name.clone(), watcher.clone()));
+            tokio::spawn(hurry(service.clone(), name.clone(), watcher.clone()));
         }
         tokio::spawn(sweep(service.clone()));
         let deal = |listener| tokio::spawn(listener::deal(listener, service.clone(), workers.clone()));
@@ -182,6 +183,24 @@ async fn follow(service: Arc<Service>, cluster: String, watcher: Watcher) {
     }
 }
 
+/// Has the servers probed more often while reads go to the primary for want of a fresh replica: the sooner a replica is known to
+/// have caught up, the fewer do.
+async fn hurry(service: Arc<Service>, cluster: String, watcher: Watcher) {
+    let mut ticks = tokio::time::interval(HURRY_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut hurrying = None;
+    loop {
+        ticks.tick().await;
+        let now = Instant::now();
+        let stale = |tenant: &Tenant| tenant.resolved.cluster == cluster && tenant.was_stale(now, HURRY_AGE_MAX);
+        if service.tenants().iter().any(|(_, tenant)| stale(tenant)) {
+            hurrying.get_or_insert_with(|| watcher.wait_guard());
+        } else {
+            hurrying = None;
+        }
+    }
+}
+
 async fn sweep(service: Arc<Service>) {
     let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
     loop {
@@ -212,4 +231,8 @@ pub(crate) async fn until_ready(service: &Service, limit: Duration) -> Result<()
 }
 
 const DRAIN_POLL: Duration = Duration::from_millis(20);
+const HURRY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long the hurry lasts after the last such read.
+const HURRY_AGE_MAX: Duration = Duration::from_secs(1);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);

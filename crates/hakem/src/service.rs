@@ -49,6 +49,8 @@ pub(crate) struct Tenant {
     started: Instant,
     /// When the last write of any session was acknowledged, in microseconds since `started`; 0 for never.
     last_write: AtomicU64,
+    /// When a read last went to the primary because no replica was fresh enough, likewise.
+    last_stale: AtomicU64,
 }
 
 impl Service {
@@ -227,6 +229,7 @@ impl Tenant {
             greetings: Mutex::default(),
             started: Instant::now(),
             last_write: AtomicU64::new(0),
+            last_stale: AtomicU64::new(0),
             resolved,
         }
     }
@@ -260,8 +263,22 @@ impl Tenant {
     }
 
     pub(crate) fn note_write(&self, moment: Instant) {
-        let micros = moment.saturating_duration_since(self.started).as_micros();
-        self.last_write.fetch_max(u64::try_from(micros).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
+        self.last_write.fetch_max(self.micros(moment), Ordering::Relaxed);
+    }
+
+    /// A read has gone to the primary because no replica was fresh enough.
+    pub(crate) fn note_stale(&self, now: Instant) {
+        self.last_stale.store(self.micros(now), Ordering::Relaxed);
+    }
+
+    /// Whether that has happened within `age`.
+    pub(crate) fn was_stale(&self, now: Instant, age: Duration) -> bool {
+        let last = self.last_stale.load(Ordering::Relaxed);
+        last > 0 && self.micros(now).saturating_sub(last) < u64::try_from(age.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn micros(&self, moment: Instant) -> u64 {
+        u64::try_from(moment.saturating_duration_since(self.started).as_micros()).unwrap_or(u64::MAX).max(1)
     }
 
     /// When the last write of any session was acknowledged; rounded up.
