@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use classifier::{Isolation, TransactionAccess, TransactionMode, Why};
+use classifier::{Class, Isolation, TransactionAccess, TransactionMode, Why};
 use wire::frame::{Frame, Frames};
 use wire::frontend::{self, Bind, Frontend, Parse, Target};
 
@@ -16,7 +16,7 @@ use crate::reply::Owed;
 use crate::request::End;
 use crate::session::{Progress, Session, Transaction};
 use crate::settings::difference;
-use crate::statements::Prepared;
+use crate::statements::{Prepared, UNKNOWN, is_ours};
 
 impl Session {
     /// Writes the request for the attached server to the end of `out`, and expects its replies from now on.
@@ -26,32 +26,42 @@ impl Session {
         if !continues {
             self.progress = Progress::default();
         }
-        self.progress.holding = ready && !continues && !matches!(self.transaction, Transaction::Open { .. });
+        // What a session has left on its server is not on any other.
+        self.progress.holding =
+            ready && !continues && self.pins.is_empty() && !matches!(self.transaction, Transaction::Open { .. });
         self.progress.part = !ready;
         if std::mem::take(&mut self.lease.fresh) {
-            self.encode_prefix(memory, out);
+            self.encode_settings(memory, out);
+            self.encode_begin(out);
+        } else if self.lease.unclear && !continues && self.transaction != (Transaction::Open { failed: true }) {
+            self.lease.unclear = false;
+            memory.settings = None;
+            self.encode_settings(memory, out);
         }
         let frames = std::mem::take(&mut self.request.frames);
         let mut parsed = 0;
         for frame in Frames::new(&frames) {
             self.encode_frame(frame, &mut parsed, memory, out);
         }
+        self.progress.unflushed = !ready && !frames.ends_with(&FLUSH);
         self.request.frames = frames;
         if !ready {
-            // It cannot be run again: what it was is of interest, its bytes are not.
-            self.request.frames.clear();
-            self.request.end = End::Open;
+            self.request.go_on();
             self.parsed.clear();
         }
         self.settle_owed();
     }
 
-    fn encode_prefix(&mut self, memory: &mut ServerMemory, out: &mut Vec<u8>) {
+    fn encode_settings(&mut self, memory: &mut ServerMemory, out: &mut Vec<u8>) {
         if let Some(sql) = difference(memory.settings.as_ref(), self.settings.current()) {
             frontend::put_query(out, &sql);
             memory.settings = None;
             self.owed.push_back(Owed::HiddenSettings);
+            self.lease.unnamed = false;
         }
+    }
+
+    fn encode_begin(&mut self, out: &mut Vec<u8>) {
         if let Transaction::Deferred(mode) = self.transaction {
             frontend::put_query(out, &begin(mode));
             self.owed.push_back(Owed::Hidden);
@@ -65,7 +75,15 @@ impl Session {
             return;
         }
         match message {
-            Frontend::Query(_) => self.pass(frame, Owed::Query, out),
+            Frontend::Query(_) => {
+                // "a simple Query message also destroys the unnamed statement" (protocol-flow).
+                let mark = self.undo.len();
+                if let Some(removed) = self.statements.remove(b"") {
+                    self.undo.push((Box::default(), Some(removed)));
+                }
+                self.lease.unnamed = false;
+                self.pass(frame, Owed::Query { mark }, out);
+            }
             Frontend::FunctionCall => self.pass(frame, Owed::Function, out),
             Frontend::Parse(parse) => {
                 let statement = self.parsed[*parsed].clone();
@@ -78,16 +96,17 @@ impl Session {
                     frontend::put_describe_statement(out, &statement.id.name().0);
                     self.owe(Owed::Describe);
                 }
+                None if is_anothers(name) => {
+                    frontend::put_describe_statement(out, UNKNOWN);
+                    self.owe(Owed::Describe);
+                }
                 _ => self.pass(frame, Owed::Describe, out),
             },
             Frontend::Describe(Target::Portal(_)) => self.pass(frame, Owed::Describe, out),
             Frontend::Execute => {
                 let class = self.bound(portal_name(frame)).map(|statement| statement.class.clone());
-                if class.as_ref().is_some_and(|class| class.why == Why::CopyFrom) {
-                    self.progress.withheld_sync = true;
-                }
-                let class = class.filter(|class| !class.effects.is_empty());
-                self.pass(frame, Owed::Execute(class), out);
+                let class = class.filter(|class| !class.effects.is_empty() || class.why == Why::CopyFrom);
+                self.pass(frame, Owed::Execute { class, copied: false }, out);
             }
             Frontend::Close(Target::Statement(name)) => {
                 let mark = self.undo.len();
@@ -95,20 +114,29 @@ impl Session {
                 self.undo.push((name.into(), removed));
                 self.owe(Owed::SynthesizedClose { mark });
             }
-            Frontend::Close(Target::Portal(_)) => self.pass(frame, Owed::Close, out),
+            Frontend::Close(Target::Portal(name)) => {
+                self.portals.retain(|(portal, _)| **portal != *name);
+                self.pass(frame, Owed::Close, out);
+            }
             Frontend::Sync => {
                 self.progress.discarding = false;
+                // Behind any other message the COPY fails at that, and the Sync ends it as usual.
+                self.progress.withheld_sync = self.owed.back().is_some_and(Owed::may_copy)
+                    && self.owed.iter().filter(|owed| owed.may_copy()).count() == 1;
                 self.owe(Owed::Sync);
-                if !self.progress.withheld_sync {
-                    out.extend_from_slice(frame.whole);
-                }
+                // A COPY that does not read from the client (FROM a file) would not tell of its end without being asked.
+                out.extend_from_slice(if self.progress.withheld_sync { &FLUSH } else { frame.whole });
             }
             Frontend::Flush => out.extend_from_slice(frame.whole),
-            Frontend::CopyData
-            | Frontend::CopyDone
-            | Frontend::CopyFail
-            | Frontend::Terminate
-            | Frontend::Password => {
+            // Sent before the server has asked for it.
+            Frontend::CopyData => out.extend_from_slice(frame.whole),
+            Frontend::CopyDone | Frontend::CopyFail => {
+                if let Some(Owed::Execute { copied, .. }) = self.owed.back_mut() {
+                    *copied = true;
+                }
+                out.extend_from_slice(frame.whole);
+            }
+            Frontend::Terminate | Frontend::Password => {
                 debug_assert!(false, "such frames are not gathered");
             }
         }
@@ -128,23 +156,27 @@ impl Session {
             self.undo.push((Box::default(), before));
             self.statements.insert(b"", statement);
             self.lease.unnamed = true;
-            return self.pass(frame, Owed::Parse { mark, id: None }, out);
+            return self.pass(frame, Owed::UnnamedParse { mark }, out);
         }
         if let Some(known) = self.statements.get(parse.name).cloned() {
             // The server has to refuse it: "prepared statement already exists" (42P05). It does when it is made to see the
             // name of one that it has.
             self.ensure(&known, memory, out);
             frontend::put_parse(out, &known.id.name().0, parse.sql, parse.types);
-            return self.owe(Owed::Parse { mark, id: None });
+            return self.owe(Owed::RefusedParse { mark });
         }
         self.undo.push((parse.name.into(), None));
         self.statements.insert(parse.name, statement.clone());
         if memory.touch(statement.id) {
+            if self.transaction == (Transaction::Open { failed: true }) && !survives_failure(&statement.class) {
+                frontend::put_parse(out, &statement.id.name().0, parse.sql, parse.types);
+                return self.owe(Owed::RefusedParse { mark });
+            }
             self.owe(Owed::SynthesizedParse { mark });
         } else {
             self.encode_eviction(&statement, memory, out);
             frontend::put_parse(out, &statement.id.name().0, parse.sql, parse.types);
-            self.owe(Owed::Parse { mark, id: Some(statement.id) });
+            self.owe(Owed::Parse { mark, id: statement.id });
         }
     }
 
@@ -154,6 +186,10 @@ impl Session {
         match statement {
             Some(statement) if !bind.statement.is_empty() => {
                 frontend::put_bind(out, bind.portal, &statement.id.name().0, bind.values);
+                self.owe(Owed::Bind);
+            }
+            None if is_anothers(bind.statement) => {
+                frontend::put_bind(out, bind.portal, UNKNOWN, bind.values);
                 self.owe(Owed::Bind);
             }
             _ => self.pass(frame, Owed::Bind, out),
@@ -198,7 +234,20 @@ impl Session {
     }
 }
 
-fn portal_name(frame: Frame<'_>) -> &[u8] {
+/// Whether a failed transaction may hold the statement: one that ends it, or nothing.
+fn survives_failure(class: &Class) -> bool {
+    use classifier::Effect::{Commit, PrepareTransaction, Rollback, RollbackTo};
+    let ends = |effect: &_| matches!(effect, Commit { .. } | Rollback { .. } | RollbackTo(_) | PrepareTransaction);
+    class.statements == 0 || class.effects.first().is_some_and(ends)
+}
+
+/// Whether a statement that this client does not have may be on the server all the same.
+fn is_anothers(name: &[u8]) -> bool {
+    name.is_empty() || is_ours(name)
+}
+
+/// The portal that an Execute message names.
+pub(crate) fn portal_name(frame: Frame<'_>) -> &[u8] {
     frame.body().split(|&byte| byte == 0).next().unwrap_or_default()
 }
 
@@ -226,3 +275,6 @@ fn begin(mode: TransactionMode) -> String {
     }
     sql
 }
+
+/// A Flush message.
+const FLUSH: [u8; 5] = [frontend::tag::FLUSH, 0, 0, 0, 4];

@@ -2,7 +2,9 @@
 //!
 //! Pure: no socket, no clock, no runtime. The crate's map, in the order of a request's way:
 //! - `session`: [`Session`], the whole state; takes the client's frames and says what they need ([`Step`], [`Intent`]).
+//! - `policy`: [`Policy`], what the session is allowed and promised, and `SET hakem.*`.
 //! - `request`: the frames gathered so far, kept until the first byte of an answer has gone out.
+//! - `answer`: the answers that need no server.
 //! - `encode`: the request as it is sent to one particular server: settings, BEGIN and statements that it lacks come first.
 //! - `reply`: the server's messages against what is owed ([`Verdict`]).
 //! - `loss`: what a client is told when its server is gone ([`Loss`]).
@@ -10,9 +12,11 @@
 //! - `statements`: prepared statements, the client's names for them and the servers'.
 //! - `memory`: [`ServerMemory`], what a server connection still has of the sessions that used it.
 
+mod answer;
 mod encode;
 mod loss;
 mod memory;
+mod policy;
 mod reply;
 mod request;
 mod session;
@@ -21,6 +25,7 @@ mod statements;
 
 pub use loss::Loss;
 pub use memory::ServerMemory;
+pub use policy::{Consistency, Policy, Route};
 pub use reply::{RetryReason, Verdict};
-pub use session::{Consistency, Intent, Need, Policy, Role, Route, Session, Step, Transaction, Violation};
+pub use session::{Intent, Need, Role, Session, Step, Transaction, Violation};
 pub use settings::Settings;

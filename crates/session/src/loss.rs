@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use classifier::{Access, PinReason};
+use classifier::{Access, Effect, PinReason};
 use wire::backend::{Failure, SqlState};
 
 use crate::request::End;
@@ -41,23 +41,37 @@ impl Session {
         if untouched && self.request.access == Access::Read {
             return Loss::Retry;
         }
-        // What is owed is answered by one error; what the request did to statements is as uncertain as the rest, and undone.
+        // What is owed is answered by one error; what the client was not told of has not happened to its statements.
+        self.undo_to(self.unacknowledged());
+        self.undo.clear();
         let commits = self.request.commits;
         let writes = self.request.writes;
+        let rolls_back = self.rolls_back();
         self.restart();
-        self.pins.clear();
+        let left_behind = self.lose_pins();
+        if in_transaction && rolls_back {
+            // That is what has happened.
+            self.transaction = Transaction::Lost { told: true };
+            self.refusal = left_behind;
+            self.answer_lost();
+            return Loss::Told;
+        }
         let failure = if in_transaction && !commits {
             self.transaction = Transaction::Lost { told: true };
+            self.refusal = left_behind;
             lost_in_transaction()
         } else if commits || writes {
             self.end_uncertain(now);
+            self.refusal = left_behind;
             Failure::error("08007", "the server was lost before it confirmed the commit; the outcome is unknown")
                 .hint("Check whether it took effect before running it again.")
         } else {
             self.end_uncertain(now);
             let said = code.map_or(String::new(), |code| format!(" (it said {})", code.as_str()));
-            Failure::error("57P01", format!("the server was lost while it sent the result{said}"))
-                .hint("Run the statement again.")
+            left_behind.unwrap_or_else(|| {
+                Failure::error("57P01", format!("the server was lost while it sent the result{said}"))
+                    .hint("Run the statement again.")
+            })
         };
         failure.put(&mut self.output);
         self.conclude_refusal();
@@ -66,14 +80,27 @@ impl Session {
 
     fn lose_idle(&mut self, in_transaction: bool) {
         self.progress = crate::session::Progress::default();
-        let pins = std::mem::take(&mut self.pins);
+        self.refusal = self.lose_pins();
         if in_transaction {
             self.transaction = Transaction::Lost { told: false };
-        } else if !pins.is_empty() {
-            let names: Vec<&str> = pins.iter().copied().map(PinReason::as_str).collect();
-            let message = format!("the server was lost, and with it the session's state: {}", names.join(", "));
-            self.refusal = Some(Failure::error("57P01", message).hint("Set it up again."));
         }
+    }
+
+    /// What a session has left on its server is gone with it, which the client has to be told.
+    fn lose_pins(&mut self) -> Option<Failure> {
+        let pins = std::mem::take(&mut self.pins);
+        if pins.is_empty() {
+            return None;
+        }
+        let names: Vec<&str> = pins.iter().copied().map(PinReason::as_str).collect();
+        let message = format!("the server was lost, and with it the session's state: {}", names.join(", "));
+        Some(Failure::error("57P01", message).hint("Set it up again."))
+    }
+
+    /// Whether the request is a ROLLBACK that has not been answered.
+    fn rolls_back(&self) -> bool {
+        let class = self.request.simple.as_ref().filter(|class| class.statements == 1 && self.progress.effects == 0);
+        class.is_some_and(|class| matches!(&*class.effects, [Effect::Rollback { chain: false }]))
     }
 
     fn end_uncertain(&mut self, now: Instant) {

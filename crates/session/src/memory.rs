@@ -23,7 +23,12 @@ impl ServerMemory {
     /// A fresh connection's. It will keep at most `prepared_max` statements.
     #[must_use]
     pub fn new(prepared_max: usize) -> ServerMemory {
-        ServerMemory { settings: Some(Arc::default()), prepared: HashMap::new(), prepared_max: prepared_max.max(1), uses: 0 }
+        ServerMemory {
+            settings: Some(Arc::default()),
+            prepared: HashMap::new(),
+            prepared_max: prepared_max.max(1),
+            uses: 0,
+        }
     }
 
     /// Forgets everything, as after DISCARD ALL.
@@ -61,6 +66,12 @@ impl ServerMemory {
         self.uses += 1;
         self.prepared.insert(id, self.uses);
         evicted
+    }
+
+    /// Records a statement that was to be closed and was not: it is there, whatever the limit.
+    pub(crate) fn keep(&mut self, id: Identity) {
+        self.uses += 1;
+        self.prepared.insert(id, self.uses);
     }
 
     pub(crate) fn forget(&mut self, id: Identity) {

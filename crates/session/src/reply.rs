@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use classifier::{Access, Class, Effect, TransactionAccess};
+use classifier::{Access, Class, Effect, PinReason, TransactionAccess, Why};
 use wire::backend::{self, Report, SqlState, Status, tag};
 
 use crate::memory::ServerMemory;
@@ -23,8 +23,12 @@ pub(crate) enum Owed {
     HiddenParse(Option<Identity>),
     /// A Close of the proxy's own, of this statement.
     HiddenClose(Identity),
-    /// ParseComplete; for this statement on the server, if it has a name.
-    Parse { mark: usize, id: Option<Identity> },
+    /// ParseComplete, for this statement on the server.
+    Parse { mark: usize, id: Identity },
+    /// ParseComplete, for the unnamed statement.
+    UnnamedParse { mark: usize },
+    /// ErrorResponse: the name is taken, or the transaction has failed.
+    RefusedParse { mark: usize },
     /// ParseComplete, said by the proxy: the server has the statement.
     SynthesizedParse { mark: usize },
     /// CloseComplete, said by the proxy: the server keeps the statement for others.
@@ -33,16 +37,24 @@ pub(crate) enum Owed {
     Bind,
     /// RowDescription or NoData.
     Describe,
-    /// CommandComplete, EmptyQueryResponse or PortalSuspended; the class only if it has effects.
-    Execute(Option<Arc<Class>>),
+    /// CommandComplete, EmptyQueryResponse or PortalSuspended; the class only if it has effects or may copy.
+    /// `copied`: the end of the data has been sent already.
+    Execute { class: Option<Arc<Class>>, copied: bool },
     /// CloseComplete.
     Close,
     /// ReadyForQuery.
     Sync,
     /// A simple query's results and ReadyForQuery.
-    Query,
+    Query { mark: usize },
     /// FunctionCallResponse and ReadyForQuery.
     Function,
+}
+
+impl Owed {
+    /// Whether it may turn out to be a COPY that waits for its data.
+    pub(crate) fn may_copy(&self) -> bool {
+        matches!(self, Owed::Execute { class: Some(class), copied: false } if class.why == Why::CopyFrom)
+    }
 }
 
 /// What is to be done with a server's message.
@@ -118,7 +130,9 @@ impl Session {
             tag::NOTICE_RESPONSE | tag::NOTIFICATION_RESPONSE => Verdict::Forward,
             _ if hidden => Verdict::Swallow,
             _ if self.progress.retrying.is_some() => Verdict::Swallow,
-            tag::COMMAND_COMPLETE | tag::EMPTY_QUERY_RESPONSE | tag::PORTAL_SUSPENDED => self.on_complete(tag, body, memory),
+            tag::COMMAND_COMPLETE | tag::EMPTY_QUERY_RESPONSE | tag::PORTAL_SUSPENDED => {
+                self.on_complete(tag, body, memory)
+            }
             tag::PARSE_COMPLETE | tag::BIND_COMPLETE | tag::CLOSE_COMPLETE | tag::NO_DATA => self.on_step(),
             tag::ROW_DESCRIPTION => match self.owed.front() {
                 Some(Owed::Describe) => self.on_step(),
@@ -136,6 +150,8 @@ impl Session {
     /// The client has sent CopyDone or CopyFail.
     pub fn end_copy_in(&mut self) {
         self.progress.copy_in = false;
+        // In the extended protocol the server keeps its answer to itself until the Sync that the client has yet to send.
+        self.progress.unflushed = self.progress.part;
     }
 
     /// Makes ready to send the request to another server.
@@ -197,17 +213,18 @@ impl Session {
         self.progress.copy_in = false;
         let command = body.strip_suffix(b"\0").unwrap_or(body);
         match self.owed.front().cloned() {
-            Some(Owed::Execute(class)) => {
+            Some(Owed::Execute { class, .. }) => {
                 self.owed.pop_front();
-                if let (tag::COMMAND_COMPLETE, Some(class)) = (tag, class) {
-                    for effect in &class.effects {
+                for effect in class.iter().flat_map(|class| &class.effects) {
+                    // Part of a result is enough for what is left behind.
+                    if tag == tag::COMMAND_COMPLETE || matches!(effect, Effect::Pin(_)) {
                         self.apply(effect, command, memory);
                     }
                 }
                 self.settle_owed();
                 self.release_sync();
             }
-            Some(Owed::Query) => {
+            Some(Owed::Query { .. }) => {
                 if let Some(class) = self.request.simple.clone()
                     && let Some(effect) = class.effects.get(self.progress.effects)
                     && (class.statements == 1 || is_tag_of(effect, command))
@@ -223,19 +240,35 @@ impl Session {
 
     fn on_copy_in(&mut self) -> Verdict {
         self.progress.holding = false;
+        if let Some(Owed::Execute { class, .. }) = self.owed.front_mut() {
+            // It has begun: a Sync that comes from now on is not swallowed, or not sent.
+            *class = None;
+            if !self.progress.withheld_sync && !self.progress.part {
+                // All that the client had to say to this has been sent already.
+                return Verdict::Forward;
+            }
+        }
         self.progress.copy_in = true;
         if std::mem::take(&mut self.progress.withheld_sync) {
             // "Ignore Flush/Sync for the convenience of client libraries (such as libpq) that may send those without noticing
             // that the command they just sent was COPY" (CopyGetData): the client will send another.
             self.owed.retain(|owed| !matches!(owed, Owed::Sync));
-            self.progress.part = true;
+            self.go_on();
         }
         Verdict::Forward
     }
 
-    /// The Sync that was kept back is sent after all.
+    /// More belongs to the request.
+    fn go_on(&mut self) {
+        self.progress.part = true;
+        self.request.go_on();
+        self.parsed.clear();
+    }
+
+    /// The Sync that was kept back is sent after all, when nothing that is owed can be a COPY any more.
     fn release_sync(&mut self) {
-        if std::mem::take(&mut self.progress.withheld_sync) {
+        if self.progress.withheld_sync && !self.owed.iter().any(Owed::may_copy) {
+            self.progress.withheld_sync = false;
             wire::frontend::put_sync(&mut self.to_server);
         }
     }
@@ -246,14 +279,21 @@ impl Session {
         }
         if hidden {
             self.progress.hidden_failed = true;
+            // BEGIN READ WRITE on a standby.
+            let demoted = report.sqlstate() == Some(SqlState(*b"25006")) && self.lease.role == Some(Role::Primary);
+            if demoted && self.progress.holding && self.request.attempts == 0 {
+                self.progress.retrying = Some(RetryReason::Demoted);
+            }
             return Verdict::Swallow;
         }
         let retry = report.sqlstate().and_then(|code| self.retry_reason(code));
         self.progress.failed = true;
         self.progress.copy_in = false;
+        self.pin_in_spite();
         self.discard_until_sync(memory);
         self.release_sync();
-        if retry.is_some() {
+        // Without a Sync there is no end to wait for.
+        if retry.is_some() && !self.owed.is_empty() {
             self.progress.retrying = retry;
             return Verdict::Swallow;
         }
@@ -264,28 +304,74 @@ impl Session {
     /// "...the backend issues ErrorResponse, then reads and discards messages until a Sync is reached" (protocol-flow): replies
     /// to what follows are not owed, and what it would have done is undone.
     fn discard_until_sync(&mut self, memory: &mut ServerMemory) {
-        let mut mark = usize::MAX;
-        while let Some(owed) = self.owed.front() {
-            match *owed {
-                Owed::Sync | Owed::Query | Owed::Function => break,
-                Owed::Parse { mark: at, id } => {
-                    mark = mark.min(at);
-                    id.into_iter().for_each(|id| memory.forget(id));
-                }
-                Owed::HiddenParse(Some(id)) => memory.forget(id),
-                Owed::HiddenClose(id) => drop(memory.insert(id)),
-                Owed::SynthesizedParse { mark: at } | Owed::SynthesizedClose { mark: at } => mark = mark.min(at),
+        let unnamed_failed = match self.owed.front() {
+            // Not the extended protocol: the server goes on with what comes next.
+            None | Some(Owed::Query { .. } | Owed::Function) => return,
+            Some(owed) => matches!(owed, Owed::UnnamedParse { .. }),
+        };
+        let mark = self.unacknowledged();
+        let sync = self.owed.iter().position(|owed| matches!(owed, Owed::Sync)).unwrap_or(self.owed.len());
+        // Backwards: a statement may be prepared and closed again in one request.
+        for owed in self.owed.drain(..sync).rev() {
+            match owed {
+                Owed::Parse { id, .. } | Owed::HiddenParse(Some(id)) => memory.forget(id),
+                Owed::HiddenParse(None) => self.lease.unnamed = false,
+                Owed::HiddenClose(id) => memory.keep(id),
                 _ => {}
             }
-            self.owed.pop_front();
         }
         self.undo_to(mark);
-        self.progress.discarding = self.owed.is_empty();
+        if unnamed_failed {
+            // "Unnamed prepared statement --- release any prior unnamed statement", before the new one is looked at
+            // (exec_parse_message).
+            self.statements.remove(b"");
+        }
+        if self.owed.is_empty() {
+            self.progress.discarding = true;
+            self.go_on();
+        }
     }
 
-    fn undo_to(&mut self, mark: usize) {
+    /// Where that part of the list of changes begins that the client has not been told of.
+    pub(crate) fn unacknowledged(&self) -> usize {
+        let mark = |owed: &Owed| match *owed {
+            Owed::Parse { mark, .. }
+            | Owed::RefusedParse { mark }
+            | Owed::UnnamedParse { mark }
+            | Owed::Query { mark }
+            | Owed::SynthesizedParse { mark }
+            | Owed::SynthesizedClose { mark } => Some(mark),
+            _ => None,
+        };
+        self.owed.iter().find_map(mark).unwrap_or(usize::MAX)
+    }
+
+    /// A statement has failed: what it may have left behind all the same. "...a lock acquired during a transaction that is
+    /// later rolled back will still be held following the rollback" (Advisory Locks).
+    fn pin_in_spite(&mut self) {
+        let class = match self.owed.front() {
+            Some(Owed::Execute { class, .. }) => class.clone(),
+            Some(Owed::Query { .. }) => self.request.simple.clone(),
+            _ => None,
+        };
+        for effect in class.iter().flat_map(|class| &class.effects) {
+            if let Effect::Pin(reason @ (PinReason::AdvisoryLock | PinReason::Other)) = effect {
+                self.pin(*reason);
+            }
+        }
+    }
+
+    fn pin(&mut self, reason: PinReason) {
+        if !self.pins.contains(&reason) {
+            self.pins.push(reason);
+        }
+    }
+
+    pub(crate) fn undo_to(&mut self, mark: usize) {
         while self.undo.len() > mark {
             let Some((name, before)) = self.undo.pop() else { return };
+            // Nobody knows which of its definitions the server has got to.
+            self.lease.unnamed &= !name.is_empty();
             match before {
                 Some(statement) => self.statements.insert(&name, statement),
                 None => drop(self.statements.remove(&name)),
@@ -301,7 +387,9 @@ impl Session {
         match (self.lease.role?, &code.0) {
             (Role::Replica, b"25006" | b"55000" | b"0A000") => Some(RetryReason::Misrouted),
             (Role::Replica, b"40001" | b"40P01") => Some(RetryReason::Conflict),
-            (Role::Replica, b"42P01" | b"42703" | b"42883" | b"42704" | b"3F000" | b"42P02") => Some(RetryReason::NotReplayed),
+            (Role::Replica, b"42P01" | b"42703" | b"42883" | b"42704" | b"3F000" | b"42P02") => {
+                Some(RetryReason::NotReplayed)
+            }
             (Role::Replica, b"57P01" | b"57P02" | b"57P03") => Some(RetryReason::ServerLost),
             // Nothing was executed: a read-only transaction refuses before it does anything. But the client may have asked
             // for a read-only one itself, and a server that says so again after a probe means it.
@@ -319,7 +407,8 @@ impl Session {
             Transaction::Deferred(mode) => mode.access,
             _ => None,
         };
-        mode == Some(TransactionAccess::ReadOnly) || self.settings.current().contains_key("default_transaction_read_only")
+        mode == Some(TransactionAccess::ReadOnly)
+            || self.settings.current().contains_key("default_transaction_read_only")
     }
 
     fn on_ready(&mut self, body: &[u8], memory: &mut ServerMemory, now: Instant) -> Verdict {
@@ -327,7 +416,10 @@ impl Session {
         match self.owed.pop_front() {
             Some(hidden @ (Owed::Hidden | Owed::HiddenSettings)) => {
                 if self.progress.hidden_failed {
-                    return Verdict::Broken;
+                    return self
+                        .progress
+                        .retrying
+                        .map_or(Verdict::Broken, |reason| Verdict::Retry { reason, clean: false });
                 }
                 if matches!(hidden, Owed::HiddenSettings) {
                     memory.settings = Some(self.settings.current().clone());
@@ -335,12 +427,12 @@ impl Session {
                 self.settle_owed();
                 return Verdict::Swallow;
             }
-            Some(Owed::Sync | Owed::Query | Owed::Function) => {}
+            Some(Owed::Sync | Owed::Query { .. } | Owed::Function) => {}
             // A ReadyForQuery that nothing was owed for: the conversation is out of step.
             _ => return Verdict::Broken,
         }
         if let Some(reason) = self.progress.retrying {
-            return Verdict::Retry { reason, clean: status == Status::Idle };
+            return Verdict::Retry { reason, clean: status == Status::Idle && reason != RetryReason::Demoted };
         }
         self.conclude(status, memory, now);
         Verdict::Ready { free: !self.keeps_server() }
@@ -380,7 +472,7 @@ impl Session {
     fn apply(&mut self, effect: &Effect, command: &[u8], memory: &mut ServerMemory) {
         match effect {
             // COMMIT of a failed transaction rolls it back, and says so.
-            Effect::Commit { .. } if command == b"ROLLBACK" => self.settings.rollback(),
+            Effect::Commit { .. } | Effect::PrepareTransaction if command == b"ROLLBACK" => self.settings.rollback(),
             Effect::Commit { .. } | Effect::PrepareTransaction => self.settings.commit(),
             Effect::Rollback { .. } => self.settings.rollback(),
             Effect::Savepoint(name) => self.settings.savepoint(name),
@@ -389,16 +481,16 @@ impl Session {
             Effect::Set { name, statement, scope: classifier::Scope::Session } => self.settings.set(name, statement),
             Effect::Reset { name } => self.lease.unclear |= self.settings.reset(name),
             Effect::ResetAll => {
-                self.settings.reset_all();
-                self.lease.unclear = true;
+                self.lease.unclear |= self.settings.reset_all();
+                self.policy = self.initial.clone();
             }
             Effect::DiscardAll => {
-                self.settings.reset_all();
+                self.lease.unclear |= self.settings.discard_all();
+                self.policy = self.initial.clone();
                 self.statements.clear();
                 self.undo.clear();
                 self.pins.clear();
                 memory.discard_all();
-                self.lease.unclear = true;
             }
             Effect::DeallocateAll => {
                 self.statements.clear();
@@ -406,13 +498,9 @@ impl Session {
                 memory.deallocate_all();
                 self.lease.unnamed = false;
             }
-            Effect::Pin(reason) => {
-                if !self.pins.contains(reason) {
-                    self.pins.push(*reason);
-                }
-            }
+            Effect::Pin(reason) => self.pin(*reason),
             Effect::Unpin(reason) => self.pins.retain(|pin| pin != reason),
-            Effect::UnlistenAll => self.pins.retain(|pin| *pin != classifier::PinReason::Listen),
+            Effect::UnlistenAll => self.pins.retain(|pin| *pin != PinReason::Listen),
             Effect::Hakem { name, value } => {
                 // Sent in a way that the proxy could not answer itself; the server has taken it as a setting of an extension.
                 let _ = self.set_policy(name, value.as_deref());
@@ -431,7 +519,7 @@ fn is_tag_of(effect: &Effect, command: &[u8]) -> bool {
         Effect::Rollback { .. } | Effect::RollbackTo(_) => &[b"ROLLBACK"],
         Effect::Savepoint(_) => &[b"SAVEPOINT"],
         Effect::Release(_) => &[b"RELEASE"],
-        Effect::PrepareTransaction => &[b"PREPARE TRANSACTION"],
+        Effect::PrepareTransaction => &[b"PREPARE TRANSACTION", b"ROLLBACK"],
         Effect::SetTransaction(_) => &[b"SET"],
         Effect::Set { .. } | Effect::Hakem { .. } => &[b"SET", b"RESET", b"SELECT 1"],
         Effect::Reset { .. } | Effect::ResetAll => &[b"RESET", b"SET"],

@@ -18,6 +18,10 @@ pub(crate) struct Request {
     pub(crate) writes: bool,
     /// The class of a simple query.
     pub(crate) simple: Option<Arc<Class>>,
+    /// Whether it may copy from the client.
+    pub(crate) copies: bool,
+    /// Whether it leaves anything in its session.
+    pub(crate) leaves_something: bool,
     /// Whether a comment asked for a certain kind of server.
     pub(crate) hint: Option<classifier::Hint>,
     /// Whether any of its frames has to reach a server.
@@ -51,6 +55,8 @@ impl Request {
             why: Why::Empty,
             writes: false,
             simple: None,
+            copies: false,
+            leaves_something: false,
             hint: None,
             needs_server: false,
             end: End::Open,
@@ -70,6 +76,13 @@ impl Request {
         *self = Request { frames, ..Request::new() };
     }
 
+    /// What has been sent cannot be run again, and more belongs to it: what it was is of interest, its bytes are not.
+    pub(crate) fn go_on(&mut self) {
+        self.frames.clear();
+        self.simple = None;
+        self.end = End::Open;
+    }
+
     /// Gives the buffer back: an idle client costs about nothing.
     pub(crate) fn shrink(&mut self) {
         if self.frames.is_empty() && self.frames.capacity() > CAPACITY_IDLE {
@@ -84,12 +97,12 @@ impl Request {
             self.why = class.why;
         }
         self.writes |= class.access == Access::Write && !writes_nothing(class);
+        self.copies |= class.why == Why::CopyFrom;
+        self.leaves_something |= !class.effects.is_empty();
         self.hint = self.hint.or(class.hint);
         self.begins |= class.effects.iter().any(|effect| matches!(effect, Effect::Begin(_)));
-        self.commits |= class
-            .effects
-            .iter()
-            .any(|effect| matches!(effect, Effect::Commit { .. } | Effect::PrepareTransaction));
+        self.commits |=
+            class.effects.iter().any(|effect| matches!(effect, Effect::Commit { .. } | Effect::PrepareTransaction));
     }
 }
 

@@ -7,22 +7,25 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use classifier::{Access, Class, Classifier, Effect, Hint, Isolation, PinReason, TransactionAccess, TransactionMode, Why};
+use classifier::{Access, Class, Classifier, Hint, Isolation, PinReason, TransactionAccess, TransactionMode, Why};
 use wire::Malformed;
-use wire::backend::{self, Failure, Status};
-use wire::frame::{Frame, Frames};
-use wire::frontend::{Frontend, Target};
+use wire::backend::{Failure, Status};
+use wire::frame::Frame;
+use wire::frontend::{Frontend, Parse, Target};
 
 use crate::memory::ServerMemory;
+use crate::policy::{Consistency, Policy, Route};
 use crate::reply::Owed;
 use crate::request::{End, Request};
 use crate::settings::Settings;
-use crate::statements::{Prepared, Statements};
+use crate::statements::{Named, Prepared, Statements};
 
 /// The conversation with one client.
 #[derive(Debug)]
 pub struct Session {
     pub(crate) policy: Policy,
+    /// What RESET of the proxy's settings goes back to.
+    pub(crate) initial: Policy,
     pub(crate) settings: Settings,
     pub(crate) statements: Statements,
     pub(crate) transaction: Transaction,
@@ -36,9 +39,9 @@ pub struct Session {
     pub(crate) parsed: Vec<Arc<Prepared>>,
     pub(crate) owed: VecDeque<Owed>,
     /// The statements that portals execute, for as long as the transaction lasts.
-    pub(crate) portals: Vec<(Box<[u8]>, Option<Arc<Prepared>>)>,
+    pub(crate) portals: Vec<Named>,
     /// What statements were called before the request changed them, to be undone when it fails.
-    pub(crate) undo: Vec<(Box<[u8]>, Option<Arc<Prepared>>)>,
+    pub(crate) undo: Vec<Named>,
     pub(crate) lease: Lease,
     pub(crate) progress: Progress,
     /// What the client sends is dropped until Sync, by the protocol's rule for errors; no server takes part in it.
@@ -49,49 +52,6 @@ pub struct Session {
     pub(crate) to_server: Vec<u8>,
     /// What the next request is refused with: state was lost while the client was idle.
     pub(crate) refusal: Option<Failure>,
-}
-
-/// What a session is allowed and promised; each can be changed by `SET hakem.*`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Policy {
-    /// Whether reads may go to replicas at all.
-    pub split: bool,
-    /// Where statements go whatever they are.
-    pub route: Route,
-    /// What a replica must have seen.
-    pub consistency: Consistency,
-    /// How old a replica's picture may be; `None` for no bound.
-    pub max_lag: Option<Duration>,
-    /// Whether the server connection is kept until the client leaves (session pooling).
-    pub keeps_server: bool,
-    /// Whether transaction blocks are refused (statement pooling).
-    pub refuses_blocks: bool,
-    /// A request of more bytes than this is passed on in parts, and is not run again elsewhere.
-    pub request_max: usize,
-}
-
-/// Where statements go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Route {
-    /// By their class.
-    Auto,
-    /// To the primary.
-    Primary,
-    /// To a replica, unless they are known to write.
-    Replica,
-}
-
-/// What a replica must have seen before it may serve a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Consistency {
-    /// Nothing.
-    Eventual,
-    /// All but the last `max_lag`.
-    Bounded,
-    /// That and the session's own writes.
-    Session,
-    /// That and every write to the database through this proxy.
-    Global,
 }
 
 /// The transaction, as the client sees it.
@@ -148,6 +108,8 @@ pub(crate) struct Progress {
     pub(crate) hidden_failed: bool,
     /// More belongs to the request: no Sync has been sent since.
     pub(crate) part: bool,
+    /// The server may keep its answers to itself until it gets more.
+    pub(crate) unflushed: bool,
     /// The server discards what it gets until Sync.
     pub(crate) discarding: bool,
     /// The server waits for CopyData.
@@ -214,6 +176,7 @@ impl Session {
     #[must_use]
     pub fn new(policy: Policy, settings: Settings) -> Session {
         Session {
+            initial: policy.clone(),
             policy,
             settings,
             statements: Statements::default(),
@@ -247,27 +210,45 @@ impl Session {
             Frontend::CopyData | Frontend::CopyDone | Frontend::CopyFail => {
                 // "Accept but ignore these messages, per protocol spec; we probably got here because a frontend is still
                 // sending after receipt of an error during COPY" (PostgresMain).
-                return Ok(if self.progress.copy_in { Step::Copy } else { Step::Gathering });
+                // But it may have sent them ahead of the answer, too, behind an Execute of COPY.
+                if self.progress.copy_in {
+                    return Ok(Step::Copy);
+                }
+                if !self.request.copies || self.request.frames.is_empty() {
+                    return Ok(Step::Gathering);
+                }
             }
+            // "Ignore Flush/Sync for the convenience of client libraries", and fail at anything else (CopyGetData), which takes
+            // that message's place.
+            Frontend::Flush | Frontend::Sync if self.progress.copy_in => return Ok(Step::Gathering),
+            _ if self.progress.copy_in => return Ok(Step::Copy),
             Frontend::Sync if self.skips_until_sync => {
                 self.skips_until_sync = false;
                 return Ok(self.answer_ready());
             }
             // "...the backend [...] reads and discards messages until a Sync is reached" (protocol-flow): a simple Query too.
             _ if self.skips_until_sync => return Ok(Step::Gathering),
+            Frontend::Sync => {}
+            _ if self.progress.discarding => return Ok(Step::Gathering),
             _ => {}
         }
         match message {
             Frontend::Query(sql) => return Ok(self.query(frame, sql, classifier)),
             Frontend::Parse(parse) => {
-                let statement = Prepared::new(parse.sql, parse.types, classify(classifier, parse.sql));
+                let statement = self.prepared(parse, classify(classifier, parse.sql));
                 self.request.add(&statement.class);
-                self.parsed.push(Arc::new(statement));
+                self.parsed.push(statement);
                 self.request.needs_server = true;
             }
             Frontend::Bind(bind) => self.uses(bind.statement),
             Frontend::Describe(Target::Statement(name)) => self.uses(name),
             Frontend::Close(Target::Statement(_)) => {}
+            Frontend::Execute => {
+                // Of a portal that an earlier request has bound, maybe.
+                let bound = self.bound(crate::encode::portal_name(frame));
+                self.request.copies |= bound.is_some_and(|statement| statement.class.why == Why::CopyFrom);
+                self.request.needs_server = true;
+            }
             Frontend::Sync | Frontend::Flush => self.request.needs_server |= self.progress.part,
             Frontend::FunctionCall => {
                 self.request.add(&unknown());
@@ -283,6 +264,10 @@ impl Session {
             }
             Frontend::Sync | Frontend::FunctionCall => Ok(self.ended(End::Ready)),
             Frontend::Flush if self.request.needs_server => Ok(self.ended(End::Part)),
+            Frontend::Flush => {
+                self.close_statements();
+                Ok(Step::Answered)
+            }
             _ if self.request.frames.len() > self.policy.request_max => {
                 self.request.needs_server = true;
                 Ok(self.ended(End::Part))
@@ -311,10 +296,10 @@ impl Session {
         self.lease.role.is_some()
     }
 
-    /// Whether nothing is owed to the client: the server is idle, or idle in a transaction.
+    /// Whether it is the client's turn: nothing is owed to it, or nothing that the server would send before it gets more.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        self.owed.is_empty()
+        self.owed.is_empty() || self.progress.unflushed
     }
 
     /// Whether the server waits for the client's CopyData.
@@ -336,14 +321,6 @@ impl Session {
     #[must_use]
     pub fn pins(&self) -> &[PinReason] {
         &self.pins
-    }
-
-    /// Changes a `hakem.*` setting, as named without its prefix.
-    ///
-    /// # Errors
-    /// What the client is to be told: there is no such setting (42704), or the value will not do (22023).
-    pub fn configure(&mut self, name: &str, value: &str) -> Result<(), Failure> {
-        self.set_policy(name, Some(value))
     }
 
     /// When the session's last write was acknowledged.
@@ -396,28 +373,6 @@ impl Session {
         out.append(&mut self.to_server);
     }
 
-    /// Refuses the request: it could not be given a server. The connection goes on, and so does a transaction that has not
-    /// begun on any server: it fails.
-    pub fn refuse(&mut self, failure: &Failure) {
-        failure.put(&mut self.output);
-        if let Transaction::Deferred(_) = self.transaction {
-            self.transaction = Transaction::Lost { told: true };
-        }
-        self.conclude_refusal();
-    }
-
-    /// After an ErrorResponse of the proxy's own: ReadyForQuery, now or when the Sync comes.
-    pub(crate) fn conclude_refusal(&mut self) {
-        let status = self.status();
-        match self.request.end {
-            End::Ready => backend::put_ready(&mut self.output, status),
-            End::Open | End::Part => self.skips_until_sync = true,
-        }
-        self.progress = Progress::default();
-        self.owed.clear();
-        self.clear_request();
-    }
-
     pub(crate) fn clear_request(&mut self) {
         self.request.clear();
         self.parsed.clear();
@@ -439,12 +394,22 @@ impl Session {
         self.request.add(&class);
         self.request.end = End::Ready;
         if alone && let Some(step) = self.answer(sql, &class) {
+            self.statements.remove(b"");
             return step;
         }
         self.request.simple = Some(class);
-        // "a simple Query message also destroys the unnamed statement" (protocol-flow).
-        self.statements.remove(b"");
         self.ended(End::Ready)
+    }
+
+    /// The statement that a Parse message asks for; the very same where the client does so again and again.
+    fn prepared(&self, parse: Parse<'_>, class: Arc<Class>) -> Arc<Prepared> {
+        if !parse.name.is_empty() {
+            return Arc::new(Prepared::named(parse.sql, parse.types, class, &self.settings));
+        }
+        match self.statements.get(b"") {
+            Some(known) if known.is(parse.sql, parse.types, &class) => known.clone(),
+            _ => Arc::new(Prepared::unnamed(parse.sql, parse.types, class)),
+        }
     }
 
     fn uses(&mut self, name: &[u8]) {
@@ -506,201 +471,11 @@ impl Session {
     /// Whether a user who asks for a replica gets one for a statement in doubt: where it is the function or the syntax that is
     /// unknown, the user may know better. A known write stays one.
     fn may_insist(&self) -> bool {
-        let no_effects = self.request.simple.as_ref().is_none_or(|class| class.effects.is_empty());
-        no_effects
-            && matches!(self.request.why, Why::UnknownFunction | Why::ParseFailure | Why::TooComplex | Why::NodeDependent)
-    }
-
-    /// Answers a simple query that concerns nobody but the proxy.
-    fn answer(&mut self, sql: &[u8], class: &Class) -> Option<Step> {
-        let [effect] = &*class.effects else { return None };
-        if class.statements != 1 || self.refusal.is_some() {
-            return None;
-        }
-        let lost = matches!(self.transaction, Transaction::Lost { .. });
-        match (effect, self.transaction) {
-            (Effect::Begin(mode), Transaction::None)
-                if self.lease.role.is_none() && !self.policy.keeps_server && !self.policy.refuses_blocks =>
-            {
-                backend::put_command_complete(&mut self.output, begin_tag(sql)?);
-                self.transaction = Transaction::Deferred(*mode);
-            }
-            (Effect::Commit { chain: false }, Transaction::Deferred(_)) => {
-                backend::put_command_complete(&mut self.output, "COMMIT");
-                self.transaction = Transaction::None;
-            }
-            (Effect::Rollback { chain: false }, Transaction::Deferred(_) | Transaction::Lost { .. })
-            | (Effect::Commit { chain: false }, Transaction::Lost { .. }) => {
-                backend::put_command_complete(&mut self.output, "ROLLBACK");
-                self.end_lost();
-            }
-            (Effect::Hakem { name, value }, _) if !lost => match self.set_policy(name, value.as_deref()) {
-                Ok(()) => {
-                    let tag = if value.is_some() { "SET" } else { "RESET" };
-                    backend::put_command_complete(&mut self.output, tag);
-                }
-                Err(failure) => failure.put(&mut self.output),
-            },
-            (Effect::HakemShow { name }, _) if !lost => match self.show_policy(name) {
-                Some(value) => {
-                    backend::put_text_columns(&mut self.output, &[&format!("hakem.{name}")]);
-                    backend::put_text_row(&mut self.output, &[&value]);
-                    backend::put_command_complete(&mut self.output, "SHOW");
-                }
-                None => unrecognized(name).put(&mut self.output),
-            },
-            _ => return None,
-        }
-        self.clear_request();
-        Some(self.answer_ready())
-    }
-
-    fn answer_ready(&mut self) -> Step {
-        let status = self.status();
-        backend::put_ready(&mut self.output, status);
-        self.clear_request();
-        Step::Answered
-    }
-
-    /// A request of nothing but Close (of statements) and Sync.
-    fn answer_without_server(&mut self) -> Step {
-        let frames = std::mem::take(&mut self.request.frames);
-        for frame in Frames::new(&frames) {
-            if let Ok(Frontend::Close(Target::Statement(name))) = Frontend::read(frame) {
-                self.statements.remove(name);
-                backend::put_bare(&mut self.output, backend::tag::CLOSE_COMPLETE);
-            }
-        }
-        self.answer_ready()
-    }
-
-    fn answer_refusal(&mut self) -> Step {
-        if let Some(failure) = self.refusal.take() {
-            failure.put(&mut self.output);
-        }
-        self.conclude_refusal();
-        Step::Answered
-    }
-
-    /// A request in a transaction whose server is lost: only its end is understood.
-    fn answer_lost(&mut self) -> Step {
-        let ends = |class: &Class| {
-            class.statements == 1
-                && matches!(&*class.effects, [Effect::Commit { chain: false } | Effect::Rollback { chain: false }])
-        };
-        let extended = self.request.simple.is_none();
-        let class = match &self.request.simple {
-            Some(class) => Some(class.clone()),
-            None => self.executed_alone(),
-        };
-        if class.is_some_and(|class| ends(&class)) {
-            if extended {
-                self.answer_extended("ROLLBACK");
-            } else {
-                backend::put_command_complete(&mut self.output, "ROLLBACK");
-            }
-            self.end_lost();
-            if self.request.end == End::Ready {
-                return self.answer_ready();
-            }
-            self.clear_request();
-            return Step::Answered;
-        }
-        let told = matches!(self.transaction, Transaction::Lost { told: true });
-        let failure = if told {
-            Failure::error("25P02", "current transaction is aborted, commands ignored until end of transaction block")
-        } else {
-            crate::loss::lost_in_transaction()
-        };
-        self.transaction = Transaction::Lost { told: true };
-        failure.put(&mut self.output);
-        self.conclude_refusal();
-        Step::Answered
-    }
-
-    /// The class of the one statement that an extended request executes.
-    fn executed_alone(&self) -> Option<Arc<Class>> {
-        let bound = Frames::new(&self.request.frames).find_map(|frame| match Frontend::read(frame) {
-            Ok(Frontend::Bind(bind)) => Some(bind.statement.to_vec()),
-            _ => None,
-        })?;
-        match (&*self.parsed, self.statements.get(&bound)) {
-            ([parsed], _) => Some(parsed.class.clone()),
-            ([], Some(statement)) => Some(statement.class.clone()),
-            _ => None,
-        }
-    }
-
-    /// The replies to an extended request whose one statement returns no rows.
-    fn answer_extended(&mut self, command: &str) {
-        let frames = std::mem::take(&mut self.request.frames);
-        for frame in Frames::new(&frames) {
-            use backend::tag;
-            match Frontend::read(frame) {
-                Ok(Frontend::Parse(_)) => backend::put_bare(&mut self.output, tag::PARSE_COMPLETE),
-                Ok(Frontend::Bind(_)) => backend::put_bare(&mut self.output, tag::BIND_COMPLETE),
-                Ok(Frontend::Close(_)) => backend::put_bare(&mut self.output, tag::CLOSE_COMPLETE),
-                Ok(Frontend::Describe(Target::Portal(_))) => backend::put_bare(&mut self.output, tag::NO_DATA),
-                Ok(Frontend::Describe(Target::Statement(_))) => {
-                    backend::put_no_parameters(&mut self.output);
-                    backend::put_bare(&mut self.output, tag::NO_DATA);
-                }
-                Ok(Frontend::Execute) => backend::put_command_complete(&mut self.output, command),
-                _ => {}
-            }
-        }
-    }
-
-    fn end_lost(&mut self) {
-        self.settings.rollback();
-        self.wrote = false;
-        self.transaction = Transaction::None;
-    }
-
-    pub(crate) fn set_policy(&mut self, name: &str, value: Option<&str>) -> Result<(), Failure> {
-        let invalid = || {
-            Failure::error("22023", format!("invalid value for parameter \"hakem.{name}\": \"{}\"", value.unwrap_or_default()))
-        };
-        match name {
-            "route" => {
-                self.policy.route = match value.unwrap_or("auto") {
-                    "auto" => Route::Auto,
-                    "primary" => Route::Primary,
-                    "replica" => Route::Replica,
-                    _ => return Err(invalid()),
-                }
-            }
-            "consistency" => {
-                self.policy.consistency = match value.unwrap_or("session") {
-                    "eventual" => Consistency::Eventual,
-                    "bounded" => Consistency::Bounded,
-                    "session" => Consistency::Session,
-                    "global" => Consistency::Global,
-                    _ => return Err(invalid()),
-                }
-            }
-            "max_lag" => self.policy.max_lag = Some(parse_duration(value.unwrap_or("1s")).ok_or_else(invalid)?),
-            _ => return Err(unrecognized(name)),
-        }
-        Ok(())
-    }
-
-    fn show_policy(&self, name: &str) -> Option<String> {
-        match name {
-            "route" => Some(match self.policy.route {
-                Route::Auto => "auto".to_owned(),
-                Route::Primary => "primary".to_owned(),
-                Route::Replica => "replica".to_owned(),
-            }),
-            "consistency" => Some(match self.policy.consistency {
-                Consistency::Eventual => "eventual".to_owned(),
-                Consistency::Bounded => "bounded".to_owned(),
-                Consistency::Session => "session".to_owned(),
-                Consistency::Global => "global".to_owned(),
-            }),
-            "max_lag" => Some(self.policy.max_lag.map_or("0".to_owned(), |lag| format!("{}ms", lag.as_millis()))),
-            _ => None,
-        }
+        !self.request.leaves_something
+            && matches!(
+                self.request.why,
+                Why::UnknownFunction | Why::ParseFailure | Why::TooComplex | Why::NodeDependent
+            )
     }
 }
 
@@ -710,42 +485,5 @@ fn classify(classifier: &Classifier, sql: &[u8]) -> Arc<Class> {
 }
 
 fn unknown() -> Class {
-    Class {
-        access: Access::Write,
-        effects: Box::default(),
-        why: Why::UnknownStatement,
-        statements: 1,
-        hint: None,
-    }
-}
-
-/// The command tag of BEGIN; `None` when a comment stands in front of it and the server had better say.
-fn begin_tag(sql: &[u8]) -> Option<&'static str> {
-    let word = sql.trim_ascii_start();
-    if word.get(..5)?.eq_ignore_ascii_case(b"begin") {
-        Some("BEGIN")
-    } else if word.get(..5)?.eq_ignore_ascii_case(b"start") {
-        Some("START TRANSACTION")
-    } else {
-        None
-    }
-}
-
-fn unrecognized(name: &str) -> Failure {
-    Failure::error("42704", format!("unrecognized configuration parameter \"hakem.{name}\""))
-        .hint("There are hakem.route, hakem.consistency and hakem.max_lag.")
-}
-
-/// A duration in PostgreSQL's notation: an integer and `us`, `ms`, `s`, `min` or `h`; milliseconds without a unit.
-fn parse_duration(text: &str) -> Option<Duration> {
-    let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 = text[..digits].parse().ok()?;
-    match text[digits..].trim() {
-        "us" => Some(Duration::from_micros(number)),
-        "ms" | "" => Some(Duration::from_millis(number)),
-        "s" => Some(Duration::from_secs(number)),
-        "min" => Some(Duration::from_secs(number.checked_mul(60)?)),
-        "h" => Some(Duration::from_secs(number.checked_mul(3600)?)),
-        _ => None,
-    }
+    Class { access: Access::Write, effects: Box::default(), why: Why::UnknownStatement, statements: 1, hint: None }
 }

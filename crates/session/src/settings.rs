@@ -47,6 +47,12 @@ impl Settings {
         &self.current
     }
 
+    /// What may change the meaning of a statement's text when it is prepared.
+    pub(crate) fn meaningful(&self) -> impl Iterator<Item = &str> {
+        let meaningful = self.current.iter().filter(|(name, _)| !MEANINGLESS.contains(&name.as_str()));
+        meaningful.map(|(_, statement)| statement.as_str())
+    }
+
     pub(crate) fn set(&mut self, name: &str, statement: &str) {
         self.forget_role(name);
         if self.current.get(name).is_none_or(|known| known != statement) {
@@ -72,8 +78,9 @@ impl Settings {
         }
     }
 
-    /// RESET ALL: everything but who the session is (`GUC_NO_RESET_ALL`).
-    pub(crate) fn reset_all(&mut self) {
+    /// RESET ALL: everything but who the session is (`GUC_NO_RESET_ALL`). Says whether there are values of the startup packet's,
+    /// as [`Settings::reset`] does.
+    pub(crate) fn reset_all(&mut self) -> bool {
         let mut current = self.startup.clone();
         for name in IDENTITY {
             if let Some(statement) = self.current.get(name) {
@@ -81,11 +88,13 @@ impl Settings {
             }
         }
         self.current = current;
+        !self.startup.is_empty()
     }
 
-    /// DISCARD ALL: everything.
-    pub(crate) fn discard_all(&mut self) {
+    /// DISCARD ALL: everything. Says the same.
+    pub(crate) fn discard_all(&mut self) -> bool {
         self.current = self.startup.clone();
+        !self.startup.is_empty()
     }
 
     /// A change of the session's user takes its role back (`SetSessionAuthorization`).
@@ -183,7 +192,22 @@ const ROLE: &str = "role";
 const IDENTITY: [&str; 2] = [SESSION_AUTHORIZATION, ROLE];
 
 /// Settings whose value is a list of identifiers, each quoted apart in SET (`GUC_LIST_QUOTE`), as far as a session can set them.
-const IDENTIFIER_LISTS: [&str; 4] = ["local_preload_libraries", "search_path", "session_preload_libraries", "temp_tablespaces"];
+const IDENTIFIER_LISTS: [&str; 4] =
+    ["local_preload_libraries", "search_path", "session_preload_libraries", "temp_tablespaces"];
+
+/// Settings that do not matter when a statement is prepared, of those that differ between sessions. Any other may.
+const MEANINGLESS: [&str; 10] = [
+    "application_name",
+    "client_min_messages",
+    "default_transaction_isolation",
+    "default_transaction_read_only",
+    "extra_float_digits",
+    "idle_in_transaction_session_timeout",
+    "lock_timeout",
+    "statement_timeout",
+    "synchronous_commit",
+    "work_mem",
+];
 
 #[cfg(test)]
 mod tests {
@@ -239,8 +263,9 @@ mod tests {
         };
         let (empty, a1, a2b) =
             (map(&[]), map(&[("a", "SET a TO 1")]), map(&[("a", "SET a TO 2"), ("x.b", "SET x.b TO 1")]));
-        let check =
-            |from: Option<&Map>, to: &Map, expected: Option<&str>| assert_eq!(difference(from, to).as_deref(), expected);
+        let check = |from: Option<&Map>, to: &Map, expected: Option<&str>| {
+            assert_eq!(difference(from, to).as_deref(), expected)
+        };
         check(Some(&empty), &map(&[]), None);
         check(Some(&empty), &a1, Some("SET a TO 1;"));
         check(Some(&a1), &a2b, Some("SET a TO 2;SET x.b TO 1;"));

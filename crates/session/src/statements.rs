@@ -10,10 +10,12 @@ use std::sync::Arc;
 use classifier::Class;
 use sha2::{Digest, Sha256};
 
+use crate::settings::Settings;
+
 /// A prepared statement: all that is needed to prepare it again on another server.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Prepared {
-    /// The identity by content.
+    /// The identity by content; that of the unnamed statement is of no use to anybody.
     pub(crate) id: Identity,
     /// The text, in the client's encoding.
     pub(crate) sql: Box<[u8]>,
@@ -23,16 +25,23 @@ pub(crate) struct Prepared {
     pub(crate) class: Arc<Class>,
 }
 
-/// What makes two statements the same on a server: text and parameter types. Half of a SHA-256: a collision would hand one client
+/// What makes two statements the same on a server: text, parameter types, and the settings by which the text was read, since
+/// names and literals get their meaning when a statement is prepared. Half of a SHA-256: a collision would hand one client
 /// another's statement, so a hash that can be made to collide will not do.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Identity([u8; 16]);
 
 impl Identity {
-    fn new(sql: &[u8], types: &[u8]) -> Identity {
-        let digest = Sha256::new().chain_update(u64::to_be_bytes(sql.len() as u64)).chain_update(sql).chain_update(types);
-        let digest = digest.finalize();
-        Identity(*digest.first_chunk().expect("SHA-256 has 32 bytes"))
+    fn new(sql: &[u8], types: &[u8], settings: &Settings) -> Identity {
+        let mut digest = Sha256::new();
+        let mut add = |part: &[u8]| {
+            digest.update(u64::to_be_bytes(part.len() as u64));
+            digest.update(part);
+        };
+        add(sql);
+        add(types);
+        settings.meaningful().for_each(|statement| add(statement.as_bytes()));
+        Identity(*digest.finalize().first_chunk().expect("SHA-256 has 32 bytes"))
     }
 
     /// The name on servers: a prefix of our own and 32 hexadecimal digits, under PostgreSQL's 63 bytes.
@@ -57,10 +66,22 @@ impl fmt::Debug for Identity {
 pub(crate) struct ServerName(pub(crate) [u8; PREFIX.len() + 32]);
 
 impl Prepared {
-    pub(crate) fn new(sql: &[u8], types: &[u8], class: Arc<Class>) -> Prepared {
-        Prepared { id: Identity::new(sql, types), sql: sql.into(), types: types.into(), class }
+    pub(crate) fn named(sql: &[u8], types: &[u8], class: Arc<Class>, settings: &Settings) -> Prepared {
+        Prepared { id: Identity::new(sql, types, settings), sql: sql.into(), types: types.into(), class }
+    }
+
+    pub(crate) fn unnamed(sql: &[u8], types: &[u8], class: Arc<Class>) -> Prepared {
+        Prepared { id: Identity([0; 16]), sql: sql.into(), types: types.into(), class }
+    }
+
+    /// Whether this is what a Parse message asks for.
+    pub(crate) fn is(&self, sql: &[u8], types: &[u8], class: &Class) -> bool {
+        *self.sql == *sql && *self.types == *types && *self.class == *class
     }
 }
+
+/// What goes, or went, by a name.
+pub(crate) type Named = (Box<[u8]>, Option<Arc<Prepared>>);
 
 /// One client's prepared statements.
 #[derive(Debug, Default)]
@@ -91,6 +112,15 @@ impl Statements {
     }
 }
 
+/// A name that no server knows: for what a client calls by a name that is not its own. Whatever the server has under that name
+/// is another's.
+pub(crate) const UNKNOWN: &[u8] = b"hakem_unknown";
+
+/// Whether a name could be a server's name for a statement of whatever client.
+pub(crate) fn is_ours(name: &[u8]) -> bool {
+    name.starts_with(PREFIX)
+}
+
 const PREFIX: &[u8] = b"hakem_";
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
@@ -100,16 +130,22 @@ mod tests {
 
     #[test]
     fn identity_is_the_content() {
-        let base = Identity::new(b"select 1", b"\0\0");
-        assert_eq!(base, Identity::new(b"select 1", b"\0\0"));
-        for (sql, types) in [(&b"select 2"[..], &b"\0\0"[..]), (b"select 1", b"\0\x01\0\0\0\x17"), (b"select 1\0", b"\0")] {
-            assert_ne!(base, Identity::new(sql, types), "{sql:?} {types:?}");
+        let plain = Settings::default();
+        let named = Settings::new([("application_name", "a"), ("extra_float_digits", "3")]);
+        let elsewhere = Settings::new([("TimeZone", "UTC")]);
+        let base = Identity::new(b"select 1", b"\0\0", &plain);
+        assert_eq!(base, Identity::new(b"select 1", b"\0\0", &named));
+        assert_ne!(base, Identity::new(b"select 1", b"\0\0", &elsewhere));
+        for (sql, types) in
+            [(&b"select 2"[..], &b"\0\0"[..]), (b"select 1", b"\0\x01\0\0\0\x17"), (b"select 1\0", b"\0")]
+        {
+            assert_ne!(base, Identity::new(sql, types, &plain), "{sql:?} {types:?}");
         }
     }
 
     #[test]
     fn names_are_plain() {
-        let name = Identity::new(b"select 1", b"\0\0").name();
+        let name = Identity::new(b"select 1", b"\0\0", &Settings::default()).name();
         let text = std::str::from_utf8(&name.0).expect("ASCII");
         assert!(text.starts_with("hakem_") && text.len() == 38, "{text}");
         assert!(text[6..].bytes().all(|byte| byte.is_ascii_hexdigit()), "{text}");

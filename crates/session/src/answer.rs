@@ -1,0 +1,223 @@
+//! The answers that need no server: the deferred BEGIN and its end, the proxy's own settings, refusals, and what a transaction
+//! whose server is lost still understands.
+
+use std::sync::Arc;
+
+use classifier::{Class, Effect};
+use wire::backend::{self, Failure};
+use wire::frame::Frames;
+use wire::frontend::{self, Frontend, Target};
+
+use crate::policy::unrecognized;
+use crate::request::End;
+use crate::session::{Progress, Session, Step, Transaction};
+
+impl Session {
+    /// Refuses the request: it could not be given a server. The connection goes on, and so does a transaction that has not
+    /// begun on any server: it fails.
+    pub fn refuse(&mut self, failure: &Failure) {
+        failure.put(&mut self.output);
+        if let Transaction::Deferred(_) = self.transaction {
+            self.transaction = Transaction::Lost { told: true };
+        }
+        self.conclude_refusal();
+    }
+
+    /// After an ErrorResponse of the proxy's own: ReadyForQuery, now or when the Sync comes.
+    pub(crate) fn conclude_refusal(&mut self) {
+        let status = self.status();
+        let behind_others = self.request.simple.is_some() && self.request.frames.first() != Some(&frontend::tag::QUERY);
+        match self.request.end {
+            End::Ready if !behind_others => backend::put_ready(&mut self.output, status),
+            End::Ready | End::Open | End::Part => self.skips_until_sync = true,
+        }
+        self.progress = Progress::default();
+        self.owed.clear();
+        self.clear_request();
+    }
+
+    /// Answers a simple query that concerns nobody but the proxy.
+    pub(crate) fn answer(&mut self, sql: &[u8], class: &Class) -> Option<Step> {
+        let [effect] = &*class.effects else { return None };
+        if class.statements != 1 || self.refusal.is_some() {
+            return None;
+        }
+        let lost = matches!(self.transaction, Transaction::Lost { .. });
+        match (effect, self.transaction) {
+            (Effect::Begin(mode), Transaction::None)
+                if self.lease.role.is_none() && !self.policy.keeps_server && !self.policy.refuses_blocks =>
+            {
+                backend::put_command_complete(&mut self.output, begin_tag(sql)?);
+                self.transaction = Transaction::Deferred(*mode);
+            }
+            (Effect::Commit { chain: false }, Transaction::Deferred(_)) => {
+                backend::put_command_complete(&mut self.output, "COMMIT");
+                self.transaction = Transaction::None;
+            }
+            (Effect::Rollback { chain: false }, Transaction::Deferred(_)) => {
+                backend::put_command_complete(&mut self.output, "ROLLBACK");
+                self.end_lost();
+            }
+            (Effect::Hakem { name, value }, _) if !lost => match self.set_policy(name, value.as_deref()) {
+                Ok(()) => {
+                    let tag = if value.is_some() { "SET" } else { "RESET" };
+                    backend::put_command_complete(&mut self.output, tag);
+                }
+                Err(failure) => failure.put(&mut self.output),
+            },
+            (Effect::HakemShow { name }, _) if !lost => match self.show_policy(name) {
+                Some(value) => {
+                    backend::put_text_columns(&mut self.output, &[&format!("hakem.{name}")]);
+                    backend::put_text_row(&mut self.output, &[&value]);
+                    backend::put_command_complete(&mut self.output, "SHOW");
+                }
+                None => unrecognized(name).put(&mut self.output),
+            },
+            _ => return None,
+        }
+        self.clear_request();
+        Some(self.answer_ready())
+    }
+
+    pub(crate) fn answer_ready(&mut self) -> Step {
+        let status = self.status();
+        backend::put_ready(&mut self.output, status);
+        self.clear_request();
+        Step::Answered
+    }
+
+    /// A request of nothing but Close (of statements) and Sync.
+    pub(crate) fn answer_without_server(&mut self) -> Step {
+        self.close_statements();
+        self.answer_ready()
+    }
+
+    pub(crate) fn close_statements(&mut self) {
+        let frames = std::mem::take(&mut self.request.frames);
+        for frame in Frames::new(&frames) {
+            if let Ok(Frontend::Close(Target::Statement(name))) = Frontend::read(frame) {
+                self.statements.remove(name);
+                backend::put_bare(&mut self.output, backend::tag::CLOSE_COMPLETE);
+            }
+        }
+    }
+
+    pub(crate) fn answer_refusal(&mut self) -> Step {
+        if let Some(failure) = self.refusal.take() {
+            failure.put(&mut self.output);
+        }
+        self.conclude_refusal();
+        Step::Answered
+    }
+
+    /// A request in a transaction whose server is lost: only its end is understood.
+    pub(crate) fn answer_lost(&mut self) -> Step {
+        let told = matches!(self.transaction, Transaction::Lost { told: true });
+        let extended = self.request.simple.is_none();
+        let class = match &self.request.simple {
+            Some(class) => Some(class.clone()),
+            None => self.executed_alone(),
+        };
+        let effect = class.as_ref().filter(|class| class.statements == 1).and_then(|class| class.effects.first());
+        if !told && matches!(effect, Some(Effect::Commit { .. })) {
+            // Nobody reads command tags: a COMMIT that says ROLLBACK and nothing else would pass for one.
+            crate::loss::lost_in_transaction().put(&mut self.output);
+            self.end_lost();
+            self.conclude_refusal();
+            return Step::Answered;
+        }
+        if !extended && class.as_ref().is_some_and(|class| class.statements == 0) {
+            backend::put_bare(&mut self.output, backend::tag::EMPTY_QUERY_RESPONSE);
+            return self.answer_ready();
+        }
+        if let Some(Effect::Commit { chain: false } | Effect::Rollback { chain: false }) = effect {
+            if extended {
+                self.answer_extended("ROLLBACK");
+            } else {
+                backend::put_command_complete(&mut self.output, "ROLLBACK");
+            }
+            self.end_lost();
+            if self.request.end == End::Ready {
+                return self.answer_ready();
+            }
+            self.clear_request();
+            return Step::Answered;
+        }
+        let failure = if told {
+            Failure::error("25P02", "current transaction is aborted, commands ignored until end of transaction block")
+        } else {
+            crate::loss::lost_in_transaction()
+        };
+        self.transaction = Transaction::Lost { told: true };
+        failure.put(&mut self.output);
+        self.conclude_refusal();
+        Step::Answered
+    }
+
+    /// The class of the one statement that an extended request executes.
+    fn executed_alone(&self) -> Option<Arc<Class>> {
+        let (mut bound, mut executed) = (Vec::new(), 0);
+        for frame in Frames::new(&self.request.frames) {
+            match Frontend::read(frame) {
+                Ok(Frontend::Bind(bind)) => bound.push(bind.statement),
+                Ok(Frontend::Execute) => executed += 1,
+                _ => {}
+            }
+        }
+        let ([bound], 1) = (&*bound, executed) else { return None };
+        match (&*self.parsed, self.statements.get(bound)) {
+            ([parsed], _) => Some(parsed.class.clone()),
+            ([], Some(statement)) => Some(statement.class.clone()),
+            _ => None,
+        }
+    }
+
+    /// The replies to an extended request whose one statement returns no rows.
+    fn answer_extended(&mut self, command: &str) {
+        let frames = std::mem::take(&mut self.request.frames);
+        for frame in Frames::new(&frames) {
+            use backend::tag;
+            match Frontend::read(frame) {
+                Ok(Frontend::Parse(parse)) => {
+                    // There is but one: the statement that is executed.
+                    if let Some(statement) = self.parsed.pop() {
+                        self.statements.insert(parse.name, statement);
+                    }
+                    backend::put_bare(&mut self.output, tag::PARSE_COMPLETE);
+                }
+                Ok(Frontend::Bind(_)) => backend::put_bare(&mut self.output, tag::BIND_COMPLETE),
+                Ok(Frontend::Close(target)) => {
+                    if let Target::Statement(name) = target {
+                        self.statements.remove(name);
+                    }
+                    backend::put_bare(&mut self.output, tag::CLOSE_COMPLETE);
+                }
+                Ok(Frontend::Describe(Target::Portal(_))) => backend::put_bare(&mut self.output, tag::NO_DATA),
+                Ok(Frontend::Describe(Target::Statement(_))) => {
+                    backend::put_no_parameters(&mut self.output);
+                    backend::put_bare(&mut self.output, tag::NO_DATA);
+                }
+                Ok(Frontend::Execute) => backend::put_command_complete(&mut self.output, command),
+                _ => {}
+            }
+        }
+    }
+
+    pub(crate) fn end_lost(&mut self) {
+        self.settings.rollback();
+        self.wrote = false;
+        self.transaction = Transaction::None;
+    }
+}
+
+/// The command tag of BEGIN; `None` when a comment stands in front of it and the server had better say.
+fn begin_tag(sql: &[u8]) -> Option<&'static str> {
+    let word = sql.trim_ascii_start();
+    if word.get(..5)?.eq_ignore_ascii_case(b"begin") {
+        Some("BEGIN")
+    } else if word.get(..5)?.eq_ignore_ascii_case(b"start") {
+        Some("START TRANSACTION")
+    } else {
+        None
+    }
+}

@@ -1,0 +1,22 @@
+//! The session between a client and servers that follow the protocol to the letter, all of it as values.
+//!
+//! - `script`: messages as words, both ways.
+//! - `server`: a model of a correct PostgreSQL server. It sends nothing before PostgreSQL would, so that waiting for what will
+//!   never come is seen.
+//! - `proxy`: clients, sessions and servers, and the moving of bytes between them; `check` runs a script.
+//! - The other files are scripts, by what they are about, but for `random`, which compares the proxy with a server of one's own.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod copy;
+mod errors;
+mod losses;
+mod proxy;
+mod random;
+mod requests;
+mod retries;
+mod script;
+mod server;
+mod settings;
+mod statements;
+mod transactions;

@@ -1,0 +1,355 @@
+//! Clients, their sessions and the servers between which bytes are moved, as the relay does; and `check`, which runs a script.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use classifier::{Classifier, Options};
+use session::{Consistency, Loss, Need, Policy, Role, Route, ServerMemory, Session, Settings, Step, Verdict};
+use wire::backend::Report;
+use wire::frame::Frame;
+use wire::frontend::tag;
+
+use crate::script::{Names, replies, requests};
+use crate::server::{Fault, Faults, Server, What};
+
+/// One line of a script: what a client sends (or `!` and an event), what the servers are sent of it, what the client gets.
+pub(crate) type Line = (&'static str, &'static str, &'static str);
+
+/// Runs a script with one client.
+pub(crate) fn check(lines: &[Line]) {
+    Proxy::new(1).check(lines);
+}
+
+pub(crate) struct Proxy {
+    classifier: Rc<Classifier>,
+    pub(crate) clients: Vec<Client>,
+    idle: Vec<Connection>,
+    faults: Faults,
+    names: Names,
+    log: Vec<String>,
+    prepared_max: usize,
+    now: Instant,
+    /// Whether the replica has seen every write.
+    fresh: bool,
+    /// Whether there is any server.
+    up: bool,
+}
+
+pub(crate) struct Client {
+    pub(crate) session: Session,
+    lease: Option<Connection>,
+    /// Sent by the client, not taken.
+    unread: Vec<u8>,
+    /// On the way to the client.
+    outgoing: Vec<u8>,
+    /// At the client.
+    received: Vec<u8>,
+    pub(crate) closed: bool,
+}
+
+struct Connection {
+    role: Role,
+    server: Server,
+    memory: ServerMemory,
+}
+
+pub(crate) fn policy() -> Policy {
+    Policy {
+        split: true,
+        route: Route::Auto,
+        consistency: Consistency::Session,
+        max_lag: Some(Duration::from_secs(1)),
+        keeps_server: false,
+        refuses_blocks: false,
+        request_max: 1 << 20,
+    }
+}
+
+impl Proxy {
+    pub(crate) fn new(clients: usize) -> Proxy {
+        let mut proxy = Proxy {
+            classifier: Rc::new(Classifier::new(Options::default())),
+            clients: Vec::new(),
+            idle: Vec::new(),
+            faults: Rc::new(RefCell::default()),
+            names: Names::default(),
+            log: Vec::new(),
+            prepared_max: 100,
+            now: Instant::now(),
+            fresh: true,
+            up: true,
+        };
+        (0..clients).for_each(|_| proxy.connect(policy(), &[]));
+        proxy
+    }
+
+    pub(crate) fn prepared_max(mut self, prepared_max: usize) -> Proxy {
+        self.prepared_max = prepared_max;
+        self
+    }
+
+    pub(crate) fn connect(&mut self, policy: Policy, startup: &[(&str, &str)]) {
+        let session = Session::new(policy, Settings::new(startup.iter().copied()));
+        let (unread, outgoing, received) = (Vec::new(), Vec::new(), Vec::new());
+        self.clients.push(Client { session, lease: None, unread, outgoing, received, closed: false });
+    }
+
+    /// Runs a script with the first client. A line of `2: ...` is the second one's.
+    pub(crate) fn check(&mut self, lines: &[Line]) {
+        for (number, (line, to_servers, to_client)) in lines.iter().enumerate() {
+            let (client, action) = match line.split_once(": ") {
+                Some((client, action)) if client.len() == 1 => (client.parse::<usize>().unwrap() - 1, action),
+                _ => (0, *line),
+            };
+            match action.strip_prefix('!') {
+                Some(event) => self.event(client, event),
+                None => {
+                    self.clients[client].unread.extend(requests(action));
+                    self.pump(client);
+                }
+            }
+            let received = replies(&std::mem::take(&mut self.clients[client].received));
+            let sent = std::mem::take(&mut self.log).join(" ");
+            assert_eq!((sent.as_str(), received.as_str()), (*to_servers, *to_client), "line {}: {line}", number + 1);
+        }
+    }
+
+    /// What the client gets for these messages.
+    pub(crate) fn exchange(&mut self, client: usize, messages: &[u8]) -> Vec<u8> {
+        self.clients[client].unread.extend_from_slice(messages);
+        self.pump(client);
+        self.log.clear();
+        std::mem::take(&mut self.clients[client].received)
+    }
+
+    /// `fault ROLE WHAT SQL`, `lose` (the server that the client holds), `stale`, `down`, `up`.
+    fn event(&mut self, client: usize, event: &str) {
+        let words: Vec<&str> = event.splitn(4, ' ').collect();
+        match words[0] {
+            "fault" => {
+                let role = if words[1] == "replica" { Role::Replica } else { Role::Primary };
+                let code = |text: &str| -> &'static str { text.to_owned().leak() };
+                let what = match words[2].split_once(':').unwrap_or((words[2], "")) {
+                    ("error", state) => What::Error(code(state)),
+                    ("late-error", state) => What::LateError(code(state)),
+                    ("fatal", state) => What::Fatal(code(state)),
+                    ("die", _) => What::Die,
+                    ("late-die", _) => What::LateDie,
+                    ("torn-die", _) => What::TornDie,
+                    (other, _) => panic!("no such fault: {other}"),
+                };
+                self.faults.borrow_mut().push(Fault { role, what, sql: words[3].to_owned() });
+            }
+            "lose" => {
+                self.clients[client].lease.as_mut().expect("the client holds a server").server.dead = true;
+                self.pump(client);
+            }
+            "stale" => self.fresh = false,
+            "down" => self.up = false,
+            "up" => self.up = true,
+            "released" => assert!(self.clients[client].lease.is_none(), "the client holds its server"),
+            "held" => assert!(self.clients[client].lease.is_some(), "the client holds no server"),
+            other => panic!("no such event: {other}"),
+        }
+    }
+
+    fn checkout(&mut self, need: Need) -> Connection {
+        let role = match need {
+            Need::Replica { not_before, .. } if self.fresh || not_before.is_none() => Role::Replica,
+            _ => Role::Primary,
+        };
+        match self.idle.iter().position(|connection| connection.role == role) {
+            Some(at) => self.idle.remove(at),
+            None => {
+                let server = Server::new(role, self.faults.clone());
+                Connection { role, server, memory: ServerMemory::new(self.prepared_max) }
+            }
+        }
+    }
+
+    fn give_back(&mut self, mut connection: Connection, session: &mut Session) {
+        session.detach(&mut connection.memory);
+        connection.server.is_clean().unwrap();
+        assert_eq!(
+            connection.memory.prepared(),
+            connection.server.prepared(),
+            "statements that the server has, {:?}",
+            self.log
+        );
+        assert!(connection.server.prepared() <= self.prepared_max, "more statements than allowed");
+        self.idle.push(connection);
+    }
+
+    /// Moves bytes until nothing moves any more.
+    fn pump(&mut self, at: usize) {
+        loop {
+            let mut client = self.clients.remove(at);
+            let moved = self.turn(&mut client);
+            self.clients.insert(at, client);
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    fn turn(&mut self, client: &mut Client) -> bool {
+        self.now += Duration::from_millis(1);
+        if client.closed {
+            return false;
+        }
+        if client.lease.is_some() {
+            return self.relay(client);
+        }
+        client.session.take_output(&mut client.outgoing);
+        client.received.append(&mut client.outgoing);
+        let Some(step) = take(client, &self.classifier) else { return false };
+        match step {
+            Step::Request(intent) if self.up => {
+                client.lease = Some(self.checkout(intent.need));
+                self.send(client, true);
+            }
+            Step::Request(_) => client.session.refuse(&wire::backend::Failure::error("57P03", "nobody is there")),
+            Step::Terminate => client.closed = true,
+            Step::Copy => panic!("there is no server to copy to"),
+            Step::Answered | Step::Gathering => {}
+        }
+        true
+    }
+
+    fn send(&mut self, client: &mut Client, fresh: bool) {
+        let connection = client.lease.as_mut().expect("a server is held");
+        if fresh {
+            client.session.attach(connection.role);
+        }
+        let mut bytes = Vec::new();
+        client.session.encode(&mut connection.memory, &mut bytes);
+        self.deliver(client, &bytes);
+    }
+
+    fn deliver(&mut self, client: &mut Client, bytes: &[u8]) {
+        let connection = client.lease.as_mut().expect("a server is held");
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let frame = Frame::take(rest).unwrap().expect("the proxy sends whole messages");
+            let role = if connection.role == Role::Primary { "p" } else { "r" };
+            self.log.push(format!("{role}.{}", self.names.show(frame)));
+            connection.server.receive(frame);
+            rest = &rest[frame.whole.len()..];
+        }
+    }
+
+    fn relay(&mut self, client: &mut Client) -> bool {
+        client.session.take_output(&mut client.outgoing);
+        let connection = client.lease.as_mut().expect("a server is held");
+        if connection.server.sent.is_empty() && connection.server.dead {
+            self.lose(client, false, None);
+            return true;
+        }
+        let sent = std::mem::take(&mut connection.server.sent);
+        let moved = !sent.is_empty();
+        let mut rest = &sent[..];
+        while let Some(connection) = &mut client.lease {
+            let Some(frame) = Frame::take(rest).unwrap() else {
+                if !rest.is_empty() {
+                    // The beginning of a message, of which there is no more.
+                    let verdict = client.session.on_server(rest[0], &rest[5..], &mut connection.memory, self.now);
+                    let forwards = verdict == Verdict::Forward;
+                    if forwards {
+                        client.outgoing.extend_from_slice(rest);
+                    }
+                    self.lose(client, forwards, None);
+                }
+                break;
+            };
+            rest = &rest[frame.whole.len()..];
+            let verdict = client.session.on_server(frame.tag, frame.body(), &mut connection.memory, self.now);
+            match verdict {
+                Verdict::Forward | Verdict::Ready { .. } => client.outgoing.extend_from_slice(frame.whole),
+                Verdict::Swallow => {}
+                Verdict::Retry { clean, reason } => {
+                    self.log.push(format!("retry.{}", reason.as_str()));
+                    client.outgoing.clear();
+                    client.session.restart();
+                    let connection = client.lease.take().expect("a server is held");
+                    if clean {
+                        self.give_back(connection, &mut client.session);
+                    }
+                    client.lease = Some(self.checkout(Need::Primary));
+                    self.send(client, true);
+                    return true;
+                }
+                Verdict::Leaving => {
+                    let code = Report::new(frame.body()).sqlstate();
+                    self.lose(client, false, code);
+                    return true;
+                }
+                Verdict::Broken => {
+                    client.lease = None;
+                    client.closed = true;
+                    return true;
+                }
+            }
+            client.session.take_output(&mut client.outgoing);
+            let mut bytes = Vec::new();
+            client.session.take_to_server(&mut bytes);
+            self.deliver(client, &bytes);
+            if let Verdict::Ready { free: true } = verdict {
+                assert!(rest.is_empty(), "a free server has nothing more to say");
+                let connection = client.lease.take().expect("a server is held");
+                self.give_back(connection, &mut client.session);
+            }
+        }
+        if client.session.may_flush() || client.lease.is_none() {
+            client.received.append(&mut client.outgoing);
+        }
+        if client.lease.is_none() || !(client.session.is_quiet() || client.session.copies_in()) {
+            return moved;
+        }
+        let ends_copy = client.unread.first().is_some_and(|tag| [tag::COPY_DONE, tag::COPY_FAIL].contains(tag));
+        let frame = Frame::take(&client.unread).unwrap().map(|frame| frame.whole.to_vec());
+        let Some(step) = take(client, &self.classifier) else { return moved };
+        match step {
+            Step::Request(_) => self.send(client, false),
+            Step::Copy => {
+                self.deliver(client, &frame.expect("a frame was taken"));
+                if ends_copy {
+                    client.session.end_copy_in();
+                }
+            }
+            Step::Terminate => client.closed = true,
+            Step::Answered | Step::Gathering => {}
+        }
+        true
+    }
+
+    fn lose(&mut self, client: &mut Client, inside: bool, code: Option<wire::backend::SqlState>) {
+        client.lease = None;
+        match client.session.on_lost(inside, code, self.now) {
+            Loss::Retry => {
+                self.log.push("retry.lost".to_owned());
+                client.outgoing.clear();
+                client.session.restart();
+                client.lease = Some(self.checkout(Need::Primary));
+                self.send(client, true);
+            }
+            Loss::Told => {
+                client.session.take_output(&mut client.outgoing);
+                client.received.append(&mut client.outgoing);
+            }
+            Loss::Close => {
+                client.received.append(&mut client.outgoing);
+                client.closed = true;
+            }
+        }
+    }
+}
+
+/// The next thing that the client wants.
+fn take(client: &mut Client, classifier: &Classifier) -> Option<Step> {
+    let frame = Frame::take(&client.unread).unwrap()?;
+    let length = frame.whole.len();
+    let step = client.session.on_client(frame, classifier).expect("a well-formed message");
+    client.unread.drain(..length);
+    Some(step)
+}

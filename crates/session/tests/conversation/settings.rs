@@ -1,0 +1,170 @@
+//! Settings that follow the client, what pins it to a server, and the proxy's own settings.
+
+use crate::proxy::{Proxy, check, policy};
+
+#[test]
+fn settings_follow_the_client() {
+    Proxy::new(2).check(&[
+        ("Q set work_mem to 1", "p.Q(set work_mem to 1)", "C(SET) Z(I)"),
+        ("Q show work_mem", "r.Q(SET work_mem TO 1;) r.Q(show work_mem)", "T D(1) C(SHOW) Z(I)"),
+        ("Q show work_mem", "r.Q(show work_mem)", "T D(1) C(SHOW) Z(I)"),
+        ("2: Q show work_mem", "r.Q(RESET \"work_mem\";) r.Q(show work_mem)", "T D(default) C(SHOW) Z(I)"),
+        ("Q begin", "", "C(BEGIN) Z(T)"),
+        ("Q show work_mem", "p.Q(BEGIN) p.Q(show work_mem)", "T D(1) C(SHOW) Z(T)"),
+    ]);
+}
+
+#[test]
+fn replayed_settings_are_not_told_again() {
+    Proxy::new(2).check(&[
+        ("Q set timezone to here", "p.Q(set timezone to here)", "C(SET) S(TimeZone=here) Z(I)"),
+        ("Q select 1", "r.Q(SET timezone TO here;) r.Q(select 1)", "T D(1) C(SELECT 1) Z(I)"),
+        ("2: Q select 1", "r.Q(RESET \"timezone\";) r.Q(select 1)", "T D(1) C(SELECT 1) Z(I)"),
+        ("Q reset timezone", "p.Q(reset timezone)", "C(RESET) S(TimeZone=default) Z(I)"),
+    ]);
+}
+
+#[test]
+fn startup_settings_are_what_reset_goes_back_to() {
+    let mut proxy = Proxy::new(0);
+    proxy.connect(policy(), &[("work_mem", "7"), ("search_path", "a, b")]);
+    let startup = "SET \"work_mem\" TO '7'";
+    let path = "SELECT pg_catalog.set_config('search_path', 'a, b', false)";
+    let opening: &'static str = format!("r.Q({path};{startup};) r.Q(show work_mem)").leak();
+    let in_transaction: &'static str =
+        format!("p.Q(RESET ROLE;RESET SESSION AUTHORIZATION;RESET ALL;{path};{startup};) p.Q(show work_mem)").leak();
+    let begun: &'static str = format!("p.Q({path};{startup};) p.Q(BEGIN) p.Q(set work_mem to 1)").leak();
+    proxy.check(&[
+        ("Q show work_mem", opening, "T D(7) C(SHOW) Z(I)"),
+        ("Q begin", "", "C(BEGIN) Z(T)"),
+        ("Q set work_mem to 1", begun, "C(SET) Z(T)"),
+        ("Q reset work_mem", "p.Q(reset work_mem)", "C(RESET) Z(T)"),
+        // The server knows nothing of startup packets.
+        ("Q show work_mem", in_transaction, "T D(7) C(SHOW) Z(T)"),
+        ("Q rollback", "p.Q(rollback)", "C(ROLLBACK) Z(I)"),
+        ("Q show work_mem", "r.Q(show work_mem)", "T D(7) C(SHOW) Z(I)"),
+        ("Q reset all", "p.Q(reset all)", "C(RESET) Z(I)"),
+        ("Q show work_mem", "r.Q(show work_mem)", "T D(7) C(SHOW) Z(I)"),
+    ]);
+}
+
+#[test]
+fn a_role_does_not_stay_behind() {
+    for change in ["Q set role boss", "Q set session authorization boss"] {
+        for end in ["Q reset all", "Q discard all", "S"] {
+            let mut proxy = Proxy::new(0);
+            proxy.connect(policy(), &[("work_mem", "7")]);
+            proxy.connect(policy(), &[]);
+            for line in [change, end] {
+                proxy.exchange(0, &crate::script::requests(line));
+            }
+            for name in ["role", "session_authorization"] {
+                let show = format!("Q insert into t; show {name}");
+                let shown = crate::script::replies(&proxy.exchange(1, &crate::script::requests(&show)));
+                assert_eq!(shown, "C(INSERT 0 1) T D(default) C(SHOW) Z(I)", "{change}, {end}, {name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_role_survives_reset_all() {
+    check(&[
+        ("Q set role boss", "p.Q(set role boss)", "C(SET) Z(I)"),
+        ("Q reset all", "p.Q(reset all)", "C(RESET) Z(I)"),
+        ("Q insert into t; show role", "p.Q(insert into t; show role)", "C(INSERT 0 1) T D(boss) C(SHOW) Z(I)"),
+        ("Q select 1", "r.Q(SET ROLE boss;) r.Q(select 1)", "T D(1) C(SELECT 1) Z(I)"),
+    ]);
+}
+
+#[test]
+fn identity_comes_last_and_goes_first() {
+    Proxy::new(2).check(&[
+        ("Q set work_mem to 1", "p.Q(set work_mem to 1)", "C(SET) Z(I)"),
+        ("Q set session authorization a", "p.Q(set session authorization a)", "C(SET) Z(I)"),
+        ("Q set role b", "p.Q(set role b)", "C(SET) Z(I)"),
+        (
+            "Q select 1",
+            "r.Q(SET work_mem TO 1;SET SESSION AUTHORIZATION a;SET ROLE b;) r.Q(select 1)",
+            "T D(1) C(SELECT 1) Z(I)",
+        ),
+        (
+            "2: Q select 1",
+            "r.Q(RESET ROLE;RESET SESSION AUTHORIZATION;RESET \"work_mem\";) r.Q(select 1)",
+            "T D(1) C(SELECT 1) Z(I)",
+        ),
+        // "SET SESSION AUTHORIZATION" takes the role back.
+        ("Q set session authorization c", "p.Q(set session authorization c)", "C(SET) Z(I)"),
+        ("Q select 1", "r.Q(SET work_mem TO 1;SET SESSION AUTHORIZATION c;) r.Q(select 1)", "T D(1) C(SELECT 1) Z(I)"),
+    ]);
+}
+
+#[test]
+fn pins() {
+    for (pin, unpin) in [
+        ("Q listen a", "Q unlisten *"),
+        ("Q create temp table t (a int)", "Q discard all"),
+        ("Q select pg_advisory_lock(1)", "Q discard all"),
+        // A lock that a failed statement took is held all the same.
+        ("Q select pg_advisory_lock(1)/0", "Q discard all"),
+        ("P - select pg_advisory_lock(1)/0 | B - | E | S", "Q discard all"),
+    ] {
+        let mut proxy = Proxy::new(1);
+        proxy.exchange(0, &crate::script::requests(pin));
+        assert_eq!(proxy.clients[0].session.pins().len(), 1, "{pin}");
+        proxy.check(&[
+            ("!held", "", ""),
+            ("Q select 1", "p.Q(select 1)", "T D(1) C(SELECT 1) Z(I)"),
+            ("!held", "", ""),
+        ]);
+        proxy.exchange(0, &crate::script::requests(unpin));
+        proxy.check(&[("!released", "", "")]);
+    }
+}
+
+#[test]
+fn a_suspended_portal_has_left_what_it_leaves() {
+    check(&[
+        (
+            "P - select pg_advisory_lock(1) from 3 rows | B - | E - 1 | S",
+            "p.P(- select pg_advisory_lock(1) from 3 rows) p.B(-) p.E p.S",
+            "1 2 D(row) s Z(I)",
+        ),
+        ("!held", "", ""),
+    ]);
+}
+
+#[test]
+fn settings_of_the_proxy() {
+    check(&[
+        ("Q set hakem.route = 'primary'", "", "C(SET) Z(I)"),
+        ("Q show hakem.route", "", "T D(primary) C(SHOW) Z(I)"),
+        ("Q select 1", "p.Q(select 1)", "T D(1) C(SELECT 1) Z(I)"),
+        ("Q reset hakem.route", "", "C(RESET) Z(I)"),
+        ("Q select 1", "r.Q(select 1)", "T D(1) C(SELECT 1) Z(I)"),
+        ("Q set hakem.route = 'nowhere'", "", "E(22023) Z(I)"),
+        ("Q set hakem.nothing = 1", "", "E(42704) Z(I)"),
+        ("Q show hakem.nothing", "", "E(42704) Z(I)"),
+        ("Q set hakem.max_lag = '5 min'", "", "C(SET) Z(I)"),
+        ("Q show hakem.max_lag", "", "T D(300000ms) C(SHOW) Z(I)"),
+        ("Q /* hakem: primary */ select 1", "p.Q(/* hakem: primary */ select 1)", "E(42601) Z(I)"),
+        ("Q set hakem.route = 'primary'", "", "C(SET) Z(I)"),
+        ("Q discard all", "p.Q(discard all)", "C(DISCARD ALL) Z(I)"),
+        ("Q show hakem.route", "", "T D(auto) C(SHOW) Z(I)"),
+    ]);
+}
+
+#[test]
+fn a_setting_of_the_proxy_goes_back_to_its_default() {
+    let mut proxy = Proxy::new(0);
+    proxy.connect(session::Policy { consistency: session::Consistency::Eventual, ..policy() }, &[]);
+    proxy.clients[0].session.configure("route", "primary").unwrap();
+    proxy.check(&[
+        ("Q set hakem.consistency = 'global'", "", "C(SET) Z(I)"),
+        ("Q reset hakem.consistency", "", "C(RESET) Z(I)"),
+        ("Q show hakem.consistency", "", "T D(eventual) C(SHOW) Z(I)"),
+        ("Q set hakem.route = 'replica'", "", "C(SET) Z(I)"),
+        ("Q reset hakem.route", "", "C(RESET) Z(I)"),
+        ("Q show hakem.route", "", "T D(primary) C(SHOW) Z(I)"),
+    ]);
+}
