@@ -33,11 +33,11 @@ fn everything_is_shown() {
         assert!(shown.contains(wanted), "{wanted} is missing:\n{shown}");
     };
     for wanted in [
-        "node1     replica       7         123 ms",
-        "primary     11",
-        "replica     22",
-        "held        33",
-        "run again   44",
+        "node1 replica 7 123 ms",
+        "primary 11",
+        "replica 22",
+        "held 33",
+        "run again 44",
     ] {
         check(&sample, wanted);
     }
