@@ -1,6 +1,8 @@
 //! What it costs to walk a server's reply by its headers: the proxy's work per row.
 
-use criterion::{Criterion, Throughput, black_box, criterion_group, criterion_main};
+use std::hint::black_box;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use wire::frame::Frames;
 
 fn walk(criterion: &mut Criterion) {

@@ -107,7 +107,9 @@ fn requests(criterion: &mut Criterion) {
     backend::put_bare(&mut reply, tag::BIND_COMPLETE);
     results(&mut reply);
     let mut conversation = ready_for(&first, &first_reply);
-    group.bench_function("prepared: Bind, Execute, Sync", |bencher| bencher.iter(|| conversation.turn(&request, &reply)));
+    group.bench_function("prepared: Bind, Execute, Sync", |bencher| {
+        bencher.iter(|| conversation.turn(&request, &reply))
+    });
 
     let (mut request, mut reply) = (Vec::new(), Vec::new());
     frontend::put_parse(&mut request, b"", prepared, &[0, 0]);

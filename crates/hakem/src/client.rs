@@ -142,7 +142,12 @@ impl Client {
     }
 
     /// Runs a request, and whatever the client sends until the server is free again. `Some` when the client is gone.
-    async fn request(&mut self, session: &mut Session, intent: Intent, cancel: &crate::cancel::Registered) -> Option<Gone> {
+    async fn request(
+        &mut self,
+        session: &mut Session,
+        intent: Intent,
+        cancel: &crate::cancel::Registered,
+    ) -> Option<Gone> {
         // Earlier answers first; and a client that does not read them gets no server.
         if let Err(gone) = self.flush().await {
             return Some(gone);

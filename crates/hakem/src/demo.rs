@@ -1,7 +1,8 @@
 //! `hakem demo`: PostgreSQL servers of its own, the proxy in front of them, and on request a card game played against it.
 //!
 //! The map: `stage` starts the servers and the proxy; `schema` is what the game is stored in; `director` kills, promotes and
-//! brings back; `load` runs the players (`player`, each with its `seat`), who write down in a `tally` what happened to them;
+//! brings back; `load` runs players and spectators (`player` and `spectator`, each a `visitor` with a `seat`), who write down in a `tally` what
+//! happened to them (`latency`: how long it took);
 //! `observer` looks at everything once; `plain` and `view` show it; `audit` and `report` say at the end whether it was right.
 //! This file owns the order of these, the signals and the clock.
 
@@ -15,9 +16,11 @@ mod player;
 mod report;
 mod schema;
 mod seat;
+mod spectator;
 mod stage;
 mod tally;
 mod view;
+mod visitor;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -49,7 +52,7 @@ pub(crate) struct Arguments {
     /// Play games against it, and count what was lost, doubled or stale.
     #[arg(long)]
     load: bool,
-    /// How many players there are, each with a connection.
+    /// How many players there are, each with a connection. To two of them comes one spectator.
     #[arg(long, default_value_t = 20, requires = "load", value_parser = clap::value_parser!(u16).range(1..=PLAYERS_MAX))]
     players: u16,
     /// Show a line each second though standard output is a terminal.

@@ -184,7 +184,7 @@ impl Guest {
 
     async fn scram(&mut self, worker: &Worker, user: &str) -> Result<(), Denied> {
         let mut out = Vec::new();
-        backend::put_sasl(&mut out, &MECHANISMS);
+        backend::put_sasl(&mut out, MECHANISMS);
         self.stream.write_all(&out).await?;
         let account = account(worker, user).await;
         let payload = self.password().await?;

@@ -52,11 +52,7 @@ pub(crate) enum Gone {
 
 /// Pumps until the lease ends. The session's request is encoded and sent first. What could not be written to the client at the
 /// end is left in `client.unsent`.
-pub(crate) async fn relay(
-    client: &mut Client,
-    session: &mut Session,
-    lease: &mut Lease<ServerMemory>,
-) -> Outcome {
+pub(crate) async fn relay(client: &mut Client, session: &mut Session, lease: &mut Lease<ServerMemory>) -> Outcome {
     let spares = &client.worker.clone().spares;
     let mut pump = Pump {
         to_server: spares.outbox(),
@@ -219,7 +215,7 @@ impl Pump<'_> {
         }
         if self.client.inbox.is_full() {
             // Back-pressure, unless the message that we wait for does not fit.
-            if !self.session.is_quiet() && !self.session.copies_in() {
+            if !self.to_server.is_empty() || !(self.session.is_quiet() || self.session.copies_in()) {
                 return Poll::Pending;
             }
             self.client.inbox.grow();
@@ -322,7 +318,9 @@ impl Pump<'_> {
                 Err(_) => return self.lose(None),
             };
             // A message that fits is waited for. One that does not is judged by its beginning, and passed on in pieces.
-            if unread.len() < header.length && (header.length <= self.from_server.capacity() || unread.len() < JUDGED_MIN) {
+            if unread.len() < header.length
+                && (header.length <= self.from_server.capacity() || unread.len() < JUDGED_MIN)
+            {
                 return;
             }
             let at_hand = header.length.min(unread.len());
@@ -353,7 +351,10 @@ impl Pump<'_> {
             if self.session.has_output() {
                 self.take_output();
             }
-            if header.tag == tag::READY_FOR_QUERY || header.tag == tag::ERROR_RESPONSE || header.tag == tag::COMMAND_COMPLETE {
+            if header.tag == tag::READY_FOR_QUERY
+                || header.tag == tag::ERROR_RESPONSE
+                || header.tag == tag::COMMAND_COMPLETE
+            {
                 self.session.take_to_server(&mut self.to_server);
             }
             if let Verdict::Ready { free } = verdict {

@@ -56,7 +56,9 @@ impl<M> Connection<M> {
                     matches!(frame.tag, tag::NOTICE_RESPONSE | tag::PARAMETER_STATUS | tag::NOTIFICATION_RESPONSE)
                 });
                 // A message cut off by the buffer's end cannot be put back: such a connection is not worth keeping.
-                harmless && length < UNASKED_MAX && Frames::new(&buffer[..length]).map(|f| f.whole.len()).sum::<usize>() == length
+                harmless
+                    && length < UNASKED_MAX
+                    && Frames::new(&buffer[..length]).map(|f| f.whole.len()).sum::<usize>() == length
             }
         }
     }

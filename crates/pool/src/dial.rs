@@ -90,7 +90,9 @@ impl DialError {
         match self {
             DialError::Io(_) | DialError::Timeout => true,
             // 57P0x: shutting down or starting up; 53xxx: out of connections or memory; 08xxx: connection trouble.
-            DialError::Refused { code: Some(code), .. } => matches!(&code.0, b"57P01" | b"57P02" | b"57P03" | [b'5', b'3', ..] | [b'0', b'8', ..]),
+            DialError::Refused { code: Some(code), .. } => {
+                matches!(&code.0, b"57P01" | b"57P02" | b"57P03" | [b'5', b'3', ..] | [b'0', b'8', ..])
+            }
             DialError::Refused { code: None, .. } | DialError::Auth(_) | DialError::Protocol(_) => false,
         }
     }
@@ -143,8 +145,8 @@ async fn log_in<M>(target: &Target, memory: M, worker: usize) -> Result<Connecti
             }
             tag::NOTICE_RESPONSE => {}
             tag::PARAMETER_STATUS if admitted => {
-                let (name, value) =
-                    backend::parameter_status(frame.body()).ok_or(DialError::Protocol("a malformed ParameterStatus"))?;
+                let (name, value) = backend::parameter_status(frame.body())
+                    .ok_or(DialError::Protocol("a malformed ParameterStatus"))?;
                 if parameters.len() == PARAMETERS_MAX {
                     return Err(DialError::Protocol("too many parameters"));
                 }
@@ -187,7 +189,9 @@ impl Peer {
     /// The next message, whole.
     async fn receive(&mut self) -> Result<Vec<u8>, DialError> {
         loop {
-            if let Some(header) = Header::peek(&self.received).map_err(|_| DialError::Protocol("an impossible length"))? {
+            if let Some(header) =
+                Header::peek(&self.received).map_err(|_| DialError::Protocol("an impossible length"))?
+            {
                 // No allocation on a stranger's word: a login has no message near this size.
                 if header.length > LOGIN_MESSAGE_MAX {
                     return Err(DialError::Protocol("a message too large for a login"));

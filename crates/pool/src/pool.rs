@@ -149,14 +149,19 @@ impl<M: Send + 'static> Pool<M> {
                 Found::Idle(connection, generation) => {
                     let lease = self.lease(connection, generation);
                     let expired = now.saturating_duration_since(lease.since) >= self.options.lifetime;
-                    if !expired && lease.is_alive() && let Some(lease) = lease.at_home_of(worker) {
+                    if !expired
+                        && lease.is_alive()
+                        && let Some(lease) = lease.at_home_of(worker)
+                    {
                         return Ok(lease);
                     }
                     // Dropped and closed; the next one may do.
                 }
                 Found::Wait(ticket, receiver) => {
                     let lease = self.wait(worker, ticket, receiver).await?;
-                    if lease.is_alive() && let Some(lease) = lease.at_home_of(worker) {
+                    if lease.is_alive()
+                        && let Some(lease) = lease.at_home_of(worker)
+                    {
                         return Ok(lease);
                     }
                 }
@@ -239,7 +244,12 @@ impl<M: Send + 'static> Pool<M> {
     }
 
     /// Waits for a connection to be given; after a while, one that idles elsewhere is taken.
-    async fn wait(self: &Arc<Self>, worker: usize, ticket: u64, mut receiver: oneshot::Receiver<Answer<M>>) -> Answer<M> {
+    async fn wait(
+        self: &Arc<Self>,
+        worker: usize,
+        ticket: u64,
+        mut receiver: oneshot::Receiver<Answer<M>>,
+    ) -> Answer<M> {
         let mut patience = PATIENCE;
         let mut left = self.options.wait_timeout;
         loop {
@@ -368,7 +378,8 @@ impl<M: Send + 'static> State<M> {
 
     /// The worker of whoever has waited longest.
     fn oldest_waiter(&self) -> Option<usize> {
-        let fronts = self.waiters.iter().enumerate().filter_map(|(worker, queue)| Some((queue.front()?.ticket, worker)));
+        let fronts =
+            self.waiters.iter().enumerate().filter_map(|(worker, queue)| Some((queue.front()?.ticket, worker)));
         fronts.min().map(|(_, worker)| worker)
     }
 }
@@ -387,7 +398,8 @@ impl<M: Send + 'static> Lease<M> {
                     state.idle[home].push(Idle { connection, since: now });
                     return;
                 };
-                let lease = Lease { connection: Some(connection), pool: self.pool.clone(), generation: self.generation };
+                let lease =
+                    Lease { connection: Some(connection), pool: self.pool.clone(), generation: self.generation };
                 match waiter.sender.send(Ok(lease)) {
                     Ok(()) => return,
                     // That client has gone; the next one gets it.
@@ -466,7 +478,11 @@ impl<M: Send + 'static> Drop for Lease<M> {
 
 impl<M: Send + 'static> fmt::Debug for Lease<M> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Lease").field("host", &self.pool.target.host).field("port", &self.pool.target.port).finish_non_exhaustive()
+        formatter
+            .debug_struct("Lease")
+            .field("host", &self.pool.target.host)
+            .field("port", &self.pool.target.port)
+            .finish_non_exhaustive()
     }
 }
 

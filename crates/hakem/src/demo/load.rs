@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::player::Player;
+use super::spectator::Spectator;
 use super::stage::Front;
 use super::tally::{Account, Shared, Tally};
 
@@ -32,23 +33,26 @@ pub(crate) enum Phase {
 }
 
 impl Load {
-    /// Has players connect and play.
+    /// Has players connect and play, and spectators watch them.
     ///
     /// # Errors
     /// When the thread cannot be made.
     pub(crate) fn start(front: &Front, players: usize) -> Result<Load> {
         let tally = Shared::default();
         *tally.read() = Tally { accounts: vec![Account::default(); players], ..Tally::default() };
-        let (phase, watched) = watch::channel(Phase::Play);
+        let (phase, watched_phase) = watch::channel(Phase::Play);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (config, shared) = (front.client(), tally.clone());
         let thread = std::thread::Builder::new().name("players".to_owned()).spawn(move || {
             runtime.block_on(async {
                 let mut table = JoinSet::new();
                 for number in 0..players {
-                    table.spawn(Player::new(number, config.clone(), shared.clone(), watched.clone()).run());
+                    table.spawn(Player::new(number, config.clone(), shared.clone(), watched_phase.clone()).run());
                 }
-                watch_over(table, watched).await;
+                for watched in (0..players).step_by(PLAYERS_PER_SPECTATOR) {
+                    table.spawn(Spectator::new(watched, config.clone(), shared.clone(), watched_phase.clone()).run());
+                }
+                watch_over(table, watched_phase).await;
             });
         })?;
         Ok(Load { tally, phase, thread })
@@ -86,6 +90,9 @@ async fn watch_over(mut table: JoinSet<()>, mut phase: watch::Receiver<Phase>) {
         _ = phase.wait_for(|phase| *phase == Phase::Leave) => {}
     }
 }
+
+/// One spectator comes to so many players.
+const PLAYERS_PER_SPECTATOR: usize = 2;
 
 /// How long a player's last statement may take; it may have to wait for a primary.
 const FINISH_WAIT: Duration = Duration::from_secs(35);

@@ -11,14 +11,13 @@ use tokio_postgres::Config;
 use super::load::Phase;
 use super::seat::{Move, Seat, TrickSeen, Trouble};
 use super::tally::{Account, Kind, Shared};
+use super::visitor::Visitor;
 
 /// A player with what it knows.
 pub(crate) struct Player {
     number: usize,
-    config: Config,
-    tally: Shared,
+    visitor: Visitor,
     phase: watch::Receiver<Phase>,
-    seat: Option<Seat>,
     account: Account,
     game: Option<Game>,
 }
@@ -61,7 +60,8 @@ enum Step {
 impl Player {
     /// The player of this number, from 0; the players' ids begin at 1.
     pub(crate) fn new(number: usize, config: Config, tally: Shared, phase: watch::Receiver<Phase>) -> Player {
-        Player { number, config, tally, phase, seat: None, account: Account::default(), game: None }
+        let visitor = Visitor::new(format!("player {number}"), config, tally);
+        Player { number, visitor, phase, account: Account::default(), game: None }
     }
 
     /// Plays until told to finish.
@@ -99,10 +99,10 @@ impl Player {
             self.publish();
             self.game = Some(Game { session, moves: 0 });
             let written = Instant::now();
-            if let Some(found) = self.read(async |seat| seat.find_game(token).await).await
+            if let Some(found) = self.visitor.read(async |seat| seat.find_game(token).await).await
                 && found != Some(session)
             {
-                self.stale(format!("the game session {session} was begun, and {found:?} was found"), written);
+                self.visitor.stale(&format!("the game session {session} was begun, and {found:?} was found"), written);
             }
         }
     }
@@ -111,7 +111,7 @@ impl Player {
         let played = Move {
             token: self.token(self.account.moves),
             session: game.session,
-            player: self.id(),
+            player: id(self.number),
             number: game.moves + 1,
             card: CARDS[(self.account.moves as usize) % CARDS.len()],
         };
@@ -124,54 +124,36 @@ impl Player {
         self.publish();
         self.game = Some(Game { moves: game.moves + 1, ..game });
         let written = Instant::now();
-        if let Some(false) = self.read(async |seat| seat.find_move(played.token).await).await {
-            self.stale(format!("the move {} was made and not found", played.token), written);
+        if let Some(false) = self.visitor.read(async |seat| seat.find_move(played.token).await).await {
+            self.visitor.stale(&format!("the move {} was made and not found", played.token), written);
         }
     }
 
     async fn read_leaderboard(&mut self) {
-        if let Some(rows) = self.read(Seat::leaderboard).await
+        if let Some(rows) = self.visitor.read(Seat::leaderboard).await
             && rows != LEADERS
         {
-            self.stale(format!("the leaderboard has {rows} rows"), Instant::now());
+            self.visitor.stale(&format!("the leaderboard has {rows} rows"), Instant::now());
         }
     }
 
     async fn read_profile(&mut self) {
-        let (id, known) = (self.id(), self.account.tricks);
+        let (id, known) = (id(self.number), self.account.tricks);
         let begun = Instant::now();
-        if let Some(tricks) = self.read(async |seat| seat.profile(id).await).await
+        if let Some(tricks) = self.visitor.read(async |seat| seat.profile(id).await).await
             && u64::try_from(tricks) != Ok(known)
         {
-            self.stale(format!("player {id} has taken {known} tricks, and {tricks} were found"), begun);
+            self.visitor.stale(&format!("player {id} has taken {known} tricks, and {tricks} were found"), begun);
         }
     }
 
     async fn read_board(&mut self, game: Game) {
         let begun = Instant::now();
-        if let Some(moves) = self.read(async |seat| seat.moves(game.session).await).await
+        if let Some(moves) = self.visitor.read(async |seat| seat.moves(game.session).await).await
             && moves != i64::from(game.moves)
         {
-            self.stale(format!("game {} has {} moves, and {moves} were found", game.session, game.moves), begun);
-        }
-    }
-
-    /// Reads once; `None` when there was trouble instead of an answer.
-    async fn read<T>(&mut self, ask: impl AsyncFnOnce(&Seat) -> Result<T, Trouble>) -> Option<T> {
-        let begun = Instant::now();
-        let outcome = match self.seat().await {
-            Ok(seat) => ask(seat).await,
-            Err(trouble) => Err(trouble),
-        };
-        match outcome {
-            Ok(answer) => {
-                self.tally.read().succeeded(Kind::Read, begun, Instant::now());
-                Some(answer)
-            }
-            Err(trouble) => {
-                self.meet(&trouble, "a read").await;
-                None
-            }
+            self.visitor
+                .stale(&format!("game {} has {} moves, and {moves} were found", game.session, game.moves), begun);
         }
     }
 
@@ -183,7 +165,7 @@ impl Player {
             let outcome = if doubtful { self.look(deed).await } else { self.attempt(deed).await.map(Some) };
             match outcome {
                 Ok(Some(done)) => {
-                    self.tally.read().succeeded(deed.kind(), begun, Instant::now());
+                    self.visitor.tally().read().succeeded(deed.kind(), begun, Instant::now());
                     return Some(done);
                 }
                 // It did not happen, and will not: it is done again.
@@ -191,7 +173,7 @@ impl Player {
                 Err(trouble) => {
                     // Trouble in looking leaves the doubt as it was.
                     doubtful |= trouble.is_doubtful();
-                    self.meet(&trouble, deed.name()).await;
+                    self.visitor.meet(&trouble, deed.name()).await;
                 }
             }
         }
@@ -199,8 +181,8 @@ impl Player {
     }
 
     async fn attempt(&mut self, deed: Deed) -> Result<Done, Trouble> {
-        let (id, number) = (self.id(), self.account.games as usize);
-        let seat = self.seat().await?;
+        let (id, number) = (id(self.number), self.account.games as usize);
+        let seat = self.visitor.seat().await?;
         match deed {
             Deed::Begin { token } => seat.begin_game(token, id, TRUMPS[number % TRUMPS.len()]).await.map(Done::Begun),
             Deed::End { session } => seat.end_game(session).await.map(|()| Done::Yes),
@@ -209,7 +191,7 @@ impl Player {
                 let TrickSeen(seen) = seat.take_trick(&played).await?;
                 if !seen {
                     let finding = format!("the transaction that made move {} did not see it", played.token);
-                    self.stale(finding, Instant::now());
+                    self.visitor.stale(&finding, Instant::now());
                 }
                 Ok(Done::Yes)
             }
@@ -218,7 +200,7 @@ impl Player {
 
     /// Looks whether a deed of unknown outcome was done.
     async fn look(&mut self, deed: Deed) -> Result<Option<Done>, Trouble> {
-        let seat = self.seat().await?;
+        let seat = self.visitor.seat().await?;
         match deed {
             Deed::Begin { token } => Ok(seat.find_game(token).await?.map(Done::Begun)),
             Deed::Play(played) | Deed::Trick(played) => Ok(seat.find_move(played.token).await?.then_some(Done::Yes)),
@@ -227,47 +209,8 @@ impl Player {
         }
     }
 
-    async fn seat(&mut self) -> Result<&Seat, Trouble> {
-        let seat = match self.seat.take() {
-            Some(seat) => seat,
-            None => Seat::take(&self.config).await?,
-        };
-        Ok(self.seat.insert(seat))
-    }
-
-    /// Writes trouble down, and waits a moment.
-    async fn meet(&mut self, trouble: &Trouble, doing: &str) {
-        self.note(trouble, doing);
-        if let Trouble::Broken(_) = trouble {
-            self.seat = None;
-        }
-        tokio::time::sleep(TROUBLE_PAUSE).await;
-    }
-
-    fn note(&self, trouble: &Trouble, doing: &str) {
-        let mut tally = self.tally.read();
-        match trouble {
-            Trouble::Refused { code, message } => {
-                tally.failed(code);
-                if !EXPECTED.contains(&code.as_str()) {
-                    tally.found(format!("player {}, {doing}: {code} {message}", self.number));
-                }
-            }
-            Trouble::Broken(reason) => {
-                tally.broken_connections += 1;
-                tally.found(format!("player {}, {doing}: {reason}", self.number));
-            }
-        }
-    }
-
-    fn stale(&self, finding: String, since: Instant) {
-        let mut tally = self.tally.read();
-        tally.stale_reads += 1;
-        tally.found(format!("player {}: {finding}, {:?} later", self.number, since.elapsed()));
-    }
-
     fn publish(&self) {
-        let mut tally = self.tally.read();
+        let mut tally = self.visitor.tally().read();
         if let Some(account) = tally.accounts.get_mut(self.number) {
             *account = self.account;
         }
@@ -277,13 +220,14 @@ impl Player {
         *self.phase.borrow() == Phase::Play
     }
 
-    fn id(&self) -> i64 {
-        self.number as i64 + 1
-    }
-
     fn token(&self, count: u64) -> i64 {
         first_token(self.number) + count as i64
     }
+}
+
+/// A player in the table of players.
+pub(crate) fn id(player: usize) -> i64 {
+    player as i64 + 1
 }
 
 /// A player's tokens begin here, both for game sessions and for moves, and go up by one.
@@ -306,21 +250,6 @@ impl Deed {
     }
 }
 
-impl Trouble {
-    /// Whether what was asked for may have been done all the same.
-    fn is_doubtful(&self) -> bool {
-        match self {
-            Trouble::Refused { code, .. } => code == OUTCOME_UNKNOWN,
-            Trouble::Broken(_) => true,
-        }
-    }
-}
-
-const OUTCOME_UNKNOWN: &str = "08007";
-
-/// What a failover may cause: no surprises.
-const EXPECTED: [&str; 3] = [OUTCOME_UNKNOWN, "40001", "57P03"];
-
 /// Seven reads and three writes, of which one is a transaction; each write is followed by a read of its own.
 const STEPS: [Step; 10] = [
     Step::Leaderboard,
@@ -338,7 +267,7 @@ const STEPS: [Step; 10] = [
 const MOVES_PER_GAME: i32 = 26;
 
 /// The leaderboard's rows, of which there are always enough.
-const LEADERS: usize = 10;
+pub(crate) const LEADERS: usize = 10;
 
 const TRUMPS: [&str; 4] = ["clubs", "diamonds", "hearts", "spades"];
 
@@ -348,7 +277,4 @@ const CARDS: [&str; 13] = ["2", "3", "4", "5", "6", "7", "8", "9", "10", "jack",
 const TOKEN_BITS: u32 = 40;
 
 /// The time between two steps: it makes the load a steady one, below what the machine can do.
-const THINK: Duration = Duration::from_millis(10);
-
-/// The time after an error before anything is tried again.
-const TROUBLE_PAUSE: Duration = Duration::from_millis(20);
+pub(crate) const THINK: Duration = Duration::from_millis(10);

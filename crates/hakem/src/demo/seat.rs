@@ -146,6 +146,16 @@ impl Drop for Seat {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TrickSeen(pub(crate) bool);
 
+impl Trouble {
+    /// Whether what was asked for may have been done all the same.
+    pub(crate) fn is_doubtful(&self) -> bool {
+        match self {
+            Trouble::Refused { code, .. } => code == OUTCOME_UNKNOWN,
+            Trouble::Broken(_) => true,
+        }
+    }
+}
+
 impl From<tokio_postgres::Error> for Trouble {
     fn from(error: tokio_postgres::Error) -> Trouble {
         match error.as_db_error() {
@@ -162,6 +172,9 @@ async fn within<T>(answer: impl Future<Output = Result<T, tokio_postgres::Error>
         Err(_) => Err(Trouble::Broken(format!("no answer within {ANSWER_WAIT:?}"))),
     }
 }
+
+/// Says that a write may or may not have been done.
+pub(crate) const OUTCOME_UNKNOWN: &str = "08007";
 
 /// Longer than the proxy lets anybody wait for a primary.
 const ANSWER_WAIT: Duration = Duration::from_secs(60);

@@ -13,6 +13,7 @@ use config::Config;
 use super::Arguments;
 use super::director::Server;
 use super::schema::{self, DATABASE, PASSWORD, USER};
+use super::spectator::MAX_LAG;
 use crate::run::{Proxy, until_ready};
 
 /// Everything that was started.
@@ -125,6 +126,9 @@ shutdown_timeout = "2s"
 name = "{USER}"
 password = "{PASSWORD}"
 
+[routing]
+max_lag = "{max_lag}ms"
+
 [clusters.demo]
 servers = [{servers}]
 probe_user = "{user}"
@@ -133,6 +137,7 @@ probe_password = "{password}"
 [databases.{DATABASE}]
 cluster = "demo"
 "#,
+        max_lag = MAX_LAG.as_millis(),
         port = arguments.port,
         http = http_port(arguments.port),
         servers = servers.join(", "),

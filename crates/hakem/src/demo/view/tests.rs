@@ -32,17 +32,10 @@ fn everything_is_shown() {
         let shown = screen(sample);
         assert!(shown.contains(wanted), "{wanted} is missing:\n{shown}");
     };
-    for wanted in [
-        "node1 replica 7 123 ms",
-        "primary 11",
-        "replica 22",
-        "held 33",
-        "run again 44",
-    ] {
+    for wanted in ["node1 replica 7 123 ms", "primary 11", "replica 22", "held 33", "run again 44"] {
         check(&sample, wanted);
     }
-    for wanted in
-        ["5.0 s kill -9 of the primary node2", "08007 outcome unknown", "a surprise", "reads and writes flow"]
+    for wanted in ["5.0 s kill -9 of the primary node2", "08007 outcome unknown", "a surprise", "reads and writes flow"]
     {
         check(&sample, wanted);
     }
