@@ -1,10 +1,9 @@
 //! `hakem demo`: PostgreSQL servers of its own, the proxy in front of them, and on request a card game played against it.
 //!
 //! The map: `stage` starts the servers and the proxy; `schema` is what the game is stored in; `director` kills, promotes and
-//! brings back; `load` runs players and spectators (`player` and `spectator`, each a `visitor` with a `seat`), who write down in a `tally` what
-//! happened to them (`latency`: how long it took);
-//! `observer` looks at everything once; `plain` and `view` show it; `audit` and `report` say at the end whether it was right.
-//! This file owns the order of these, the signals and the clock.
+//! brings back; `load` runs a `player` and half a `spectator` for each of those asked for, both of them a `visitor` with a
+//! `seat`, who write down in a `tally` what happened to them; `observer` looks at everything once; `plain` and `view` show it;
+//! `audit` and `report` say at the end whether it was right. This file owns the order of these, the signals and the clock.
 
 mod audit;
 mod director;
