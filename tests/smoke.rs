@@ -8,7 +8,8 @@ async fn psql_works() {
 
     assert_eq!(stage.psql("select 1; select 2").await, "1\n2");
     // One Query message of several statements: one implicit transaction, of which psql 15 shows every result.
-    let several = ["-XAtc", "create table t (n int primary key, s text); insert into t values (1, 'a'); select count(*) from t"];
+    let several =
+        ["-XAtc", "create table t (n int primary key, s text); insert into t values (1, 'a'); select count(*) from t"];
     let output = stage.run("psql", &several, "").await;
     assert_eq!(output.stdout, "CREATE TABLE\nINSERT 0 1\n1\n", "{output:?}");
 
@@ -21,7 +22,9 @@ async fn psql_works() {
     assert_eq!(output.stdout, "on\n", "the connection survives a failed COPY");
 
     // The many catalog queries behind these.
-    for (command, expected) in [("\\d t", "t_pkey"), ("\\dt", "public"), ("\\l", "template0"), ("\\du", "Superuser"), ("\\df", "Result")] {
+    for (command, expected) in
+        [("\\d t", "t_pkey"), ("\\dt", "public"), ("\\l", "template0"), ("\\du", "Superuser"), ("\\df", "Result")]
+    {
         let output = stage.run("psql", &["-Xf", "-"], command).await;
         assert!(output.status.success() && output.stderr.is_empty(), "{command}: {output:?}");
         assert!(output.stdout.contains(expected), "{command}: {}", output.stdout);
@@ -50,6 +53,7 @@ async fn psql_works() {
 
 #[tokio::test]
 async fn pgbench_keeps_its_balances() {
+    // A thread for each: one that waits to prepare a statement must not keep the server from a transaction of another.
     const CLIENTS: &str = "8";
     const READS: &str = "150";
     const WRITES: &str = "50";
@@ -62,7 +66,7 @@ async fn pgbench_keeps_its_balances() {
     for protocol in ["simple", "extended", "prepared"] {
         let before = stage.proxy.metric("hakem_statements_total", &[("to", "replica")]).await;
         for script in [&["-S", "-t", READS][..], &["-t", WRITES]] {
-            let arguments = [&["-n", "-M", protocol, "-c", CLIENTS, "-j", "2"], script].concat();
+            let arguments = [&["-n", "-M", protocol, "-c", CLIENTS, "-j", CLIENTS], script].concat();
             let output = stage.run("pgbench", &arguments, "").await;
             assert!(output.status.success(), "{arguments:?}: {output:?}");
             let none_failed = "number of failed transactions: 0 (0.000%)";
