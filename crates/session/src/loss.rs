@@ -9,7 +9,7 @@ use classifier::{Access, Effect, PinReason};
 use wire::backend::{Failure, SqlState};
 
 use crate::request::End;
-use crate::session::{Lease, Session, Transaction};
+use crate::session::{Lease, Role, Session, Transaction};
 
 /// What follows from a lost server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,7 @@ impl Session {
     /// The server of the lease is gone. `inside_message`: the client has got the beginning of a message whose rest is lost.
     /// `code`: what the server said before it went, if anything. `now`: a moment after the loss.
     pub fn on_lost(&mut self, inside_message: bool, code: Option<SqlState>, now: Instant) -> Loss {
+        let on_replica = self.lease.role == Some(Role::Replica);
         self.lease = Lease::default();
         self.portals.clear();
         let in_flight = !self.owed.is_empty() || self.progress.part;
@@ -38,7 +39,8 @@ impl Session {
             return Loss::Told;
         }
         let untouched = self.progress.holding && self.request.end == End::Ready;
-        if untouched && self.request.access == Access::Read {
+        // What a user has sent to a replica against its class has written nothing there, either.
+        if untouched && (self.request.access == Access::Read || on_replica) {
             return Loss::Retry;
         }
         // What is owed is answered by one error; what the client was not told of has not happened to its statements.
