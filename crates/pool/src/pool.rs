@@ -109,6 +109,8 @@ struct Idle<M> {
 
 struct Waiter<M: Send + 'static> {
     ticket: u64,
+    /// It has waited for [`PATIENCE`]: a connection of any worker will do.
+    impatient: bool,
     sender: oneshot::Sender<Answer<M>>,
 }
 
@@ -148,8 +150,7 @@ impl<M: Send + 'static> Pool<M> {
             match self.find(worker, now)? {
                 Found::Idle(connection, generation) => {
                     let lease = self.lease(connection, generation);
-                    let expired = now.saturating_duration_since(lease.since) >= self.options.lifetime;
-                    if !expired
+                    if !self.is_old(&lease, now)
                         && lease.is_alive()
                         && let Some(lease) = lease.at_home_of(worker)
                     {
@@ -170,41 +171,42 @@ impl<M: Send + 'static> Pool<M> {
     }
 
     /// Closes all idle connections now, and those on loan when they come back.
-    pub fn retire(&self) {
+    pub fn retire(self: &Arc<Self>) {
         let mut state = self.lock();
         self.generation.fetch_add(1, Ordering::Release);
         state.failure = None;
         let idle: Vec<Idle<M>> = state.idle.iter_mut().flat_map(std::mem::take).collect();
-        for idle in &idle {
-            state.subtract(idle.connection.home);
-        }
-        drop(state);
-        drop(idle);
+        self.close_all(state, idle);
     }
 
     /// Closes what has been idle or alive for too long.
-    pub fn sweep(&self, now: Instant) {
+    pub fn sweep(self: &Arc<Self>, now: Instant) {
         let mut closed = Vec::new();
         let mut state = self.lock();
         let mut spare = state.idle.iter().map(Vec::len).sum::<usize>().saturating_sub(self.options.size_min);
         let options = &self.options;
         for idle in &mut state.idle {
-            // The oldest idle ones come first.
-            while let Some(first) = idle.first() {
-                let stale = spare > 0 && now.saturating_duration_since(first.since) >= options.idle_timeout;
-                let old = now.saturating_duration_since(first.connection.since) >= options.lifetime;
-                if !stale && !old {
-                    break;
-                }
-                spare = spare.saturating_sub(1);
-                closed.push(idle.remove(0));
-            }
+            // Those that have been idle longest come first.
+            closed.extend(idle.extract_if(.., |idle| {
+                let stale = spare > 0 && now.saturating_duration_since(idle.since) >= options.idle_timeout;
+                let ends = stale || self.is_old(&idle.connection, now);
+                spare = spare.saturating_sub(usize::from(ends));
+                ends
+            }));
         }
-        for idle in &closed {
+        self.close_all(state, closed);
+    }
+
+    fn close_all(self: &Arc<Self>, mut state: MutexGuard<'_, State<M>>, idle: Vec<Idle<M>>) {
+        for idle in &idle {
             state.subtract(idle.connection.home);
         }
-        drop(state);
-        drop(closed);
+        self.replace(state);
+        drop(idle);
+    }
+
+    fn is_old(&self, connection: &Connection<M>, now: Instant) -> bool {
+        now.saturating_duration_since(connection.since) >= self.options.lifetime
     }
 
     /// What it is doing.
@@ -233,7 +235,7 @@ impl<M: Send + 'static> Pool<M> {
         let (sender, receiver) = oneshot::channel();
         let ticket = state.next_ticket;
         state.next_ticket += 1;
-        state.waiters[worker].push_back(Waiter { ticket, sender });
+        state.waiters[worker].push_back(Waiter { ticket, impatient: false, sender });
         if state.open < self.options.size && state.dialing <= waiting && state.idle.iter().all(Vec::is_empty) {
             state.add(worker);
             state.dialing += 1;
@@ -250,6 +252,8 @@ impl<M: Send + 'static> Pool<M> {
         ticket: u64,
         mut receiver: oneshot::Receiver<Answer<M>>,
     ) -> Answer<M> {
+        // Whoever stops waiting leaves the queue, also when nobody polls this any more.
+        let _place = Place { pool: self, worker, ticket };
         let mut patience = PATIENCE;
         let mut left = self.options.wait_timeout;
         loop {
@@ -260,14 +264,14 @@ impl<M: Send + 'static> Pool<M> {
             }
             let mut state = self.lock();
             // When it is not in the queue any more, the answer is on its way.
-            if let Some(at) = state.waiters[worker].iter().position(|waiter| waiter.ticket == ticket)
-                && let Some(idle) = state.take_any_idle()
-            {
-                state.waiters[worker].remove(at);
-                return Ok(self.lease(idle.connection, self.generation()));
+            if let Some(at) = state.place(worker, ticket) {
+                if let Some(idle) = state.take_any_idle() {
+                    state.waiters[worker].remove(at);
+                    return Ok(self.lease(idle.connection, self.generation()));
+                }
+                state.waiters[worker][at].impatient = true;
             }
             left -= patience;
-            // Whatever becomes free from now on is offered to the one who has waited longest.
             patience = left;
         }
     }
@@ -280,7 +284,10 @@ impl<M: Send + 'static> Pool<M> {
         attempt.pending = false;
         match made {
             Ok(connection) => {
-                self.lock().dialing -= 1;
+                let mut state = self.lock();
+                state.dialing -= 1;
+                state.failure = None;
+                drop(state);
                 self.lease(Box::new(connection), generation).release(Instant::now());
             }
             Err(error) => self.fail(worker, error),
@@ -308,10 +315,15 @@ impl<M: Send + 'static> Pool<M> {
         Lease { connection: Some(connection), pool: self.clone(), generation }
     }
 
-    /// A connection was closed: one may be made in its place.
+    /// A connection was closed.
     fn closed(self: &Arc<Self>, home: usize) {
         let mut state = self.lock();
         state.subtract(home);
+        self.replace(state);
+    }
+
+    /// Where connections were closed, one may be made for somebody who waits.
+    fn replace(self: &Arc<Self>, mut state: MutexGuard<'_, State<M>>) {
         let waiting: usize = state.waiters.iter().map(VecDeque::len).sum();
         // Outside of a runtime the program is ending, and nobody waits.
         if waiting > state.dialing
@@ -346,6 +358,11 @@ impl<M: Send + 'static> State<M> {
         self.open -= 1;
     }
 
+    /// Where in its worker's queue a client waits. Tickets are given out under the lock, so each queue is in their order.
+    fn place(&self, worker: usize, ticket: u64) -> Option<usize> {
+        self.waiters[worker].binary_search_by_key(&ticket, |waiter| waiter.ticket).ok()
+    }
+
     /// Whether a worker has too few connections of its own for those who wait there.
     fn is_dry(&self, worker: usize) -> bool {
         self.waiters[worker].len() >= self.homed[worker]
@@ -367,9 +384,9 @@ impl<M: Send + 'static> State<M> {
     fn next_waiter(&mut self, home: usize) -> Option<Waiter<M>> {
         let oldest = self.oldest_waiter()?;
         let own = self.waiters[home].front().map(|waiter| waiter.ticket);
-        let first = self.waiters[oldest].front().map(|waiter| waiter.ticket)?;
-        let overtaken = own.unwrap_or(self.next_ticket) - first > OVERTAKEN_MAX;
-        if overtaken || (own.is_none() && self.is_dry(oldest)) {
+        let first = self.waiters[oldest].front()?;
+        let overtaken = own.unwrap_or(self.next_ticket) - first.ticket > OVERTAKEN_MAX;
+        if overtaken || (own.is_none() && (first.impatient || self.is_dry(oldest))) {
             self.waiters[oldest].pop_front()
         } else {
             self.waiters[home].pop_front()
@@ -391,7 +408,7 @@ impl<M: Send + 'static> Lease<M> {
         let Some(mut connection) = self.connection.take() else { return };
         let pool = self.pool.clone();
         let mut state = pool.lock();
-        if pool.generation() == self.generation {
+        if pool.generation() == self.generation && !pool.is_old(&connection, now) {
             loop {
                 let Some(waiter) = state.next_waiter(connection.home) else {
                     let home = connection.home;
@@ -483,6 +500,22 @@ impl<M: Send + 'static> fmt::Debug for Lease<M> {
             .field("host", &self.pool.target.host)
             .field("port", &self.pool.target.port)
             .finish_non_exhaustive()
+    }
+}
+
+/// A client's place in the queue, for as long as it waits.
+struct Place<'a, M: Send + 'static> {
+    pool: &'a Pool<M>,
+    worker: usize,
+    ticket: u64,
+}
+
+impl<M: Send + 'static> Drop for Place<'_, M> {
+    fn drop(&mut self) {
+        let mut state = self.pool.lock();
+        if let Some(at) = state.place(self.worker, self.ticket) {
+            state.waiters[self.worker].remove(at);
+        }
     }
 }
 
