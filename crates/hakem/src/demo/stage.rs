@@ -36,6 +36,9 @@ impl Stage {
     /// # Errors
     /// When PostgreSQL is missing or will not start, or a port is taken.
     pub(crate) async fn build(arguments: &Arguments) -> Result<Stage> {
+        // Found out before the servers are started: it is the mistake that is made most.
+        TcpListener::bind((Ipv4Addr::LOCALHOST, arguments.port))
+            .with_context(|| format!("port {} is taken; --port chooses another", arguments.port))?;
         arguments.say(&format!("Starting PostgreSQL: a primary and {} replicas.", arguments.replicas));
         let options = Options {
             replicas: usize::from(arguments.replicas),
