@@ -91,7 +91,7 @@ async fn replicas_that_lag_too_far_serve_nobody() {
     setup.cluster.synchronous = false;
     let stage = setup.start().await.unwrap();
     stage.psql("create table t (n int); insert into t values (1)").await;
-    stage.ready().await.unwrap();
+    stage.cluster.caught_up().await.unwrap();
     for replica in [1, 2] {
         stage.cluster.pause_replay(replica).await.unwrap();
     }

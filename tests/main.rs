@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod copying;
 mod demo;
 mod drivers;
 mod failover;

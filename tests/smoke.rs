@@ -4,7 +4,9 @@ use crate::harness::Setup;
 
 #[tokio::test]
 async fn psql_works() {
-    let stage = Setup::replicas(1).with("pool", "size", "2").start().await.unwrap();
+    // Each psql is a session of its own, and is to see what the one before it wrote.
+    let setup = Setup::replicas(1).with("routing", "consistency", "\"global\"");
+    let stage = setup.with("pool", "size", "2").start().await.unwrap();
 
     assert_eq!(stage.psql("select 1; select 2").await, "1\n2");
     // One Query message of several statements: one implicit transaction, of which psql 15 shows every result.
