@@ -33,6 +33,8 @@ pub(crate) struct Client {
     pub(crate) stream: TcpStream,
     /// What it has sent and nobody has taken; without memory while it is idle.
     pub(crate) inbox: Inbox,
+    /// Bytes still to come of a message that nobody wants any more.
+    pub(crate) skip: usize,
     /// What it has to be sent before anything else.
     pub(crate) unsent: Vec<u8>,
     pub(crate) tenant: Arc<Tenant>,
@@ -52,6 +54,7 @@ pub(crate) async fn serve(stream: TcpStream, worker: Rc<Worker>) {
         id,
         stream,
         inbox,
+        skip: 0,
         unsent: Vec::new(),
         tenant,
         worker: worker.clone(),
@@ -89,6 +92,9 @@ impl Client {
     /// The next thing that the client wants. Waits without a buffer; what was not sent yet is sent first.
     async fn next_step(&mut self, session: &mut Session) -> Result<Step, Gone> {
         loop {
+            let skipped = self.skip.min(self.inbox.unread().len());
+            self.inbox.consume(skipped);
+            self.skip -= skipped;
             if let Some(frame) = Frame::take(self.inbox.unread()).map_err(|error| Gone::Violation(error.into()))? {
                 let length = frame.whole.len();
                 let step = session.on_client(frame, &self.tenant.classifier).map_err(Gone::Violation)?;
@@ -242,7 +248,7 @@ impl Client {
         let failure = match gone {
             Gone::Terminated | Gone::Vanished => return,
             Gone::Violation(violation) => Failure::fatal("08P01", violation.to_string()),
-            Gone::Settings => Failure::fatal("08006", "the session's settings could not be established on a server"),
+            Gone::Broken => Failure::fatal("08006", "the server is out of step, or refused the session's settings"),
             Gone::Cut if self.slot.is_dismissed() => Failure::fatal("57P01", "server shutting down"),
             // In the middle of a message there is nothing that could be said.
             Gone::Cut => return,

@@ -46,8 +46,8 @@ pub(crate) enum Gone {
     Violation(session::Violation),
     /// What it was sent cannot be completed.
     Cut,
-    /// Its session's settings could not be established on a server.
-    Settings,
+    /// Its server is out of step, or would not take the session's settings.
+    Broken,
 }
 
 /// Pumps until the lease ends. The session's request is encoded and sent first. What could not be written to the client at the
@@ -61,6 +61,7 @@ pub(crate) async fn relay(client: &mut Client, session: &mut Session, lease: &mu
         outgoing: Outgoing::new(spares.outbox()),
         span: Span::None,
         copy_span: 0,
+        free: false,
         finished: None,
         client,
         session,
@@ -69,7 +70,8 @@ pub(crate) async fn relay(client: &mut Client, session: &mut Session, lease: &mu
     pump.session.encode(&mut pump.lease.memory, &mut pump.to_server);
     pump.take_output();
     let outcome = poll_fn(|context| pump.poll(context)).await;
-    let Pump { to_server, mut from_server, outgoing, client, .. } = pump;
+    let Pump { to_server, mut from_server, outgoing, client, copy_span, .. } = pump;
+    client.skip = copy_span;
     if outgoing.is_empty() {
         spares.give_outbox(outgoing.into_rest(&from_server));
     } else {
@@ -92,6 +94,8 @@ struct Pump<'a> {
     span: Span,
     /// Bytes that are missing of a CopyData message on its way to the server.
     copy_span: usize,
+    /// The server is free as soon as it has been sent what was begun.
+    free: bool,
     /// How the lease ends once everything has been written.
     finished: Option<Outcome>,
 }
@@ -132,6 +136,9 @@ impl Pump<'_> {
             }
             if let Some(outcome) = self.finished.take() {
                 return Poll::Ready(outcome);
+            }
+            if self.free && self.to_server.is_empty() && self.copy_span == 0 && self.from_server.is_empty() {
+                return Poll::Ready(Outcome::Free);
             }
             match self.poll_client(context) {
                 Poll::Ready(Ok(taken)) => progress |= taken,
@@ -215,7 +222,8 @@ impl Pump<'_> {
         }
         if self.client.inbox.is_full() {
             // Back-pressure, unless the message that we wait for does not fit.
-            if !self.to_server.is_empty() || !(self.session.is_quiet() || self.session.copies_in()) {
+            let waited_for = self.session.is_quiet() || self.session.copies_in() || self.copy_span > 0;
+            if !self.to_server.is_empty() || !waited_for {
                 return Poll::Pending;
             }
             self.client.inbox.grow();
@@ -228,11 +236,20 @@ impl Pump<'_> {
     }
 
     fn take_client(&mut self) -> Result<Taken, session::Violation> {
-        // The next request waits until the server has answered this one, and has taken it.
-        if !self.to_server.is_empty() || !(self.session.is_quiet() || self.session.copies_in()) {
+        if !self.to_server.is_empty() {
             return Ok(Taken::Nothing);
         }
         let mut taken = Taken::Nothing;
+        // Of a message that has been begun the server gets the rest, though COPY may have failed: it drops it.
+        if self.copy_span > 0 && self.pass_copy_data()? {
+            taken = Taken::Something;
+        }
+        // The next request waits until this one has been answered, and the answer written: it could be held back, and dropped, with
+        // the next one's.
+        let turn = self.session.is_quiet() && self.outgoing.is_empty() || self.session.copies_in();
+        if self.copy_span > 0 || self.free || !turn {
+            return Ok(taken);
+        }
         if self.session.is_quiet() && !self.client.inbox.is_empty() && self.lease.is_retired() {
             // The node is not what it was when the transaction began: whatever comes next must not reach it.
             self.lose(None);
@@ -346,7 +363,7 @@ impl Pump<'_> {
                     self.finished = Some(Outcome::Retry { reason, clean });
                 }
                 Verdict::Leaving => self.lose(farewell.flatten()),
-                Verdict::Broken => self.finished = Some(Outcome::Gone(Gone::Settings)),
+                Verdict::Broken => self.finished = Some(Outcome::Gone(Gone::Broken)),
             }
             if self.session.has_output() {
                 self.take_output();
@@ -359,9 +376,7 @@ impl Pump<'_> {
             }
             if let Verdict::Ready { free } = verdict {
                 self.client.note_write(self.session.last_write());
-                if free {
-                    self.finished = Some(Outcome::Free);
-                }
+                self.free = free;
             }
         }
     }
