@@ -83,7 +83,7 @@ impl Director {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let pages = chronicle.clone();
         let thread = std::thread::Builder::new().name("director".to_owned()).spawn(move || {
-            let stage = Troupe { cluster, chronicle: pages, held_down: BTreeSet::new() };
+            let stage = Troupe { cluster, chronicle: pages, held_down: BTreeSet::new(), unfinished: None };
             runtime.block_on(stage.direct(received, end))
         })?;
         Ok(Director { orders, chronicle, servers, ended, thread })
@@ -139,6 +139,8 @@ struct Troupe {
     chronicle: Chronicle,
     /// Who is to stay dead until asked for.
     held_down: BTreeSet<usize>,
+    /// Who was being brought back when the primary died.
+    unfinished: Option<usize>,
 }
 
 impl Troupe {
@@ -184,7 +186,16 @@ impl Troupe {
         let at = Instant::now();
         // Of a postmaster that was killed alone, the orphans go on for a while.
         self.cluster.kill(old).await?;
-        let new = self.cluster.promote_best().await.context("cannot promote a replica")?;
+        let new = match (self.cluster.promote_best().await, self.unfinished.take()) {
+            (Ok(new), _) => new,
+            (Err(error), None) => return Err(error.context("cannot promote a replica")),
+            // A second death in the middle of a return: who is half back may never be able to answer.
+            (Err(_), Some(half_back)) => {
+                self.chronicle.tell(format!("{} was not back yet, and is left out", self.name(half_back)));
+                self.cluster.kill(half_back).await?;
+                self.cluster.promote_best().await.context("cannot promote a replica")?
+            }
+        };
         let promoted_after = at.elapsed();
         self.chronicle.tell(format!("{} is the primary after {} ms", self.name(new), promoted_after.as_millis()));
         {
@@ -196,7 +207,9 @@ impl Troupe {
         }
         tokio::time::sleep(REJOIN_PAUSE).await;
         let began = Instant::now();
-        self.cluster.rejoin(old).await.with_context(|| format!("cannot bring {} back", self.name(old)))?;
+        if !self.rejoin(old).await? {
+            return Ok(());
+        }
         if let Some(last) = self.chronicle.read().failovers.back_mut() {
             last.rejoined_after = Some(began.elapsed());
         }
@@ -247,13 +260,41 @@ impl Troupe {
     }
 
     async fn bring_back(&mut self, replica: usize) -> Result<()> {
-        self.cluster.rejoin(replica).await.with_context(|| format!("cannot bring {} back", self.name(replica)))?;
-        self.chronicle.tell(format!("{} is back", self.name(replica)));
+        if self.rejoin(replica).await? {
+            self.chronicle.tell(format!("{} is back", self.name(replica)));
+        }
         Ok(())
+    }
+
+    /// Brings a server back; `false` when the primary has died meanwhile, which is more urgent.
+    async fn rejoin(&mut self, i: usize) -> Result<bool> {
+        let Some(primary) = self.cluster.nodes()[self.cluster.primary()].pid() else { return Ok(false) };
+        let outcome = tokio::select! {
+            outcome = self.cluster.rejoin(i) => Some(outcome),
+            () = death(primary) => None,
+        };
+        self.unfinished = if matches!(outcome, Some(Ok(()))) { None } else { Some(i) };
+        match outcome {
+            Some(outcome) => outcome.with_context(|| format!("cannot bring {} back", self.name(i))).map(|()| true),
+            None => Ok(false),
+        }
     }
 
     fn name(&self, i: usize) -> String {
         self.cluster.nodes()[i].name().to_owned()
+    }
+}
+
+/// Waits until a process of ours has died. It may not have been reaped: the cluster, which would do that, is busy.
+async fn death(pid: u32) {
+    loop {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // "pid (comm) state ...": a comm may hold spaces and brackets.
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        if matches!(state, None | Some('Z' | 'X')) {
+            return;
+        }
+        tokio::time::sleep(WATCH_INTERVAL).await;
     }
 }
 
