@@ -19,10 +19,10 @@ async fn fails_in_the_middle(client: &mut Raw) -> Vec<u8> {
     frontend::put_query(&mut query, "copy numbers from stdin");
     client.say(&query).await;
     assert_eq!(client.hear().await.unwrap().tag, b'G');
-    client.say(&copy_data(b"no number\n")).await;
-    let mut message = copy_data(&b"12345678\n".repeat(11_111));
-    let rest = message.split_off(20);
-    client.say(&message).await;
+    // In one write, so that the proxy has begun to pass the second message on when the server refuses the first.
+    let mut messages = [copy_data(b"no number\n"), copy_data(&b"12345678\n".repeat(11_111))].concat();
+    let rest = messages.split_off(40);
+    client.say(&messages).await;
     let answer = client.until_ready().await;
     assert_eq!((tags(&answer).as_str(), sqlstate(&answer).as_deref()), ("EZ", Some("22P02")));
     rest
