@@ -147,6 +147,29 @@ async fn in_a_read_that_has_sent_nothing() {
 }
 
 #[tokio::test]
+async fn in_preparing_a_write() {
+    let mut stage = stage().await;
+    let client = stage.connect().await;
+    client.batch_execute("insert into t values (100)").await.unwrap();
+    // A frozen server answers nothing, so that its death finds the request in flight.
+    stage.cluster.freeze(0).await.unwrap();
+    let Stage { cluster, proxy } = &mut stage;
+    let kill = async {
+        until("the request to have a server", async || {
+            proxy.metric("hakem_server_connections", &[("state", "leased")]).await == 1.0
+        })
+        .await
+        .unwrap();
+        cluster.kill(0).await.unwrap();
+        cluster.start_node(0).await.unwrap();
+    };
+    let (prepared, ()) = tokio::join!(client.prepare("insert into t values ($1)"), kill);
+    assert_eq!(client.execute(&prepared.unwrap(), &[&1]).await.unwrap(), 1);
+    assert_eq!(proxy.metric("hakem_retries_total", &[("reason", "server_lost")]).await, 1.0);
+    works(&client).await;
+}
+
+#[tokio::test]
 async fn with_state_that_only_the_server_had() {
     let mut stage = stage().await;
     let client = stage.connect().await;

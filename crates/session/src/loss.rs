@@ -39,8 +39,9 @@ impl Session {
             return Loss::Told;
         }
         let untouched = self.progress.holding && self.request.end == End::Ready;
-        // What a user has sent to a replica against its class has written nothing there, either.
-        if untouched && (self.request.access == Access::Read || on_replica) {
+        // What a user has sent to a replica against its class has written nothing there, nor has what was only prepared.
+        let harmless = self.request.access == Access::Read || on_replica || !self.request.executes;
+        if untouched && harmless {
             return Loss::Retry;
         }
         // What is owed is answered by one error; what the client was not told of has not happened to its statements.

@@ -32,6 +32,8 @@ pub(crate) struct Request {
     pub(crate) begins: bool,
     /// Whether it ends a transaction: when its answer is lost, nobody knows what became of it.
     pub(crate) commits: bool,
+    /// Whether anything in it is executed: preparing a write writes nothing.
+    pub(crate) executes: bool,
     /// How often it has been sent to a server before.
     pub(crate) attempts: u32,
 }
@@ -62,6 +64,7 @@ impl Request {
             end: End::Open,
             begins: false,
             commits: false,
+            executes: false,
             attempts: 0,
         }
     }

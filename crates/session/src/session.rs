@@ -244,6 +244,7 @@ impl Session {
             Frontend::Describe(Target::Statement(name)) => self.uses(name),
             Frontend::Close(Target::Statement(_)) => {}
             Frontend::Execute => {
+                self.request.executes = true;
                 // Of a portal that an earlier request has bound, maybe.
                 let bound = self.bound(crate::encode::portal_name(frame));
                 self.request.copies |= bound.is_some_and(|statement| statement.class.why == Why::CopyFrom);
@@ -252,6 +253,7 @@ impl Session {
             Frontend::Sync | Frontend::Flush => self.request.needs_server |= self.progress.part,
             Frontend::FunctionCall => {
                 self.request.add(&unknown());
+                self.request.executes = true;
                 self.request.needs_server = true;
             }
             _ => self.request.needs_server = true,
@@ -392,6 +394,7 @@ impl Session {
         let alone = self.request.frames.is_empty() && !self.progress.part;
         self.request.frames.extend_from_slice(frame.whole);
         self.request.add(&class);
+        self.request.executes = true;
         self.request.end = End::Ready;
         if alone && let Some(step) = self.answer(sql, &class) {
             self.statements.remove(b"");
