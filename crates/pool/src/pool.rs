@@ -540,4 +540,4 @@ impl<M: Send + 'static> Drop for Attempt<'_, M> {
 const OVERTAKEN_MAX: u64 = 64;
 
 /// How long a client waits for a connection of its own worker while one idles elsewhere.
-const PATIENCE: Duration = Duration::from_millis(1);
+const PATIENCE: Duration = Duration::from_millis(5);
