@@ -368,10 +368,10 @@ impl Pump<'_> {
             if self.session.has_output() {
                 self.take_output();
             }
-            if header.tag == tag::READY_FOR_QUERY
-                || header.tag == tag::ERROR_RESPONSE
-                || header.tag == tag::COMMAND_COMPLETE
-            {
+            if matches!(
+                header.tag,
+                tag::READY_FOR_QUERY | tag::ERROR_RESPONSE | tag::COMMAND_COMPLETE | tag::COPY_IN_RESPONSE
+            ) {
                 self.session.take_to_server(&mut self.to_server);
             }
             if let Verdict::Ready { free } = verdict {

@@ -121,8 +121,9 @@ impl Session {
             Frontend::Sync => {
                 self.progress.discarding = false;
                 // Behind any other message the COPY fails at that, and the Sync ends it as usual.
-                self.progress.withheld_sync = self.owed.back().is_some_and(Owed::may_copy)
-                    && self.owed.iter().filter(|owed| owed.may_copy()).count() == 1;
+                let last = self.owed.iter().rfind(|owed| !owed.is_synthesized());
+                self.progress.withheld_sync =
+                    last.is_some_and(Owed::may_copy) && self.owed.iter().filter(|owed| owed.may_copy()).count() == 1;
                 self.owe(Owed::Sync);
                 // A COPY that does not read from the client (FROM a file) would not tell of its end without being asked.
                 out.extend_from_slice(if self.progress.withheld_sync { &FLUSH } else { frame.whole });

@@ -51,6 +51,11 @@ pub(crate) enum Owed {
 }
 
 impl Owed {
+    /// Whether the proxy says it itself.
+    pub(crate) fn is_synthesized(&self) -> bool {
+        matches!(self, Owed::SynthesizedParse { .. } | Owed::SynthesizedClose { .. })
+    }
+
     /// Whether it may turn out to be a COPY that waits for its data.
     pub(crate) fn may_copy(&self) -> bool {
         matches!(self, Owed::Execute { class: Some(class), copied: false } if class.why == Why::CopyFrom)
@@ -247,6 +252,15 @@ impl Session {
                 // All that the client had to say to this has been sent already.
                 return Verdict::Forward;
             }
+        }
+        if self.owed.iter().skip(1).any(Owed::is_synthesized) {
+            // Behind the COPY comes a message that the proxy would answer itself. The server fails at any such message
+            // (CopyGetData), and so it has to see one.
+            wire::frontend::put_close_statement(&mut self.to_server, b"");
+            if std::mem::take(&mut self.progress.withheld_sync) {
+                wire::frontend::put_sync(&mut self.to_server);
+            }
+            return Verdict::Forward;
         }
         self.progress.copy_in = true;
         if std::mem::take(&mut self.progress.withheld_sync) {

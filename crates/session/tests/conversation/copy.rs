@@ -123,3 +123,15 @@ fn data_that_does_not_wait_for_the_answer() {
         ),
     ]);
 }
+
+#[test]
+fn a_message_that_the_proxy_answers_itself_ends_it_too() {
+    check(&[
+        (
+            "P - copy t from stdin | B - | E | C s s1 | S",
+            "p.P(- copy t from stdin) p.B(-) p.E p.H p.C(-) p.S",
+            "1 2 G E(57014) Z(I)",
+        ),
+        ("!released", "", ""),
+    ]);
+}
