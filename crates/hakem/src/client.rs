@@ -13,13 +13,13 @@ use std::time::Instant;
 
 use pool::Lease;
 use session::{Intent, Need, RetryReason, ServerMemory, Session, Step, Transaction};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use topology::NodeId;
 use wire::backend::{Failure, Status, tag};
-use wire::frame::Frame;
-use wire::frontend;
+use wire::frame::{Frame, Frames};
 
+use crate::ask::ask;
 use crate::buffers::Inbox;
 use crate::login::{self, Welcome};
 use crate::relay::{Gone, Outcome, relay};
@@ -263,29 +263,16 @@ impl Client {
 
 /// Wipes a session's state off its server; `None` when that cannot be done.
 async fn reset(lease: &mut Lease<ServerMemory>) -> Option<()> {
-    let mut query = Vec::new();
-    frontend::put_query(&mut query, "DISCARD ALL");
-    let exchange = async {
-        lease.stream.write_all(&query).await.ok()?;
-        let mut received = Vec::new();
-        loop {
-            while let Ok(Some(frame)) = Frame::take(&received) {
-                match frame.tag {
-                    tag::ERROR_RESPONSE => return None,
-                    tag::READY_FOR_QUERY => return (Status::read(frame.body()) == Some(Status::Idle)).then_some(()),
-                    _ => {}
-                }
-                let length = frame.whole.len();
-                received.drain(..length);
-            }
-            let length = lease.stream.read_buf(&mut received).await.ok()?;
-            // A server that has more than this to say to DISCARD ALL is not worth keeping.
-            if length == 0 || received.len() > RESET_MAX {
-                return None;
-            }
-        }
-    };
-    tokio::time::timeout(FAREWELL_MAX, exchange).await.ok().flatten()?;
+    // A server that has more to say to this than the limit is not worth keeping.
+    let exchange = ask(&mut lease.stream, "DISCARD ALL", RESET_MAX);
+    let reply = tokio::time::timeout(FAREWELL_MAX, exchange).await.ok()?.ok()?;
+    if Frames::new(&reply).any(|frame| frame.tag == tag::ERROR_RESPONSE) {
+        return None;
+    }
+    let ready = Frames::new(&reply).find(|frame| frame.tag == tag::READY_FOR_QUERY)?;
+    if Status::read(ready.body()) != Some(Status::Idle) {
+        return None;
+    }
     lease.memory.discard_all();
     Some(())
 }

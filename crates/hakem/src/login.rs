@@ -14,10 +14,11 @@ use session::{Need, ServerMemory, Session, Settings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use wire::backend::{self, Failure, Report, Status, tag};
-use wire::frame::{Frame, Header};
+use wire::frame::{Frame, Frames, Header};
 use wire::frontend;
 use wire::startup::{PROTOCOL_3_0, SessionStartup, Startup};
 
+use crate::ask::ask;
 use crate::buffers::Inbox;
 use crate::cancel::Registered;
 use crate::route::{self, Wanted};
@@ -378,42 +379,31 @@ async fn greet(tenant: &Tenant, worker: usize, turn: u64, session: &Session) -> 
 
 /// Runs the statements and notes what the server reports of them.
 async fn set_up(stream: &mut TcpStream, sql: &str, parameters: &mut Parameters) -> Result<(), Failure> {
-    let lost = || Failure::fatal("08006", "the server was lost during the login");
-    let mut query = Vec::new();
-    frontend::put_query(&mut query, sql);
-    stream.write_all(&query).await.map_err(|_| lost())?;
-    let mut received = Vec::new();
+    let lost = |_| Failure::fatal("08006", "the server was lost during the login");
+    let reply = ask(stream, sql, SET_UP_MAX).await.map_err(lost)?;
     let mut refused = None;
-    loop {
-        while let Ok(Some(frame)) = Frame::take(&received) {
-            match frame.tag {
-                tag::PARAMETER_STATUS => {
-                    if let Some((name, value)) = backend::parameter_status(frame.body()) {
-                        parameters.retain(|(known, _)| **known != *name);
-                        parameters.push((name.into(), value.into()));
-                    }
+    for frame in Frames::new(&reply) {
+        match frame.tag {
+            tag::PARAMETER_STATUS => {
+                if let Some((name, value)) = backend::parameter_status(frame.body()) {
+                    parameters.retain(|(known, _)| **known != *name);
+                    parameters.push((name.into(), value.into()));
                 }
-                tag::ERROR_RESPONSE => {
-                    let report = Report::new(frame.body());
-                    // The server's own code where a startup packet's parameters can cause it.
-                    let code = match report.sqlstate() {
-                        Some(code) if &code.0 == b"42704" => "42704",
-                        Some(code) if &code.0 == b"42501" => "42501",
-                        _ => "22023",
-                    };
-                    refused = Some(Failure::fatal(code, report.message()));
-                }
-                tag::READY_FOR_QUERY => return refused.map_or(Ok(()), Err),
-                _ => {}
             }
-            let length = frame.whole.len();
-            received.drain(..length);
-        }
-        match stream.read_buf(&mut received).await {
-            Ok(length) if length > 0 && received.len() < SET_UP_MAX => {}
-            _ => return Err(lost()),
+            tag::ERROR_RESPONSE => {
+                let report = Report::new(frame.body());
+                // The server's own code where a startup packet's parameters can cause it.
+                let code = match report.sqlstate() {
+                    Some(code) if &code.0 == b"42704" => "42704",
+                    Some(code) if &code.0 == b"42501" => "42501",
+                    _ => "22023",
+                };
+                refused = Some(Failure::fatal(code, report.message()));
+            }
+            _ => {}
         }
     }
+    refused.map_or(Ok(()), Err)
 }
 
 fn unresolved(error: ResolveError, database: &str, user: &str) -> Failure {

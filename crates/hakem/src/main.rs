@@ -2,9 +2,11 @@
 //!
 //! The program's map, in the order of a request's way: `listener` deals connections to workers (`worker`); `client` is one
 //! client's life, from its `login` to its end; `route` finds a server for a request; `relay` pumps until that server is
-//! free again, from and into `buffers`. Beside the way: `service` (what all workers share), `cancel`, `counters`. Around it:
+//! free again, from and into `buffers`. Beside the way: `service` (what all workers share), `cancel`,
+//! `counters`, `ask`. Around it:
 //! `run` (start and stop), `http` and `metrics`, `check`, `demo`, `logging`.
 
+mod ask;
 mod buffers;
 mod cancel;
 mod check;
