@@ -1,24 +1,23 @@
 //! A client's first seconds: startup packet, authentication, and what it is told of the server.
 //!
-//! Owns everything before the first ReadyForQuery. All of it is cold, and all of it is bounded: by the login timeout, and by the
+//! Owns everything before the first ReadyForQuery, but for the proof of who the client is (`authentication`). All of it is cold, and all of it is bounded: by the login timeout, and by the
 //! length of what a stranger may send.
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use auth::{Account, AuthError, InitialResponse, MECHANISMS, NONCE_BYTES, ScramServer};
-use config::{AuthMethod, ResolveError};
+use config::ResolveError;
 use pool::Parameters;
 use session::{Need, ServerMemory, Session, Settings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use wire::backend::{self, Failure, Report, Status, tag};
-use wire::frame::{Frame, Frames, Header};
-use wire::frontend;
+use wire::frame::Frames;
 use wire::startup::{PROTOCOL_3_0, SessionStartup, Startup};
 
 use crate::ask::ask;
+use crate::authentication::authenticate;
 use crate::buffers::Inbox;
 use crate::cancel::Registered;
 use crate::route::{self, Wanted};
@@ -35,7 +34,7 @@ pub(crate) struct Welcome {
 }
 
 /// Why a connection does not become a session.
-enum Refusal {
+pub(crate) enum Refusal {
     /// It was a cancel request, or the client has gone: nothing to say.
     Silent,
     /// The client is told.
@@ -85,7 +84,7 @@ async fn admit(
     };
     let Asked { user, database, settings, hakem } = Asked::read(&startup).map_err(Refusal::Told)?;
     guest.negotiate(&startup).await?;
-    guest.authenticate(worker, &user).await?;
+    authenticate(guest, worker, &user).await?;
     tracing::debug!(client = id, %user, %database, "authenticated");
     let tenant =
         worker.service.tenant(&database, &user).map_err(|error| Refusal::Told(unresolved(error, &database, &user)))?;
@@ -114,9 +113,10 @@ async fn admit(
 }
 
 /// A connection that is not a client yet.
-struct Guest {
-    stream: TcpStream,
-    received: Vec<u8>,
+pub(crate) struct Guest {
+    pub(crate) stream: TcpStream,
+    /// What it has sent and nobody has taken.
+    pub(crate) received: Vec<u8>,
 }
 
 impl Guest {
@@ -166,115 +166,9 @@ impl Guest {
         Ok(self.stream.write_all(&out).await?)
     }
 
-    async fn authenticate(&mut self, worker: &Worker, user: &str) -> Result<(), Refusal> {
-        let mut out = Vec::new();
-        if worker.service.config.auth.method == AuthMethod::ScramSha256 {
-            self.scram(worker, user).await.map_err(|error| match error {
-                Denied::Auth(error) => {
-                    let message = format!("password authentication failed for user \"{user}\"");
-                    // Whether the user is unknown or the password wrong is nobody's business.
-                    let text = if error.sqlstate() == "28P01" { message } else { error.to_string() };
-                    Refusal::Told(Failure::fatal(error.sqlstate(), text))
-                }
-                Denied::Other(refusal) => refusal,
-            })?;
-        }
-        backend::put_authentication_ok(&mut out);
-        Ok(self.stream.write_all(&out).await?)
-    }
-
-    async fn scram(&mut self, worker: &Worker, user: &str) -> Result<(), Denied> {
-        let mut out = Vec::new();
-        backend::put_sasl(&mut out, MECHANISMS);
-        self.stream.write_all(&out).await?;
-        let account = account(worker, user).await;
-        let payload = self.password().await?;
-        let initial = InitialResponse::parse(&payload)?;
-        if !MECHANISMS.contains(&initial.mechanism) {
-            return Err(AuthError::ClientMalformed("a SASL mechanism that was not offered").into());
-        }
-        let first = match initial.message {
-            Some(message) => message.to_vec(),
-            None => {
-                self.challenge(b"").await?;
-                self.password().await?
-            }
-        };
-        let nonce: [u8; NONCE_BYTES] = rand::random();
-        let (challenge, exchange) = ScramServer::new(account).on_client_first(&first, &nonce)?;
-        self.challenge(&challenge).await?;
-        let last = exchange.on_client_final(&self.password().await?)?;
-        out.clear();
-        backend::put_sasl_final(&mut out, &last);
-        Ok(self.stream.write_all(&out).await?)
-    }
-
-    async fn challenge(&mut self, data: &[u8]) -> Result<(), Denied> {
-        let mut out = Vec::new();
-        backend::put_sasl_continue(&mut out, data);
-        Ok(self.stream.write_all(&out).await?)
-    }
-
-    /// The payload of the next message, which must be of the type `p`.
-    async fn password(&mut self) -> Result<Vec<u8>, Denied> {
-        loop {
-            if let Ok(Some(header)) = Header::peek(&self.received)
-                && (header.tag != frontend::tag::PASSWORD || header.length > PASSWORD_MAX)
-            {
-                return Err(AuthError::ClientMalformed("expected a password message").into());
-            }
-            match Frame::take(&self.received) {
-                Ok(Some(frame)) => {
-                    let (payload, length) = (frame.body().to_vec(), frame.whole.len());
-                    self.received.drain(..length);
-                    return Ok(payload);
-                }
-                Ok(None) => self.read().await?,
-                Err(error) => {
-                    return Err(Denied::Other(Refusal::Told(Failure::fatal("08P01", error.to_string()))));
-                }
-            }
-        }
-    }
-
-    async fn read(&mut self) -> Result<(), Refusal> {
+    pub(crate) async fn read(&mut self) -> Result<(), Refusal> {
         if self.stream.read_buf(&mut self.received).await? == 0 { Err(Refusal::Silent) } else { Ok(()) }
     }
-}
-
-/// Why a login by password fails.
-enum Denied {
-    Auth(AuthError),
-    Other(Refusal),
-}
-
-impl From<AuthError> for Denied {
-    fn from(error: AuthError) -> Denied {
-        Denied::Auth(error)
-    }
-}
-
-impl From<Refusal> for Denied {
-    fn from(refusal: Refusal) -> Denied {
-        Denied::Other(refusal)
-    }
-}
-
-impl From<std::io::Error> for Denied {
-    fn from(error: std::io::Error) -> Denied {
-        Denied::Other(error.into())
-    }
-}
-
-/// The account to prove oneself for. Computed away from the event loop; for an unknown user too, so that time tells nothing.
-async fn account(worker: &Worker, user: &str) -> Account {
-    let (service, user) = (worker.service.clone(), user.to_owned());
-    let found = tokio::task::spawn_blocking(move || {
-        let mock = Account::unknown(&service.mock_secret, &user);
-        service.verifier(&user).map_or(mock, Account::Known)
-    });
-    // Only a shutdown abandons it.
-    found.await.unwrap_or_else(|_| Account::unknown(&worker.service.mock_secret, ""))
 }
 
 /// What a startup packet asks for.
@@ -426,9 +320,6 @@ const STARTUP_MAX: usize = 10_000;
 
 /// SSLRequest, GSSENCRequest and the startup packet itself; PostgreSQL takes each request once.
 const REQUESTS_MAX: usize = 3;
-
-/// Bytes of a password message: PostgreSQL's `PG_MAX_AUTH_TOKEN_LENGTH` is 65,535, for GSSAPI's sake; SCRAM needs few.
-const PASSWORD_MAX: usize = 10_000;
 
 /// Bytes of a server's answer to the session's settings.
 const SET_UP_MAX: usize = 256 * 1024;

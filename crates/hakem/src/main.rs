@@ -7,6 +7,7 @@
 //! `run` (start and stop), `http` and `metrics`, `check`, `demo`, `logging`.
 
 mod ask;
+mod authentication;
 mod buffers;
 mod cancel;
 mod check;
