@@ -4,7 +4,7 @@
 //! - `server`: a model of a correct PostgreSQL server. It sends nothing before PostgreSQL would, so that waiting for what will
 //!   never come is seen.
 //! - `proxy`: clients, sessions and servers, and the moving of bytes between them; `check` runs a script.
-//! - The other files are scripts, by what they are about, but for `random`, which compares the proxy with a server of one's own.
+//! - The other files are scripts, by what they are about, but for `walks` and `random`, which compare the proxy with a server of one's own.
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -20,3 +20,4 @@ mod server;
 mod settings;
 mod statements;
 mod transactions;
+mod walks;
