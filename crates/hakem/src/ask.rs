@@ -4,8 +4,8 @@
 
 use std::io;
 
+use pool::Stream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use wire::backend::tag;
 use wire::frame::Frames;
 use wire::frontend;
@@ -14,7 +14,7 @@ use wire::frontend;
 ///
 /// # Errors
 /// When the connection ends, or the reply has more than `reply_max` bytes.
-pub(crate) async fn ask(stream: &mut TcpStream, sql: &str, reply_max: usize) -> io::Result<Vec<u8>> {
+pub(crate) async fn ask(stream: &mut Stream, sql: &str, reply_max: usize) -> io::Result<Vec<u8>> {
     let mut query = Vec::new();
     frontend::put_query(&mut query, sql);
     stream.write_all(&query).await?;

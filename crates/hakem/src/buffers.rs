@@ -8,8 +8,8 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use pool::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 /// A worker's spare buffers.
 #[derive(Debug, Default)]
@@ -109,7 +109,7 @@ impl Inbox {
     }
 
     /// Reads once into the room behind what is unread. `Ok(0)` is the end of the stream. Positions are void afterwards.
-    pub(crate) fn poll_fill(&mut self, stream: &mut TcpStream, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_fill(&mut self, stream: &mut Stream, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         } else if self.end == self.storage.len() && self.start > 0 {
@@ -180,7 +180,7 @@ impl Outgoing {
     pub(crate) fn poll_write(
         &mut self,
         inbox: &Inbox,
-        stream: &mut TcpStream,
+        stream: &mut Stream,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<bool>> {
         let mut progress = false;

@@ -11,10 +11,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
-use pool::Lease;
+use pool::{Lease, Stream};
 use session::{Intent, Need, RetryReason, ServerMemory, Session, Step, Transaction};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use topology::NodeId;
 use wire::backend::{Failure, Status, tag};
 use wire::frame::{Frame, Frames};
@@ -30,7 +29,7 @@ use crate::worker::{Slot, Worker};
 /// A client that has logged in: what its session (which is pure) does not hold.
 pub(crate) struct Client {
     pub(crate) id: u64,
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Stream,
     /// What it has sent and nobody has taken; without memory while it is idle.
     pub(crate) inbox: Inbox,
     /// Bytes still to come of a message that nobody wants any more.
@@ -44,7 +43,7 @@ pub(crate) struct Client {
 }
 
 /// Serves one connection to its end.
-pub(crate) async fn serve(stream: TcpStream, worker: Rc<Worker>) {
+pub(crate) async fn serve(stream: Stream, worker: Rc<Worker>) {
     let presence = worker.enter();
     let id = presence.slot.id;
     let Some(Welcome { stream, inbox, tenant, session, cancel }) = login::log_in(stream, &worker, id).await else {
@@ -114,6 +113,9 @@ impl Client {
         if !self.unsent.is_empty() {
             self.stream.write_all(&self.unsent).await.map_err(|_| Gone::Vanished)?;
             self.unsent = Vec::new();
+        }
+        if self.stream.needs_flush() {
+            self.stream.flush().await.map_err(|_| Gone::Vanished)?;
         }
         Ok(())
     }
@@ -246,7 +248,14 @@ impl Client {
 
     async fn say_goodbye(&mut self, gone: &Gone) {
         let failure = match gone {
-            Gone::Terminated | Gone::Vanished => return,
+            Gone::Vanished => return,
+            Gone::Terminated => {
+                // TLS says goodbye, too: an end without it looks like an attack.
+                if self.stream.is_encrypted() {
+                    let _ = tokio::time::timeout(FAREWELL_MAX, self.stream.shutdown()).await;
+                }
+                return;
+            }
             Gone::Violation(violation) => Failure::fatal("08P01", violation.to_string()),
             Gone::Broken => Failure::fatal("08006", "the server is out of step, or refused the session's settings"),
             Gone::Cut if self.slot.is_dismissed() => Failure::fatal("57P01", "server shutting down"),

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use config::Keepalive;
+use pool::Detached;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpListener;
 use wire::backend::Failure;
@@ -52,7 +53,7 @@ pub(crate) async fn deal(listener: TcpListener, service: Arc<Service>, workers: 
             continue;
         }
         if let Some(worker) = workers.iter().min_by_key(|worker| worker.load()) {
-            worker.serve(stream);
+            worker.serve(Detached::Tcp(stream));
         }
     }
 }

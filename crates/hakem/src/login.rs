@@ -8,10 +8,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use config::ResolveError;
-use pool::Parameters;
+use pool::{Parameters, Stream};
 use session::{Need, ServerMemory, Session, Settings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use wire::backend::{self, Failure, Report, Status, tag};
 use wire::frame::Frames;
 use wire::startup::{PROTOCOL_3_0, SessionStartup, Startup};
@@ -26,7 +25,7 @@ use crate::worker::Worker;
 
 /// A client that has been let in.
 pub(crate) struct Welcome {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Stream,
     pub(crate) inbox: Inbox,
     pub(crate) tenant: Arc<Tenant>,
     pub(crate) session: Box<Session>,
@@ -48,7 +47,7 @@ impl From<std::io::Error> for Refusal {
 }
 
 /// Takes a connection up to its first ReadyForQuery; `None` when it does not get there.
-pub(crate) async fn log_in(stream: TcpStream, worker: &Rc<Worker>, id: u64) -> Option<Welcome> {
+pub(crate) async fn log_in(stream: Stream, worker: &Rc<Worker>, id: u64) -> Option<Welcome> {
     let timeout = worker.service.config.proxy.client_login_timeout;
     let mut guest = Guest { stream, received: Vec::new() };
     // On the heap: a client spends its life beside this future's memory otherwise.
@@ -65,11 +64,15 @@ pub(crate) async fn log_in(stream: TcpStream, worker: &Rc<Worker>, id: u64) -> O
         Err(_) => Failure::fatal("08P01", "client_login_timeout"),
     };
     worker.counters.login(false);
-    let peer = guest.stream.peer_addr().map_or_else(|_| "unknown".to_owned(), |address| address.to_string());
+    let peer = guest.stream.peer();
     tracing::info!(client = id, %peer, code = failure.code, message = %failure.message, "login refused");
     let mut farewell = Vec::new();
     failure.put(&mut farewell);
-    let _ = tokio::time::timeout(timeout, guest.stream.write_all(&farewell)).await;
+    let _ = tokio::time::timeout(timeout, async {
+        guest.stream.write_all(&farewell).await?;
+        guest.stream.shutdown().await
+    })
+    .await;
     None
 }
 
@@ -114,7 +117,7 @@ async fn admit(
 
 /// A connection that is not a client yet.
 pub(crate) struct Guest {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Stream,
     /// What it has sent and nobody has taken.
     pub(crate) received: Vec<u8>,
 }
@@ -272,7 +275,7 @@ async fn greet(tenant: &Tenant, worker: usize, turn: u64, session: &Session) -> 
 }
 
 /// Runs the statements and notes what the server reports of them.
-async fn set_up(stream: &mut TcpStream, sql: &str, parameters: &mut Parameters) -> Result<(), Failure> {
+async fn set_up(stream: &mut Stream, sql: &str, parameters: &mut Parameters) -> Result<(), Failure> {
     let lost = |_| Failure::fatal("08006", "the server was lost during the login");
     let reply = ask(stream, sql, SET_UP_MAX).await.map_err(lost)?;
     let mut refused = None;

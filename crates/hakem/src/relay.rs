@@ -5,11 +5,13 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use pool::Lease;
 use session::{Loss, RetryReason, ServerMemory, Session, Step, Verdict};
+use tokio::io::AsyncWrite;
 use wire::backend::{Report, SqlState, tag};
 use wire::frame::{Frame, Header};
 use wire::frontend;
@@ -155,8 +157,6 @@ impl Pump<'_> {
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let mut progress = false;
         while self.sent < self.to_server.len() {
-            use std::pin::Pin;
-            use tokio::io::AsyncWrite;
             match Pin::new(&mut self.lease.stream).poll_write(context, &self.to_server[self.sent..]) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(length)) => {
@@ -169,6 +169,9 @@ impl Pump<'_> {
         }
         self.to_server.clear();
         self.sent = 0;
+        if self.lease.stream.needs_flush() {
+            let _ = Pin::new(&mut self.lease.stream).poll_flush(context)?;
+        }
         Poll::Ready(Ok(progress))
     }
 
@@ -201,6 +204,10 @@ impl Pump<'_> {
     }
 
     fn poll_answer(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        if self.client.stream.needs_flush() {
+            // Whatever becomes of it, the event loop knows that there is something to send.
+            let _ = Pin::new(&mut self.client.stream).poll_flush(context)?;
+        }
         if self.outgoing.is_empty() || (!self.session.may_flush() && self.finished.is_none()) {
             return Poll::Ready(Ok(false));
         }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Waker};
 use std::thread::JoinHandle;
 
-use tokio::net::TcpStream;
+use pool::{Detached, Stream};
 use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc;
 
@@ -47,7 +47,7 @@ pub(crate) struct Handle {
 /// What a worker is told.
 enum Order {
     /// Serve this connection.
-    Serve(std::net::TcpStream),
+    Serve(Detached),
     /// Dismiss clients as they become idle.
     Drain,
     /// Drop everything.
@@ -90,7 +90,7 @@ impl Handle {
     }
 
     /// Gives it a connection.
-    pub(crate) fn serve(&self, stream: std::net::TcpStream) {
+    pub(crate) fn serve(&self, stream: Detached) {
         self.load.fetch_add(1, Ordering::Relaxed);
         // A worker that has stopped is of a program that is ending.
         let _ = self.orders.send(Order::Serve(stream));
@@ -111,8 +111,10 @@ impl Handle {
 async fn run(worker: Rc<Worker>, mut orders: mpsc::UnboundedReceiver<Order>) {
     while let Some(order) = orders.recv().await {
         match order {
-            Order::Serve(stream) => match TcpStream::from_std(stream) {
-                Ok(stream) => drop(tokio::task::spawn_local(crate::client::serve(stream, worker.clone()))),
+            Order::Serve(stream) => match stream.attach() {
+                Ok(socket) => {
+                    drop(tokio::task::spawn_local(crate::client::serve(Stream::Plain(socket), worker.clone())));
+                }
                 Err(error) => {
                     worker.load.fetch_sub(1, Ordering::Relaxed);
                     worker.service.client_left();

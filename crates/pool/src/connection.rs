@@ -3,14 +3,17 @@
 //! Owns the socket and what the server said at login. Does not know who is using it.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, ReadBuf};
 use wire::backend::tag;
 use wire::frame::Frames;
 use wire::startup::CancelKey;
+
+use crate::stream::Stream;
 
 /// A server's ParameterStatus messages: names and values, in the order in which they came.
 pub type Parameters = Vec<(Box<[u8]>, Box<[u8]>)>;
@@ -19,7 +22,7 @@ pub type Parameters = Vec<(Box<[u8]>, Box<[u8]>)>;
 #[derive(Debug)]
 pub struct Connection<M> {
     /// The socket, registered with the event loop of the connection's home.
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// What the connection remembers of the sessions that used it.
     pub memory: M,
     /// What identifies it to CancelRequest, if the server told.
@@ -35,22 +38,26 @@ pub struct Connection<M> {
 impl<M> Connection<M> {
     /// Whether nothing says that the connection is dead. Costs no system call while nothing has arrived: the event loop has
     /// noticed what has.
-    pub(crate) fn is_alive(&self) -> bool {
+    pub(crate) fn is_alive(&mut self) -> bool {
         let mut context = Context::from_waker(Waker::noop());
         match self.stream.poll_read_ready(&mut context) {
             Poll::Pending => true,
             Poll::Ready(Err(_)) => false,
-            Poll::Ready(Ok(())) => self.take_unasked(),
+            Poll::Ready(Ok(())) => self.take_unasked(&mut context),
         }
     }
 
     /// Reads what an idle server has sent: a notice or a changed parameter is no harm; its farewell, or the end, is.
-    fn take_unasked(&self) -> bool {
+    fn take_unasked(&mut self, context: &mut Context<'_>) -> bool {
         let mut buffer = [0; UNASKED_MAX];
-        match self.stream.try_read(&mut buffer) {
-            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
-            Ok(0) => false,
-            Ok(length) => {
+        let mut room = ReadBuf::new(&mut buffer);
+        let read = Pin::new(&mut self.stream).poll_read(context, &mut room);
+        let length = room.filled().len();
+        match read {
+            Poll::Pending => true,
+            Poll::Ready(Err(_)) => false,
+            Poll::Ready(Ok(())) if length == 0 => false,
+            Poll::Ready(Ok(())) => {
                 let mut frames = Frames::new(&buffer[..length]);
                 let harmless = frames.all(|frame| {
                     matches!(frame.tag, tag::NOTICE_RESPONSE | tag::PARAMETER_STATUS | tag::NOTIFICATION_RESPONSE)
@@ -65,7 +72,7 @@ impl<M> Connection<M> {
 
     /// Registers the connection with the event loop of the current worker.
     pub(crate) fn move_to(mut self, worker: usize) -> io::Result<Connection<M>> {
-        self.stream = TcpStream::from_std(self.stream.into_std()?)?;
+        self.stream = self.stream.move_here()?;
         self.home = worker;
         Ok(self)
     }

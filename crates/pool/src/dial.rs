@@ -15,6 +15,7 @@ use wire::frame::{Frame, Header};
 use wire::{frontend, startup};
 
 use crate::connection::{Connection, Parameters};
+use crate::stream::Stream;
 
 /// Whom to connect to, and as whom.
 #[derive(Clone)]
@@ -116,7 +117,7 @@ async fn log_in<M>(target: &Target, memory: M, worker: usize) -> Result<Connecti
             .with_retries(keepalive.count);
         SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
     }
-    let mut peer = Peer { stream, received: Vec::new() };
+    let mut peer = Server { stream: stream.into(), received: Vec::new() };
     let mut packet = Vec::new();
     startup::put_session(&mut packet, [("user", target.user.as_str()), ("database", target.database.as_str())]);
     peer.stream.write_all(&packet).await?;
@@ -180,12 +181,12 @@ async fn answer(login: &mut Option<ServerLogin>, payload: &[u8]) -> Result<Step,
 }
 
 /// A server that is logging us in.
-struct Peer {
-    stream: TcpStream,
+struct Server {
+    stream: Stream,
     received: Vec<u8>,
 }
 
-impl Peer {
+impl Server {
     /// The next message, whole.
     async fn receive(&mut self) -> Result<Vec<u8>, DialError> {
         loop {

@@ -1,6 +1,7 @@
 //! Server connections: dialled, logged in, leased, given back, waited for.
 //!
-//! The crate's map: `connection` is one logged-in connection and what it carries; `dial` makes one; `pool` lends the
+//! The crate's map: `connection` is one logged-in connection and what it carries; `dial` makes one; `stream` is what it runs over, for clients
+//! too; `pool` lends the
 //! connections of one server, database and user to many clients. What a connection remembers of the sessions that used it is
 //! the caller's, as a type parameter: the pool knows nothing of SQL.
 //!
@@ -10,7 +11,9 @@
 mod connection;
 mod dial;
 mod pool;
+mod stream;
 
 pub use connection::{Connection, Parameters};
 pub use dial::{DialError, Keepalive, Target, dial};
 pub use pool::{CheckoutError, Figures, Lease, Options, Pool};
+pub use stream::{Detached, Peer, Socket, Stream};

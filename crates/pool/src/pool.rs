@@ -149,7 +149,7 @@ impl<M: Send + 'static> Pool<M> {
         loop {
             match self.find(worker, now)? {
                 Found::Idle(connection, generation) => {
-                    let lease = self.lease(connection, generation);
+                    let mut lease = self.lease(connection, generation);
                     if !self.is_old(&lease, now)
                         && lease.is_alive()
                         && let Some(lease) = lease.at_home_of(worker)
@@ -159,7 +159,7 @@ impl<M: Send + 'static> Pool<M> {
                     // Dropped and closed; the next one may do.
                 }
                 Found::Wait(ticket, receiver) => {
-                    let lease = self.wait(worker, ticket, receiver).await?;
+                    let mut lease = self.wait(worker, ticket, receiver).await?;
                     if lease.is_alive()
                         && let Some(lease) = lease.at_home_of(worker)
                     {

@@ -1,0 +1,282 @@
+//! [`Stream`]: the connection to a client or a server, whatever it runs over.
+//!
+//! Owns the difference between TCP and Unix sockets, and between plain and encrypted. Makes no connection and shakes no hands.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsStream;
+
+/// A connection.
+#[derive(Debug)]
+pub enum Stream {
+    /// Bytes as they are.
+    Plain(Socket),
+    /// Encrypted. What was written may wait in memory; whoever reads next sends it, and so does a flush.
+    Tls(Box<TlsStream<Socket>>),
+}
+
+/// A socket, registered with the event loop of the thread that made it.
+#[derive(Debug)]
+pub enum Socket {
+    /// TCP.
+    Tcp(TcpStream),
+    /// A Unix socket.
+    Unix(UnixStream),
+    /// On its way to another event loop.
+    Away,
+}
+
+/// A socket that no event loop knows.
+#[derive(Debug)]
+pub enum Detached {
+    /// TCP.
+    Tcp(std::net::TcpStream),
+    /// A Unix socket.
+    Unix(StdUnixStream),
+}
+
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// Somebody at this address.
+    Tcp(SocketAddr),
+    /// A process of this machine.
+    Unix {
+        /// The user that it ran as when it connected.
+        uid: u32,
+        /// Its number, where the system tells.
+        process: Option<i32>,
+    },
+    /// The connection has ended, and nobody can tell any more.
+    Gone,
+}
+
+impl Stream {
+    /// Whether bytes can be read, or the end. Decrypted ones that were left over count.
+    pub fn poll_read_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Stream::Plain(socket) => socket.poll_read_ready(context),
+            Stream::Tls(stream) => {
+                send_rest(stream, context);
+                let (socket, left) = match &mut **stream {
+                    TlsStream::Client(stream) => {
+                        let (socket, session) = stream.get_mut();
+                        (socket, session.process_new_packets())
+                    }
+                    TlsStream::Server(stream) => {
+                        let (socket, session) = stream.get_mut();
+                        (socket, session.process_new_packets())
+                    }
+                };
+                let left = left.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+                if left.plaintext_bytes_to_read() > 0 || left.peer_has_closed() {
+                    return Poll::Ready(Ok(()));
+                }
+                socket.poll_read_ready(context)
+            }
+        }
+    }
+
+    /// Whether something was written that has not been sent.
+    pub fn needs_flush(&self) -> bool {
+        match self {
+            Stream::Plain(_) => false,
+            Stream::Tls(stream) => stream.get_ref().1.wants_write(),
+        }
+    }
+
+    /// Whether nobody on the way can read or change what is said.
+    pub fn is_encrypted(&self) -> bool {
+        matches!(self, Stream::Tls(_))
+    }
+
+    /// The socket underneath.
+    pub fn socket(&self) -> &Socket {
+        match self {
+            Stream::Plain(socket) => socket,
+            Stream::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
+    /// Who is at the other end.
+    pub fn peer(&self) -> Peer {
+        self.socket().peer()
+    }
+
+    /// Moves the connection to the event loop of the current thread.
+    ///
+    /// # Errors
+    /// When the operating system refuses; the connection is closed then.
+    pub fn move_here(mut self) -> io::Result<Stream> {
+        let socket = match &mut self {
+            Stream::Plain(socket) => socket,
+            Stream::Tls(stream) => stream.get_mut().0,
+        };
+        *socket = std::mem::replace(socket, Socket::Away).detach()?.attach()?;
+        Ok(self)
+    }
+}
+
+impl Socket {
+    /// Takes it from its event loop.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn detach(self) -> io::Result<Detached> {
+        match self {
+            Socket::Tcp(stream) => stream.into_std().map(Detached::Tcp),
+            Socket::Unix(stream) => stream.into_std().map(Detached::Unix),
+            Socket::Away => Err(away()),
+        }
+    }
+
+    /// Who is at the other end.
+    pub fn peer(&self) -> Peer {
+        match self {
+            Socket::Tcp(stream) => stream.peer_addr().map_or(Peer::Gone, Peer::Tcp),
+            Socket::Unix(stream) => stream
+                .peer_cred()
+                .map_or(Peer::Gone, |credentials| Peer::Unix { uid: credentials.uid(), process: credentials.pid() }),
+            Socket::Away => Peer::Gone,
+        }
+    }
+
+    /// The address at this end, of TCP.
+    pub fn local(&self) -> Option<SocketAddr> {
+        match self {
+            Socket::Tcp(stream) => stream.local_addr().ok(),
+            Socket::Unix(_) | Socket::Away => None,
+        }
+    }
+
+    fn poll_read_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Socket::Tcp(stream) => stream.poll_read_ready(context),
+            Socket::Unix(stream) => stream.poll_read_ready(context),
+            Socket::Away => Poll::Ready(Err(away())),
+        }
+    }
+}
+
+impl Detached {
+    /// Registers it with the event loop of the current thread.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn attach(self) -> io::Result<Socket> {
+        match self {
+            Detached::Tcp(stream) => TcpStream::from_std(stream).map(Socket::Tcp),
+            Detached::Unix(stream) => UnixStream::from_std(stream).map(Socket::Unix),
+        }
+    }
+}
+
+impl From<TcpStream> for Stream {
+    fn from(stream: TcpStream) -> Stream {
+        Stream::Plain(Socket::Tcp(stream))
+    }
+}
+
+impl AsyncRead for Stream {
+    #[inline]
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Plain(socket) => Pin::new(socket).poll_read(context, buffer),
+            Stream::Tls(stream) => {
+                send_rest(stream, context);
+                Pin::new(stream).poll_read(context, buffer)
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    #[inline]
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Stream::Plain(socket) => Pin::new(socket).poll_write(context, bytes),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Plain(socket) => Pin::new(socket).poll_flush(context),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Plain(socket) => Pin::new(socket).poll_shutdown(context),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    #[inline]
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Socket::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            Socket::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+            Socket::Away => Poll::Ready(Err(away())),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    #[inline]
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Socket::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Socket::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+            Socket::Away => Poll::Ready(Err(away())),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Socket::Tcp(stream) => Pin::new(stream).poll_flush(context),
+            Socket::Unix(stream) => Pin::new(stream).poll_flush(context),
+            Socket::Away => Poll::Ready(Err(away())),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Socket::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Socket::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+            Socket::Away => Poll::Ready(Err(away())),
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Tcp(address) => write!(formatter, "{address}"),
+            Peer::Unix { .. } => formatter.write_str("unix"),
+            Peer::Gone => formatter.write_str("unknown"),
+        }
+    }
+}
+
+/// Sends what a full socket has not taken when it was written. One task owns both directions, so whoever waits for an answer
+/// also waits for the question to leave. A failure is not told here: what the peer had to say comes first.
+fn send_rest(stream: &mut TlsStream<Socket>, context: &mut Context<'_>) {
+    if stream.get_ref().1.wants_write() {
+        let _ = Pin::new(stream).poll_flush(context);
+    }
+}
+
+fn away() -> io::Error {
+    io::ErrorKind::NotConnected.into()
+}
