@@ -1,0 +1,134 @@
+//! What is fuzzed: one function for each target, from bytes to nothing, or to a panic that has found something.
+//!
+//! Each states more than that nothing panics: what arrives in pieces is read as what arrives at once, nothing is read beyond its
+//! end, and a client behind the proxy sees what it would see on a server of its own.
+
+// The model of a server and the walks over it are those of the session's own tests.
+#[path = "../../crates/session/tests/conversation/proxy.rs"]
+#[expect(dead_code, reason = "the scripts use more of it than the walks do")]
+mod proxy;
+#[path = "../../crates/session/tests/conversation/script.rs"]
+mod script;
+#[path = "../../crates/session/tests/conversation/server.rs"]
+mod server;
+#[path = "../../crates/session/tests/conversation/walks.rs"]
+mod walks;
+
+use std::sync::OnceLock;
+
+use classifier::{Access, Classifier};
+use wire::backend::{self, Report, Status};
+use wire::frame::{Frame, Frames, Header};
+use wire::frontend::Frontend;
+use wire::startup::Startup;
+
+/// The frame reader and the views of a client's messages.
+pub fn frames(data: &[u8]) {
+    let mut rest = data;
+    loop {
+        match Frame::take(rest) {
+            Ok(Some(frame)) => {
+                assert!(frame.whole.len() >= Header::SIZE && frame.whole.len() <= rest.len());
+                assert_eq!(frame.whole[0], frame.tag);
+                // Whatever is missing of it, it is not there yet, and what is announced stays the same.
+                for length in 0..frame.whole.len().min(PREFIXES_MAX) {
+                    assert!(matches!(Frame::take(&rest[..length]), Ok(None)));
+                }
+                let announced = Header::peek(&rest[..Header::SIZE]);
+                assert!(matches!(announced, Ok(Some(header)) if header.length == frame.whole.len()));
+                let _ = Frontend::read(frame);
+                rest = &rest[frame.whole.len()..];
+            }
+            Ok(None) => break,
+            Err(_) => {
+                assert!(rest.len() >= Header::SIZE, "nothing is refused before its length is known");
+                break;
+            }
+        }
+    }
+    let walked: usize = Frames::new(data).map(|frame| frame.whole.len()).sum();
+    assert_eq!(walked, data.len() - rest.len());
+}
+
+/// The views of a server's messages.
+pub fn replies(data: &[u8]) {
+    for body in Frames::new(data).map(|frame| frame.body()).chain([data]) {
+        let report = Report::new(body);
+        let _ = (report.sqlstate(), report.is_fatal(), report.message().len());
+        for code in [b'S', b'V', b'C', b'M', b'D', b'H', 0] {
+            assert!(report.field(code).is_none_or(|field| field.len() < body.len()));
+        }
+        let _ = Status::read(body);
+        if let Some((name, value)) = backend::parameter_status(body) {
+            assert!(name.len() + value.len() + 2 <= body.len());
+        }
+        let _ = backend::backend_key_data(body);
+    }
+}
+
+/// The first packet of a connection.
+pub fn startup(data: &[u8]) {
+    const MAX: usize = 10_000;
+    let whole = Startup::take(data, MAX);
+    if let Ok(Some((packet, length))) = &whole {
+        assert!(*length <= data.len() && *length <= MAX);
+        for cut in 0..*length {
+            assert!(matches!(Startup::take(&data[..cut], MAX), Ok(None)), "a packet of {length} bytes, of {cut}");
+        }
+        if let Startup::Session(session) = packet {
+            let bytes: usize = session.parameters.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
+            assert!(bytes <= *length);
+        }
+    }
+}
+
+/// The session: requests of several clients on shared servers, against the same on servers of their own.
+pub fn session(data: &[u8]) {
+    let [prepared_max, clients, steps @ ..] = data else { return };
+    let clients = 1 + usize::from(clients % 3);
+    let step = |bytes: &[u8]| (usize::from(bytes[0]), usize::from(u16::from_le_bytes([bytes[1], bytes[2]])));
+    let steps: Vec<_> = steps.chunks_exact(3).take(STEPS_MAX).map(step).collect();
+    walks::check(clients, &steps, 1 + usize::from(prepared_max % 4));
+}
+
+/// The session between a client and a server neither of which keeps to the protocol.
+pub fn conversation(data: &[u8]) {
+    // One frame after the other: whose it is, its type, its length, its body.
+    let (mut client, mut server) = (Vec::new(), Vec::new());
+    let mut rest = data;
+    while let [side, tag, length, more @ ..] = rest {
+        let (body, after) = more.split_at(usize::from(*length).min(more.len()));
+        if side % 2 == 0 { &mut client } else { &mut server }.push((*tag, body.to_vec()));
+        rest = after;
+    }
+    walks::check_garbage(&client, &server);
+}
+
+/// Any text as a statement: it is classified, in the same way each time, and text that is no statement is no read.
+pub fn classifier(data: &[u8]) {
+    let Ok(sql) = std::str::from_utf8(data) else { return };
+    static SHARED: OnceLock<Classifier> = OnceLock::new();
+    let shared = SHARED.get_or_init(|| Classifier::new(classifier::Options::default()));
+    let fresh = Classifier::new(classifier::Options::default()).classify(sql);
+    // The caches must not make another statement of it.
+    assert_eq!(*shared.classify(sql), *fresh);
+    assert_eq!(*shared.classify(sql), *fresh);
+    if !fresh.effects.is_empty() {
+        assert_eq!(fresh.access, Access::Write, "a statement with effects is no replica's business");
+    }
+}
+
+/// Any text as a configuration: each problem is told with a line that exists.
+pub fn config(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Err(problems) = config::Config::parse(text, "fuzz.toml") {
+        assert!(!problems.is_empty());
+        problems.iter().for_each(|problem| assert!(!problem.to_string().is_empty()));
+    }
+}
+
+/// Beginnings of a frame that are tried.
+const PREFIXES_MAX: usize = 64;
+
+/// Steps of a walk: long ones find nothing that short ones do not.
+const STEPS_MAX: usize = 80;
