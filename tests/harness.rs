@@ -42,6 +42,8 @@ pub(crate) struct Setup {
 pub(crate) struct Proxy {
     child: Child,
     log: Arc<Mutex<String>>,
+    /// The configuration file.
+    pub(crate) config: PathBuf,
     /// Where clients connect.
     pub(crate) address: SocketAddr,
     /// Where pages are served.
@@ -121,7 +123,7 @@ impl Setup {
         });
         let cluster::Options { user, password, database, .. } = self.cluster.clone();
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut proxy = Proxy { child, log, address: nowhere, http: nowhere, user, password, database };
+        let mut proxy = Proxy { child, log, config: path, address: nowhere, http: nowhere, user, password, database };
         let deadline = Instant::now() + WAIT_MAX;
         loop {
             let log = proxy.log();
@@ -146,6 +148,18 @@ impl Setup {
         let path = cluster.directory().join(format!("proxy-{number}.toml"));
         std::fs::write(&path, self.text(cluster))?;
         Ok(path)
+    }
+
+    /// Writes the configuration over the one that the program was started with, and has it reloaded.
+    pub(crate) async fn reload(&self, stage: &Stage) -> Result<()> {
+        let reloads = || stage.proxy.log().matches("the configuration was reloaded").count();
+        let before = reloads();
+        // A program that reads it at this moment must not see half of it.
+        let path = stage.proxy.config.with_extension("new");
+        std::fs::write(&path, self.text(&stage.cluster))?;
+        std::fs::rename(&path, &stage.proxy.config)?;
+        stage.proxy.signal("HUP");
+        until("the configuration to be reloaded", async || reloads() > before).await
     }
 
     /// The configuration.

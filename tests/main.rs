@@ -18,5 +18,6 @@ mod loss;
 mod memory;
 mod program;
 mod raw;
+mod reload;
 mod routing;
 mod smoke;

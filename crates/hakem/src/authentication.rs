@@ -39,7 +39,7 @@ impl From<std::io::Error> for Denied {
 /// Has the client prove that it is `user`, up to AuthenticationOk.
 pub(crate) async fn authenticate(guest: &mut Guest, worker: &Worker, user: &str) -> Result<(), Refusal> {
     let mut out = Vec::new();
-    if worker.service.config.auth.method == AuthMethod::ScramSha256 {
+    if worker.service.config().auth.method == AuthMethod::ScramSha256 {
         scram(guest, worker, user).await.map_err(|error| match error {
             Denied::Auth(error) => {
                 let message = format!("password authentication failed for user \"{user}\"");

@@ -22,7 +22,7 @@ use crate::ask::ask;
 use crate::buffers::Inbox;
 use crate::login::{self, Welcome};
 use crate::relay::{Gone, Outcome, relay};
-use crate::route::{self, Wanted};
+use crate::route::{self, Missed, Wanted};
 use crate::service::Tenant;
 use crate::worker::{Slot, Worker};
 
@@ -160,11 +160,17 @@ impl Client {
         if let Err(gone) = self.flush().await {
             return Some(gone);
         }
+        self.keep_up(session);
         let mut wanted = Wanted::new(intent.need, self.tenant.failover_deadline(Instant::now()));
         loop {
             let (mut lease, taken) = match route::acquire(self, &wanted).await {
                 Ok(found) => found,
-                Err(failure) => {
+                Err(Missed::Superseded) => {
+                    self.keep_up(session);
+                    wanted.forget_nodes();
+                    continue;
+                }
+                Err(Missed::Refused(failure)) => {
                     self.worker.counters.refused();
                     session.refuse(&failure);
                     return None;
@@ -209,6 +215,15 @@ impl Client {
                     return Some(gone);
                 }
             }
+        }
+    }
+
+    /// Goes over to the configuration in force. The session keeps what it has set itself.
+    fn keep_up(&mut self, session: &mut Session) {
+        if self.tenant.is_superseded() {
+            let next = self.worker.service.successor(&self.tenant);
+            session.adopt(&self.tenant.policy, &next.policy);
+            self.tenant = next;
         }
     }
 

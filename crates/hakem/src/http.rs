@@ -61,8 +61,8 @@ async fn ready(State(pages): State<Pages>) -> (StatusCode, String) {
         return (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n".to_owned());
     }
     let mut report = String::new();
-    for (name, watcher) in pages.service.clusters() {
-        if let topology::Writer::None(reason) = &watcher.snapshot().writer {
+    for (name, cluster) in pages.service.clusters().iter() {
+        if let topology::Writer::None(reason) = &cluster.watcher.snapshot().writer {
             report += &format!("cluster {name}: {reason}\n");
         }
     }

@@ -42,7 +42,7 @@ pub(crate) async fn deal(listener: TcpListener, service: Arc<Service>, workers: 
                 continue;
             }
         };
-        let prepared = prepare(&stream, service.config.proxy.keepalive).and_then(|()| stream.into_std());
+        let prepared = prepare(&stream, service.config().proxy.keepalive).and_then(|()| stream.into_std());
         let stream = match prepared {
             Ok(stream) => stream,
             // The client has gone already.

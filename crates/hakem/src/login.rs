@@ -19,7 +19,7 @@ use crate::ask::ask;
 use crate::authentication::authenticate;
 use crate::buffers::Inbox;
 use crate::cancel::Registered;
-use crate::route::{self, Wanted};
+use crate::route::{self, Missed, Wanted};
 use crate::service::Tenant;
 use crate::worker::Worker;
 
@@ -48,7 +48,7 @@ impl From<std::io::Error> for Refusal {
 
 /// Takes a connection up to its first ReadyForQuery; `None` when it does not get there.
 pub(crate) async fn log_in(stream: Stream, worker: &Rc<Worker>, id: u64) -> Option<Welcome> {
-    let timeout = worker.service.config.proxy.client_login_timeout;
+    let timeout = worker.service.config().proxy.client_login_timeout;
     let mut guest = Guest { stream, received: Vec::new() };
     // On the heap: a client spends its life beside this future's memory otherwise.
     let admission = Box::pin(admit(&mut guest, worker, id));
@@ -89,7 +89,7 @@ async fn admit(
     guest.negotiate(&startup).await?;
     authenticate(guest, worker, &user).await?;
     tracing::debug!(client = id, %user, %database, "authenticated");
-    let tenant =
+    let mut tenant =
         worker.service.tenant(&database, &user).map_err(|error| Refusal::Told(unresolved(error, &database, &user)))?;
     let mut session = Box::new(Session::new(
         tenant.policy.clone(),
@@ -100,7 +100,17 @@ async fn admit(
             .configure(name, value)
             .map_err(|failure| Refusal::Told(Failure { severity: backend::Severity::Fatal, ..failure }))?;
     }
-    let parameters = greet(&tenant, worker.id, id, &session).await.map_err(Refusal::Told)?;
+    let parameters = loop {
+        match greet(&tenant, worker.id, id, &session).await {
+            Ok(parameters) => break parameters,
+            Err(Missed::Refused(failure)) => return Err(Refusal::Told(failure)),
+            Err(Missed::Superseded) => {
+                let next = worker.service.successor(&tenant);
+                session.adopt(&tenant.policy, &next.policy);
+                tenant = next;
+            }
+        }
+    };
     let cancel = worker.service.cancels.register();
     let mut out = Vec::new();
     for (name, value) in parameters.iter() {
@@ -255,8 +265,11 @@ fn parse_options(text: &str) -> Result<Vec<(String, String)>, Failure> {
 }
 
 /// What a server reports to a client with this session's startup settings. A server is asked once in a while.
-async fn greet(tenant: &Tenant, worker: usize, turn: u64, session: &Session) -> Result<Arc<Parameters>, Failure> {
-    let fatal = |failure: Failure| Failure { severity: backend::Severity::Fatal, ..failure };
+async fn greet(tenant: &Tenant, worker: usize, turn: u64, session: &Session) -> Result<Arc<Parameters>, Missed> {
+    let fatal = |missed| match missed {
+        Missed::Refused(failure) => Missed::Refused(Failure { severity: backend::Severity::Fatal, ..failure }),
+        Missed::Superseded => Missed::Superseded,
+    };
     let settings = session.opening(&ServerMemory::new(1)).unwrap_or_default();
     if let Some(known) = tenant.greeting(&settings, Instant::now()) {
         return Ok(known);

@@ -12,6 +12,7 @@ mod buffers;
 mod cancel;
 mod check;
 mod client;
+mod clusters;
 mod counters;
 mod demo;
 mod http;
@@ -23,6 +24,7 @@ mod relay;
 mod route;
 mod run;
 mod service;
+mod tenant;
 mod worker;
 
 use std::path::PathBuf;
@@ -59,9 +61,9 @@ enum Command {
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
-        Command::Run { config } => with_config(&config, |config| {
+        Command::Run { config: path } => with_config(&path, |config| {
             logging::start(&config.log);
-            control_loop()?.block_on(run::run(config))
+            control_loop()?.block_on(run::run(path.clone(), config))
         }),
         Command::Check { config } => {
             with_config(&config, |config| control_loop()?.block_on(async { check::check(&config).await }))

@@ -85,7 +85,8 @@ fn describe(recorder: &PrometheusRecorder) {
 }
 
 fn collect_pools(service: &Service, out: &Out<'_>) {
-    for ((database, user), tenant) in service.tenants() {
+    for tenant in service.tenants() {
+        let (database, user) = &tenant.key;
         for (_, pool) in tenant.pools() {
             let target = pool.target();
             let node = format!("{}:{}", target.host, target.port);
@@ -101,8 +102,8 @@ fn collect_pools(service: &Service, out: &Out<'_>) {
 
 fn collect_topology(service: &Service, out: &Out<'_>) {
     let now = Instant::now();
-    for (cluster, watcher) in service.clusters() {
-        let snapshot = watcher.snapshot();
+    for (cluster, watched) in service.clusters().iter() {
+        let snapshot = watched.watcher.snapshot();
         let known = matches!(snapshot.writer, Writer::Known(_));
         let split = matches!(snapshot.writer, Writer::None(topology::NoPrimary::SplitBrain { .. }));
         out.gauge("hakem_primary_known", &[("cluster", cluster)], f64::from(u8::from(known)));

@@ -28,9 +28,28 @@ pub(crate) struct Taken {
     pub(crate) role: Role,
 }
 
+/// Why none was found.
+pub(crate) enum Missed {
+    /// The client is to be told.
+    Refused(Failure),
+    /// The configuration was reloaded: to be asked of the tenant that has taken this one's place.
+    Superseded,
+}
+
+impl From<Failure> for Missed {
+    fn from(failure: Failure) -> Missed {
+        Missed::Refused(failure)
+    }
+}
+
 impl Wanted {
     pub(crate) fn new(need: Need, deadline: Instant) -> Wanted {
         Wanted { need, avoided: Vec::new(), deadline }
+    }
+
+    /// The nodes are others now.
+    pub(crate) fn forget_nodes(&mut self) {
+        self.avoided.clear();
     }
 
     /// Not on this node again, unless it is the primary and nothing else will do.
@@ -54,7 +73,7 @@ impl Wanted {
 ///
 /// # Errors
 /// What the client is to be told when there is none.
-pub(crate) async fn acquire(client: &Client, wanted: &Wanted) -> Result<(Lease<ServerMemory>, Taken), Failure> {
+pub(crate) async fn acquire(client: &Client, wanted: &Wanted) -> Result<(Lease<ServerMemory>, Taken), Missed> {
     find(&client.tenant, client.worker.id, client.id as usize, wanted).await
 }
 
@@ -64,9 +83,12 @@ pub(crate) async fn find(
     worker: usize,
     turn: usize,
     wanted: &Wanted,
-) -> Result<(Lease<ServerMemory>, Taken), Failure> {
+) -> Result<(Lease<ServerMemory>, Taken), Missed> {
     let mut avoided = wanted.avoided.clone();
     loop {
+        if tenant.is_superseded() {
+            return Err(Missed::Superseded);
+        }
         let now = Instant::now();
         let need = wanted.need(tenant, now);
         let (choice, version) = {
@@ -84,7 +106,7 @@ pub(crate) async fn find(
             }
             Choice::Nowhere(reason) => {
                 if now >= wanted.deadline {
-                    return Err(Failure::error("57P03", reason.to_string()).hint("Try again later."));
+                    return Err(Failure::error("57P03", reason.to_string()).hint("Try again later.").into());
                 }
                 wait_for_news(tenant, version, wanted.deadline).await;
                 continue;
@@ -94,19 +116,22 @@ pub(crate) async fn find(
             Ok(lease) if still_holds(tenant, taken, &need) => return Ok((lease, taken)),
             // While it waited for a connection, the node has become something else.
             Ok(lease) => lease.release(Instant::now()),
+            // What it was told may be a matter of the old configuration.
+            Err(CheckoutError::Dial(_)) if tenant.is_superseded() => {}
             Err(CheckoutError::Dial(error)) if error.is_transient() => {
                 tenant.watcher.suspect(taken.node);
                 match taken.role {
                     Role::Replica => avoided.push(taken.node),
-                    Role::Primary if Instant::now() >= wanted.deadline => return Err(refusal(&error)),
+                    Role::Primary if Instant::now() >= wanted.deadline => return Err(refusal(&error).into()),
                     Role::Primary => wait_for_news(tenant, version, (now + RETRY_PAUSE).min(wanted.deadline)).await,
                 }
             }
             // A replica that will not have us is no reason to fail while there is a primary.
             Err(CheckoutError::Dial(_)) if taken.role == Role::Replica => avoided.push(taken.node),
-            Err(CheckoutError::Dial(error)) => return Err(refusal(&error)),
-            Err(error @ CheckoutError::Timeout) => return Err(Failure::error("57014", error.to_string())),
-            Err(error @ CheckoutError::QueueFull) => return Err(Failure::error("53300", error.to_string())),
+            Err(CheckoutError::Dial(error)) => return Err(refusal(&error).into()),
+            Err(error @ CheckoutError::Timeout) => return Err(Failure::error("57014", error.to_string()).into()),
+            Err(CheckoutError::Abandoned) => return Err(Missed::Superseded),
+            Err(error @ CheckoutError::QueueFull) => return Err(Failure::error("53300", error.to_string()).into()),
         }
     }
 }
@@ -131,8 +156,14 @@ fn still_holds(tenant: &Tenant, taken: Taken, need: &topology::Need) -> bool {
 
 async fn wait_for_news(tenant: &Tenant, version: u64, until: Instant) {
     let _hurry = tenant.watcher.wait_guard();
+    let news = async {
+        tokio::select! {
+            () = tenant.watcher.changed(version) => {}
+            () = tenant.until_superseded() => {}
+        }
+    };
     // Whether there are news or the time is up, the caller looks again.
-    let _ = tokio::time::timeout_at(until.into(), tenant.watcher.changed(version)).await;
+    let _ = tokio::time::timeout_at(until.into(), news).await;
 }
 
 /// What a client is told when a server will not have us: the server's own SQLSTATE where there is one.

@@ -3,7 +3,7 @@
 //! Owns the order of starting and stopping, and the signals.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -12,13 +12,13 @@ use anyhow::{Context, Result, bail};
 use config::Config;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
-use topology::{NodeState, Watcher, Writer};
+use topology::Writer;
 
 use crate::counters::Counters;
 use crate::http::{self, Pages};
 use crate::listener;
 use crate::metrics::Metrics;
-use crate::service::{Service, Tenant};
+use crate::service::Service;
 use crate::worker::Handle;
 
 /// A proxy at work.
@@ -50,18 +50,22 @@ pub(crate) fn load(path: &Path) -> Result<Config> {
 ///
 /// # Errors
 /// When it cannot start.
-pub(crate) async fn run(config: Config) -> Result<()> {
+pub(crate) async fn run(path: PathBuf, config: Config) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let proxy = Proxy::start(Arc::new(config)).await?;
+    let proxy = Proxy::start(Arc::new(config), Some(path)).await?;
+    let service = proxy.service.clone();
     let mut told_to_end = async || {
         loop {
             tokio::select! {
                 _ = terminate.recv() => return,
                 _ = interrupt.recv() => return,
-                // Whoever is used to reload by SIGHUP must not end the program by it.
-                _ = hangup.recv() => tracing::warn!("SIGHUP: the configuration cannot be reloaded yet; restart instead"),
+                _ = hangup.recv() => {
+                    if let Err(error) = service.reload().await {
+                        tracing::error!("the configuration stays as it was: {error:#}");
+                    }
+                }
             }
         }
     };
@@ -76,7 +80,7 @@ impl Proxy {
     ///
     /// # Errors
     /// When an address cannot be had or a thread cannot be made.
-    pub(crate) async fn start(config: Arc<Config>) -> Result<Proxy> {
+    pub(crate) async fn start(config: Arc<Config>, source: Option<PathBuf>) -> Result<Proxy> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let workers = if config.proxy.workers == 0 { cores } else { config.proxy.workers };
         let mut listeners = Vec::new();
@@ -86,7 +90,7 @@ impl Proxy {
         let addresses =
             listeners.iter().map(tokio::net::TcpListener::local_addr).collect::<std::io::Result<Vec<_>>>()?;
         let http_listen = config.proxy.http_listen;
-        let service = Service::new(config, workers);
+        let service = Service::new(config, source, workers);
         let counters: Vec<Arc<Counters>> = (0..workers).map(|_| Arc::default()).collect();
         let metrics = Arc::new(Metrics::new(counters.clone()));
         let mut handles = Vec::new();
@@ -102,10 +106,6 @@ impl Proxy {
             }
             None => None,
         };
-        for (name, watcher) in service.clusters() {
-            tokio::spawn(follow(service.clone(), name.clone(), watcher.clone()));
-            tokio::spawn(hurry(service.clone(), name.clone(), watcher.clone()));
-        }
         tokio::spawn(sweep(service.clone()));
         let deal = |listener| tokio::spawn(listener::deal(listener, service.clone(), workers.clone()));
         let doors = listeners.into_iter().map(deal).collect();
@@ -133,7 +133,7 @@ impl Proxy {
                 tokio::time::sleep(DRAIN_POLL).await;
             }
         };
-        let timeout = self.service.config.proxy.shutdown_timeout;
+        let timeout = self.service.config().proxy.shutdown_timeout;
         tokio::select! {
             result = tokio::time::timeout(timeout, empty) => {
                 if result.is_err() {
@@ -142,8 +142,8 @@ impl Proxy {
             }
             () = hurry => {}
         }
-        for watcher in self.service.clusters().values() {
-            watcher.shutdown();
+        for cluster in self.service.clusters().values() {
+            cluster.stop();
         }
         for door in self.doors {
             // An aborted door has let go of the workers when it has ended.
@@ -153,51 +153,6 @@ impl Proxy {
             workers.into_iter().for_each(Handle::stop);
         }
         tracing::info!("stopped");
-    }
-}
-
-/// Closes the connections to a node that is not what it was. One that could not be reached for a while and is what it was before
-/// keeps them.
-async fn follow(service: Arc<Service>, cluster: String, watcher: Watcher) {
-    let mut known: Vec<Option<&'static str>> = Vec::new();
-    let mut primary = None;
-    loop {
-        let snapshot = watcher.snapshot().clone();
-        known.resize(snapshot.nodes.len(), None);
-        for (node, known) in snapshot.nodes.iter().zip(&mut known) {
-            let state = match node.state {
-                NodeState::Unknown | NodeState::Unreachable { .. } => continue,
-                _ => node.state.name(),
-            };
-            // A replica that has become the primary keeps its connections; they notice nothing.
-            if known.is_some_and(|known| known != state && (known, state) != ("replica", "primary")) {
-                service.retire(&cluster, node.id);
-            }
-            *known = Some(state);
-        }
-        if let Writer::Known(epoch) = snapshot.writer {
-            let deposed = primary.replace(epoch.primary).filter(|before| *before != epoch.primary);
-            deposed.into_iter().for_each(|node| service.retire(&cluster, node));
-        }
-        watcher.changed(snapshot.version).await;
-    }
-}
-
-/// Has the servers probed more often while reads go to the primary for want of a fresh replica: the sooner a replica is known to
-/// have caught up, the fewer do.
-async fn hurry(service: Arc<Service>, cluster: String, watcher: Watcher) {
-    let mut ticks = tokio::time::interval(HURRY_INTERVAL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut hurrying = None;
-    loop {
-        ticks.tick().await;
-        let now = Instant::now();
-        let stale = |tenant: &Tenant| tenant.resolved.cluster == cluster && tenant.was_stale(now, HURRY_AGE_MAX);
-        if service.tenants().iter().any(|(_, tenant)| stale(tenant)) {
-            hurrying.get_or_insert_with(|| watcher.wait_guard());
-        } else {
-            hurrying = None;
-        }
     }
 }
 
@@ -215,7 +170,8 @@ async fn sweep(service: Arc<Service>) {
 /// When it takes longer than `limit`.
 pub(crate) async fn until_ready(service: &Service, limit: Duration) -> Result<()> {
     let deadline = Instant::now() + limit;
-    for (name, watcher) in service.clusters() {
+    for (name, cluster) in service.clusters().iter() {
+        let watcher = &cluster.watcher;
         loop {
             let snapshot = watcher.snapshot().clone();
             match &snapshot.writer {
@@ -231,8 +187,4 @@ pub(crate) async fn until_ready(service: &Service, limit: Duration) -> Result<()
 }
 
 const DRAIN_POLL: Duration = Duration::from_millis(20);
-const HURRY_INTERVAL: Duration = Duration::from_millis(100);
-
-/// How long the hurry lasts after the last such read.
-const HURRY_AGE_MAX: Duration = Duration::from_secs(1);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);

@@ -18,7 +18,7 @@ use crate::connection::{Connection, Parameters};
 use crate::stream::Stream;
 
 /// Whom to connect to, and as whom.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Target {
     /// A host name or an IP address; looked up at each connection.
     pub host: String,

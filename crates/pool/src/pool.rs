@@ -16,13 +16,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 
 use crate::connection::Connection;
 use crate::dial::{DialError, Target, dial};
 
 /// A pool's limits.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// The most connections, idle, leased or being made.
     pub size: usize,
@@ -45,11 +46,14 @@ pub struct Options {
 /// The connections of one server, database and user.
 pub struct Pool<M: Send + 'static> {
     target: Target,
-    options: Options,
+    /// Replaced when the configuration is reloaded.
+    options: ArcSwap<Options>,
     memory: fn(usize) -> M,
     memory_size: usize,
     /// Connections of an older generation are closed when they come back. Changed under the lock, read without it.
     generation: AtomicU64,
+    /// Connections of an older generation than this must not even be used for what comes next in a transaction. Likewise.
+    fence: AtomicU64,
     state: Mutex<State<M>>,
 }
 
@@ -70,6 +74,9 @@ pub enum CheckoutError {
     /// Too many wait already.
     #[error("too many clients are waiting for a server connection")]
     QueueFull,
+    /// Another pool has taken this one's place ([`Pool::abandon`]).
+    #[error("the pool has been replaced")]
+    Abandoned,
     /// A connection could not be made.
     #[error("{0}")]
     Dial(#[from] DialError),
@@ -100,6 +107,8 @@ struct State<M: Send + 'static> {
     dialing: usize,
     next_ticket: u64,
     failure: Option<(Instant, DialError)>,
+    /// Another pool has taken its place: nothing is lent any more, and whatever comes back is closed.
+    abandoned: bool,
 }
 
 struct Idle<M> {
@@ -132,8 +141,17 @@ impl<M: Send + 'static> Pool<M> {
             dialing: 0,
             next_ticket: 0,
             failure: None,
+            abandoned: false,
         };
-        Arc::new(Pool { target, options, memory, memory_size, generation: AtomicU64::new(0), state: Mutex::new(state) })
+        Arc::new(Pool {
+            target,
+            options: ArcSwap::from_pointee(options),
+            memory,
+            memory_size,
+            generation: AtomicU64::new(0),
+            fence: AtomicU64::new(0),
+            state: Mutex::new(state),
+        })
     }
 
     /// Whom its connections go to.
@@ -170,9 +188,50 @@ impl<M: Send + 'static> Pool<M> {
         }
     }
 
-    /// Closes all idle connections now, and those on loan when they come back.
-    pub fn retire(self: &Arc<Self>) {
+    /// Whether what it lends is what a pool of this target would lend, its limits aside.
+    pub fn serves(&self, target: &Target, memory_size: usize) -> bool {
+        self.target == *target && self.memory_size == memory_size
+    }
+
+    /// Puts other limits in force. Idle connections above a smaller size are closed now, others when they come back.
+    pub fn adjust(self: &Arc<Self>, options: Options) {
+        let size = options.size;
+        self.options.store(Arc::new(options));
         let mut state = self.lock();
+        let mut closed = Vec::new();
+        while state.open - closed.len() > size
+            && let Some(idle) = state.take_any_idle()
+        {
+            closed.push(idle);
+        }
+        self.close_all(state, closed);
+    }
+
+    /// The node is not what it was: closes all idle connections now, and those on loan before anything else is sent to them.
+    pub fn retire(self: &Arc<Self>) {
+        let state = self.lock();
+        self.fence.store(self.generation() + 1, Ordering::Release);
+        self.renew(state);
+    }
+
+    /// Closes all idle connections now, and those on loan when they come back.
+    pub fn recycle(self: &Arc<Self>) {
+        self.renew(self.lock());
+    }
+
+    /// The same, and for good: another pool has taken its place, and whoever waits for a connection is sent there.
+    pub fn abandon(self: &Arc<Self>) {
+        let mut state = self.lock();
+        state.abandoned = true;
+        let waiters: Vec<Waiter<M>> = state.waiters.iter_mut().flat_map(std::mem::take).collect();
+        self.renew(state);
+        for waiter in waiters {
+            // Whoever has stopped waiting does not need to know.
+            let _ = waiter.sender.send(Err(CheckoutError::Abandoned));
+        }
+    }
+
+    fn renew(self: &Arc<Self>, mut state: MutexGuard<'_, State<M>>) {
         self.generation.fetch_add(1, Ordering::Release);
         state.failure = None;
         let idle: Vec<Idle<M>> = state.idle.iter_mut().flat_map(std::mem::take).collect();
@@ -182,9 +241,9 @@ impl<M: Send + 'static> Pool<M> {
     /// Closes what has been idle or alive for too long.
     pub fn sweep(self: &Arc<Self>, now: Instant) {
         let mut closed = Vec::new();
+        let options = self.options.load();
         let mut state = self.lock();
-        let mut spare = state.idle.iter().map(Vec::len).sum::<usize>().saturating_sub(self.options.size_min);
-        let options = &self.options;
+        let mut spare = state.idle.iter().map(Vec::len).sum::<usize>().saturating_sub(options.size_min);
         for idle in &mut state.idle {
             // Those that have been idle longest come first.
             closed.extend(idle.extract_if(.., |idle| {
@@ -206,7 +265,7 @@ impl<M: Send + 'static> Pool<M> {
     }
 
     fn is_old(&self, connection: &Connection<M>, now: Instant) -> bool {
-        now.saturating_duration_since(connection.since) >= self.options.lifetime
+        now.saturating_duration_since(connection.since) >= self.options.load().lifetime
     }
 
     /// What it is doing.
@@ -219,6 +278,9 @@ impl<M: Send + 'static> Pool<M> {
 
     fn find(self: &Arc<Self>, worker: usize, now: Instant) -> Result<Found<M>, CheckoutError> {
         let mut state = self.lock();
+        if state.abandoned {
+            return Err(CheckoutError::Abandoned);
+        }
         if let Some(idle) = state.take_idle(worker) {
             return Ok(Found::Idle(idle.connection, self.generation()));
         }
@@ -229,14 +291,14 @@ impl<M: Send + 'static> Pool<M> {
             return Err(error.clone().into());
         }
         let waiting: usize = state.waiters.iter().map(VecDeque::len).sum();
-        if waiting >= self.options.queue_max {
+        if waiting >= self.options.load().queue_max {
             return Err(CheckoutError::QueueFull);
         }
         let (sender, receiver) = oneshot::channel();
         let ticket = state.next_ticket;
         state.next_ticket += 1;
         state.waiters[worker].push_back(Waiter { ticket, impatient: false, sender });
-        if state.open < self.options.size && state.dialing <= waiting && state.idle.iter().all(Vec::is_empty) {
+        if state.open < self.options.load().size && state.dialing <= waiting && state.idle.iter().all(Vec::is_empty) {
             state.add(worker);
             state.dialing += 1;
             let (pool, generation) = (self.clone(), self.generation());
@@ -255,7 +317,7 @@ impl<M: Send + 'static> Pool<M> {
         // Whoever stops waiting leaves the queue, also when nobody polls this any more.
         let _place = Place { pool: self, worker, ticket };
         let mut patience = PATIENCE;
-        let mut left = self.options.wait_timeout;
+        let mut left = self.options.load().wait_timeout;
         loop {
             match tokio::time::timeout(patience.min(left), &mut receiver).await {
                 Ok(answer) => return answer.unwrap_or(Err(CheckoutError::Timeout)),
@@ -300,7 +362,7 @@ impl<M: Send + 'static> Pool<M> {
         let mut state = self.lock();
         state.subtract(worker);
         state.dialing -= 1;
-        state.failure = Some((Instant::now() + self.options.login_retry, error.clone()));
+        state.failure = Some((Instant::now() + self.options.load().login_retry, error.clone()));
         if state.open == state.dialing {
             let waiters: Vec<Waiter<M>> = state.waiters.iter_mut().flat_map(std::mem::take).collect();
             drop(state);
@@ -327,6 +389,7 @@ impl<M: Send + 'static> Pool<M> {
         let waiting: usize = state.waiters.iter().map(VecDeque::len).sum();
         // Outside of a runtime the program is ending, and nobody waits.
         if waiting > state.dialing
+            && state.open < self.options.load().size
             && let (Some(worker), Ok(runtime)) = (state.oldest_waiter(), tokio::runtime::Handle::try_current())
         {
             state.add(worker);
@@ -408,7 +471,8 @@ impl<M: Send + 'static> Lease<M> {
         let Some(mut connection) = self.connection.take() else { return };
         let pool = self.pool.clone();
         let mut state = pool.lock();
-        if pool.generation() == self.generation && !pool.is_old(&connection, now) {
+        let surplus = state.abandoned || state.open > pool.options.load().size;
+        if pool.generation() == self.generation && !surplus && !pool.is_old(&connection, now) {
             loop {
                 let Some(waiter) = state.next_waiter(connection.home) else {
                     let home = connection.home;
@@ -463,9 +527,9 @@ impl<M: Send + 'static> Lease<M> {
         &self.pool
     }
 
-    /// Whether its pool has been retired since: the connection must not be used for another transaction.
+    /// Whether its pool has been retired since: the connection must not be used for whatever comes next.
     pub fn is_retired(&self) -> bool {
-        self.pool.generation() != self.generation
+        self.generation < self.pool.fence.load(Ordering::Acquire)
     }
 }
 

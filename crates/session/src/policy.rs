@@ -62,6 +62,25 @@ impl Session {
         Ok(())
     }
 
+    /// Goes over from the configured policy `old` to `new`, but for what the session has set itself.
+    pub fn adopt(&mut self, old: &Policy, new: &Policy) {
+        for own in [&mut self.policy, &mut self.initial] {
+            own.split = new.split;
+            own.keeps_server = new.keeps_server;
+            own.refuses_blocks = new.refuses_blocks;
+            own.request_max = new.request_max;
+            if own.route == old.route {
+                own.route = new.route;
+            }
+            if own.consistency == old.consistency {
+                own.consistency = new.consistency;
+            }
+            if own.max_lag == old.max_lag {
+                own.max_lag = new.max_lag;
+            }
+        }
+    }
+
     pub(crate) fn set_policy(&mut self, name: &str, value: Option<&str>) -> Result<(), Failure> {
         let invalid = || {
             Failure::error(

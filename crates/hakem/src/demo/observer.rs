@@ -86,8 +86,8 @@ impl Observer {
             ..Sample::default()
         };
         // The demo has one cluster.
-        for watcher in self.service.clusters().values() {
-            let snapshot = watcher.snapshot();
+        for cluster in self.service.clusters().values() {
+            let snapshot = cluster.watcher.snapshot();
             if let Writer::None(reason) = &snapshot.writer {
                 sample.writes_halted = Some(reason.to_string());
             }

@@ -59,7 +59,7 @@ impl Stage {
         if arguments.verbose {
             crate::logging::start(&config.log);
         }
-        let proxy = Proxy::start(Arc::new(config)).await?;
+        let proxy = Proxy::start(Arc::new(config), None).await?;
         let front = Front {
             clients: *proxy.addresses.first().context("the proxy listens nowhere")?,
             http: proxy.http.context("the proxy serves no pages")?,

@@ -1,0 +1,127 @@
+//! The clusters: each with the watcher of its servers, and what is done when a server changes.
+//!
+//! A cluster is watched anew when its configuration changes; what the topology then is, is `topology`'s to say.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use config::Config;
+use tokio::task::AbortHandle;
+use topology::{NodeState, Watcher, Writer};
+
+use crate::service::{Service, Tenant};
+
+/// The clusters by name.
+pub(crate) type Clusters = BTreeMap<String, Arc<Cluster>>;
+
+/// A cluster and its watcher.
+pub(crate) struct Cluster {
+    pub(crate) watcher: Watcher,
+    cluster: config::Cluster,
+    /// The keys of `[topology]` that the watcher goes by.
+    pace: [Duration; 3],
+    followers: Mutex<Vec<AbortHandle>>,
+}
+
+impl Cluster {
+    /// Starts watching, on the current runtime.
+    pub(crate) fn watch(service: &Arc<Service>, cluster: &config::Cluster, config: &Config) -> Arc<Cluster> {
+        let watcher = Watcher::spawn(topology::Options {
+            servers: cluster.servers.iter().map(|server| (server.host.clone(), server.port)).collect(),
+            user: cluster.probe_user.clone(),
+            password: cluster.probe_password.as_ref().map(|password| password.expose().to_owned()),
+            database: cluster.probe_database.clone(),
+            probe_interval: config.topology.probe_interval,
+            probe_interval_waiting: config.topology.probe_interval_waiting,
+            probe_timeout: config.topology.probe_timeout,
+            ..topology::Options::default()
+        });
+        let watched =
+            Arc::new(Cluster { watcher, cluster: cluster.clone(), pace: pace(config), followers: Mutex::default() });
+        let follower = tokio::spawn(follow(service.clone(), watched.clone())).abort_handle();
+        let hurrier = tokio::spawn(hurry(service.clone(), watched.clone())).abort_handle();
+        *watched.followers.lock().unwrap_or_else(PoisonError::into_inner) = vec![follower, hurrier];
+        watched
+    }
+
+    /// Whether the watcher does what another configuration says.
+    pub(crate) fn is_as(&self, cluster: &config::Cluster, config: &Config) -> bool {
+        self.cluster == *cluster && self.pace == pace(config)
+    }
+
+    /// Waits until something is known of every server, at most until `deadline`.
+    pub(crate) async fn explored(&self, deadline: Instant) {
+        loop {
+            let snapshot = self.watcher.snapshot().clone();
+            if snapshot.nodes.iter().all(|node| !matches!(node.state, NodeState::Unknown))
+                || tokio::time::timeout_at(deadline.into(), self.watcher.changed(snapshot.version)).await.is_err()
+            {
+                return;
+            }
+        }
+    }
+
+    /// Ends the watching. What was known last stays known.
+    pub(crate) fn stop(&self) {
+        self.watcher.shutdown();
+        for follower in self.followers.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            follower.abort();
+        }
+    }
+}
+
+fn pace(config: &Config) -> [Duration; 3] {
+    let topology = &config.topology;
+    [topology.probe_interval, topology.probe_interval_waiting, topology.probe_timeout]
+}
+
+/// Closes the connections to a node that is not what it was. One that could not be reached for a while and is what it was before
+/// keeps them.
+async fn follow(service: Arc<Service>, cluster: Arc<Cluster>) {
+    let mut known: Vec<Option<&'static str>> = Vec::new();
+    let mut primary = None;
+    loop {
+        let snapshot = cluster.watcher.snapshot().clone();
+        known.resize(snapshot.nodes.len(), None);
+        for (node, known) in snapshot.nodes.iter().zip(&mut known) {
+            let state = match node.state {
+                NodeState::Unknown | NodeState::Unreachable { .. } => continue,
+                _ => node.state.name(),
+            };
+            // A replica that has become the primary keeps its connections; they notice nothing.
+            if known.is_some_and(|known| known != state && (known, state) != ("replica", "primary")) {
+                service.retire(&cluster, node.id);
+            }
+            *known = Some(state);
+        }
+        if let Writer::Known(epoch) = snapshot.writer {
+            let deposed = primary.replace(epoch.primary).filter(|before| *before != epoch.primary);
+            deposed.into_iter().for_each(|node| service.retire(&cluster, node));
+        }
+        cluster.watcher.changed(snapshot.version).await;
+    }
+}
+
+/// Has the servers probed more often while reads go to the primary for want of a fresh replica: the sooner a replica is known to
+/// have caught up, the fewer do.
+async fn hurry(service: Arc<Service>, cluster: Arc<Cluster>) {
+    let mut ticks = tokio::time::interval(HURRY_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut hurrying = None;
+    loop {
+        ticks.tick().await;
+        let now = Instant::now();
+        let stale = |tenant: &Tenant| Arc::ptr_eq(&tenant.cluster, &cluster) && tenant.was_stale(now, HURRY_AGE_MAX);
+        if service.tenants().iter().any(|tenant| stale(tenant)) {
+            hurrying.get_or_insert_with(|| cluster.watcher.wait_guard());
+        } else {
+            hurrying = None;
+        }
+    }
+}
+
+const HURRY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long the hurry lasts after the last such read.
+const HURRY_AGE_MAX: Duration = Duration::from_secs(1);

@@ -1,0 +1,278 @@
+//! [`Tenant`]: one database as one user sees it, with a pool for each server.
+//!
+//! Owns what depends on the database and the user. A tenant never changes: a reload puts another in its place, which takes over the
+//! pools that are still right, and clients go over to it between two requests.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use classifier::Classifier;
+use config::{Config, Resolved};
+use pool::{Keepalive, Parameters, Pool, Target};
+use session::{Consistency, Policy, Route, ServerMemory};
+use tokio::sync::watch;
+use topology::{NodeId, Watcher};
+
+use crate::clusters::Cluster;
+
+/// One database as one user sees it.
+pub(crate) struct Tenant {
+    /// The database and the user, as clients name them.
+    pub(crate) key: (String, String),
+    pub(crate) resolved: Resolved,
+    pub(crate) policy: Policy,
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) watcher: Watcher,
+    pub(crate) classifier: Arc<Classifier>,
+    pub(crate) common: Arc<Common>,
+    /// By node.
+    pools: Box<[OnceLock<Arc<Pool<ServerMemory>>>]>,
+    pool_options: pool::Options,
+    connect_timeout: Duration,
+    keepalive: Option<Keepalive>,
+    prepared_max: usize,
+    failover_timeout: Duration,
+    /// What servers report to a client with these startup settings, and when that was learnt.
+    greetings: Mutex<HashMap<String, (Instant, Arc<Parameters>)>>,
+    /// When a read last went to the primary because no replica was fresh enough, in microseconds of [`Common`]'s clock; 0 for never.
+    last_stale: AtomicU64,
+    /// Another has taken its place. Read for every request; the channel is for those who wait.
+    superseded: AtomicBool,
+    news: watch::Sender<()>,
+    /// Its database or user is not in the configuration any more.
+    removed: AtomicBool,
+}
+
+/// What the users of one database on the servers have in common.
+pub(crate) struct Common {
+    classifier: Arc<Classifier>,
+    started: Instant,
+    /// When the last write of any session was acknowledged, in microseconds since `started`; 0 for never.
+    last_write: AtomicU64,
+}
+
+impl Common {
+    pub(crate) fn new(config: &Config) -> Common {
+        let options =
+            classifier::Options { cache_entries: config.routing.classifier_cache, ..classifier::Options::default() };
+        Common {
+            classifier: Arc::new(Classifier::new(options)),
+            started: Instant::now(),
+            last_write: AtomicU64::new(0),
+        }
+    }
+
+    fn micros(&self, moment: Instant) -> u64 {
+        u64::try_from(moment.saturating_duration_since(self.started).as_micros()).unwrap_or(u64::MAX).max(1)
+    }
+}
+
+impl Tenant {
+    pub(crate) fn new(
+        key: (String, String),
+        config: &Config,
+        workers: usize,
+        cluster: Arc<Cluster>,
+        resolved: Resolved,
+        common: Arc<Common>,
+    ) -> Tenant {
+        let watcher = cluster.watcher.clone();
+        let nodes = watcher.snapshot().nodes.len();
+        let policy = Policy {
+            split: true,
+            route: match resolved.route {
+                config::Route::Auto => Route::Auto,
+                config::Route::Primary => Route::Primary,
+                config::Route::Replica => Route::Replica,
+            },
+            consistency: match resolved.consistency {
+                config::Consistency::Eventual => Consistency::Eventual,
+                config::Consistency::Bounded => Consistency::Bounded,
+                config::Consistency::Session => Consistency::Session,
+                config::Consistency::Global => Consistency::Global,
+            },
+            max_lag: Some(resolved.max_lag),
+            keeps_server: resolved.pool_mode == config::PoolMode::Session,
+            refuses_blocks: resolved.pool_mode == config::PoolMode::Statement,
+            request_max: config.proxy.message_retain_max,
+        };
+        let pool_options = pool::Options {
+            size: resolved.pool_size,
+            size_min: resolved.pool_min_size,
+            queue_max: config.pool.queue_max,
+            wait_timeout: config.pool.query_wait_timeout,
+            idle_timeout: config.pool.server_idle_timeout,
+            lifetime: config.pool.server_lifetime,
+            login_retry: config.pool.server_login_retry,
+            workers,
+        };
+        Tenant {
+            key,
+            policy,
+            cluster,
+            watcher,
+            classifier: common.classifier.clone(),
+            common,
+            pools: (0..nodes).map(|_| OnceLock::new()).collect(),
+            pool_options,
+            connect_timeout: config.pool.server_connect_timeout,
+            keepalive: config.proxy.keepalive.map(|keepalive| Keepalive {
+                idle: keepalive.idle,
+                interval: keepalive.interval,
+                count: keepalive.count,
+            }),
+            prepared_max: config.pool.prepared_statements_max,
+            failover_timeout: config.topology.failover_timeout,
+            greetings: Mutex::default(),
+            last_stale: AtomicU64::new(0),
+            superseded: AtomicBool::new(false),
+            news: watch::Sender::new(()),
+            removed: AtomicBool::new(false),
+            resolved,
+        }
+    }
+
+    /// The tenant that takes this one's place under another configuration: with its pools, as far as they still are what is wanted.
+    pub(crate) fn successor(
+        &self,
+        config: &Config,
+        workers: usize,
+        cluster: Arc<Cluster>,
+        resolved: Resolved,
+    ) -> Tenant {
+        let common = match self.shares_with(&resolved) {
+            true => self.common.clone(),
+            false => Arc::new(Common::new(config)),
+        };
+        let next = Tenant::new(self.key.clone(), config, workers, cluster, resolved, common);
+        let nodes = next.watcher.snapshot().nodes.len();
+        for (_, pool) in self.pools() {
+            let heir = (0..).map(NodeId).take(nodes).find(|node| pool.serves(&next.target(*node), next.prepared_max));
+            if let Some(node) = heir
+                && next.pools[node.index()].set(pool.clone()).is_ok()
+            {
+                pool.adjust(next.pool_options.clone());
+            }
+        }
+        next
+    }
+
+    /// Whether a tenant resolved like this is of the same database on the servers.
+    pub(crate) fn shares_with(&self, resolved: &Resolved) -> bool {
+        self.resolved.cluster == resolved.cluster && self.resolved.dbname == resolved.dbname
+    }
+
+    /// This one has taken another's place, which can be found from now on.
+    pub(crate) fn supersede(&self, old: &Tenant) {
+        old.superseded.store(true, Ordering::Release);
+        old.news.send_replace(());
+        for (_, pool) in old.pools() {
+            if !self.pools().any(|(_, kept)| Arc::ptr_eq(kept, pool)) {
+                pool.abandon();
+            }
+        }
+    }
+
+    /// Whether clients are to go over to its successor.
+    pub(crate) fn is_superseded(&self) -> bool {
+        self.superseded.load(Ordering::Acquire)
+    }
+
+    /// Waits until another has taken its place.
+    pub(crate) async fn until_superseded(&self) {
+        let mut news = self.news.subscribe();
+        // The sender lives in `self`.
+        let _ = news.wait_for(|()| self.is_superseded()).await;
+    }
+
+    /// Its database or user is gone: its clients finish, and nobody else gets in.
+    pub(crate) fn remove(&self) {
+        self.removed.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Relaxed)
+    }
+
+    /// The pool of a node.
+    pub(crate) fn pool(&self, node: NodeId) -> &Arc<Pool<ServerMemory>> {
+        self.pools[node.index()].get_or_init(|| {
+            Pool::new(self.target(node), self.pool_options.clone(), ServerMemory::new, self.prepared_max)
+        })
+    }
+
+    /// Whom the connections to a node are made to, and how.
+    fn target(&self, node: NodeId) -> Target {
+        let snapshot = self.watcher.snapshot();
+        let address = snapshot.node(node).expect("a node id comes from the watcher's own snapshots");
+        Target {
+            host: address.host.to_string(),
+            port: address.port,
+            user: self.resolved.server_user.clone(),
+            password: self.resolved.server_password.as_ref().map(|password| password.expose().to_owned()),
+            database: self.resolved.dbname.clone(),
+            timeout: self.connect_timeout,
+            keepalive: self.keepalive,
+        }
+    }
+
+    /// The pools in use, with their nodes.
+    pub(crate) fn pools(&self) -> impl Iterator<Item = (NodeId, &Arc<Pool<ServerMemory>>)> {
+        (0..).map(NodeId).zip(&self.pools).filter_map(|(node, pool)| Some((node, pool.get()?)))
+    }
+
+    /// Until when a request that comes now waits for a primary.
+    pub(crate) fn failover_deadline(&self, now: Instant) -> Instant {
+        now + self.failover_timeout
+    }
+
+    pub(crate) fn note_write(&self, moment: Instant) {
+        self.common.last_write.fetch_max(self.common.micros(moment), Ordering::Relaxed);
+    }
+
+    /// A read has gone to the primary because no replica was fresh enough.
+    pub(crate) fn note_stale(&self, now: Instant) {
+        self.last_stale.store(self.common.micros(now), Ordering::Relaxed);
+    }
+
+    /// Whether that has happened within `age`.
+    pub(crate) fn was_stale(&self, now: Instant, age: Duration) -> bool {
+        let last = self.last_stale.load(Ordering::Relaxed);
+        last > 0 && self.common.micros(now).saturating_sub(last) < u64::try_from(age.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// When the last write of any session was acknowledged; rounded up.
+    pub(crate) fn last_write(&self) -> Option<Instant> {
+        match self.common.last_write.load(Ordering::Relaxed) {
+            0 => None,
+            micros => Some(self.common.started + Duration::from_micros(micros + 1)),
+        }
+    }
+
+    /// What servers report to a client with these startup settings, if that has been learnt lately.
+    pub(crate) fn greeting(&self, settings: &str, now: Instant) -> Option<Arc<Parameters>> {
+        let greetings = lock(&self.greetings);
+        let (learnt, parameters) = greetings.get(settings)?;
+        (now.saturating_duration_since(*learnt) < GREETING_AGE_MAX).then(|| parameters.clone())
+    }
+
+    pub(crate) fn learn_greeting(&self, settings: String, parameters: Arc<Parameters>, now: Instant) {
+        let mut greetings = lock(&self.greetings);
+        if greetings.len() >= GREETINGS_MAX {
+            greetings.clear();
+        }
+        greetings.insert(settings, (now, parameters));
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Different sets of startup settings that are remembered; most applications have one.
+const GREETINGS_MAX: usize = 1000;
+
+/// How long a server's parameters are believed: an administrator may change a default.
+const GREETING_AGE_MAX: Duration = Duration::from_secs(10);
