@@ -1,12 +1,13 @@
 //! The proxy as the server of a client that proves itself by SCRAM-SHA-256 (RFC 5802 with RFC 7677).
 //!
-//! Each step consumes the one before, so that no message can be taken twice or out of order. Channel binding is not
-//! offered: it needs the certificate of a TLS connection, which would arrive as an argument of [`ScramServer::new`].
+//! Each step consumes the one before, so that no message can be taken twice or out of order. What a TLS connection can be bound
+//! by (RFC 5929's tls-server-end-point) arrives as an argument.
 
 use std::fmt;
 
 use subtle::ConstantTimeEq;
 
+use crate::credential::ScramKeys;
 use crate::error::AuthError;
 use crate::scram;
 use crate::verifier::{MOCK_SECRET_BYTES, Verifier};
@@ -24,23 +25,34 @@ pub enum Account {
 #[derive(Debug)]
 pub struct ScramServer {
     account: Account,
+    /// The tls-server-end-point of an encrypted connection.
+    end_point: Option<Vec<u8>>,
 }
 
 /// A login that waits for the client-final-message.
 pub struct ScramFinal {
     account: Account,
-    /// What the client must repeat in base64 as its channel binding.
-    gs2_header: &'static str,
+    /// What the client must state in base64 as its channel binding: the GS2 header again, and what it binds to.
+    binding: Vec<u8>,
     /// The client's nonce and ours.
     nonce: String,
     /// `client-first-message-bare "," server-first-message ","`, the known part of RFC 5802's AuthMessage.
     auth_message: String,
 }
 
+/// A client that has proved itself.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Proof {
+    /// The server-final-message, the payload of an AuthenticationSASLFinal.
+    pub message: Vec<u8>,
+    /// What the client's proof has shown: enough to log in as that user elsewhere.
+    pub keys: ScramKeys,
+}
+
 /// What a SASLInitialResponse holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InitialResponse<'m> {
-    /// The SASL mechanism that the client chose; to be compared with [`MECHANISMS`].
+    /// The SASL mechanism that the client chose.
     pub mechanism: &'m str,
     /// The client-first-message, if the client sent it along.
     pub message: Option<&'m [u8]>,
@@ -48,8 +60,8 @@ pub struct InitialResponse<'m> {
 
 impl Account {
     /// An unknown user with the verifier that he would seem to have.
-    pub fn unknown(secret: &[u8; MOCK_SECRET_BYTES], user: &str) -> Account {
-        Account::Unknown(Verifier::mock(secret, user))
+    pub fn unknown(secret: &[u8; MOCK_SECRET_BYTES], user: &str, iterations: u32) -> Account {
+        Account::Unknown(Verifier::mock(secret, user, iterations))
     }
 
     fn verifier(&self) -> &Verifier {
@@ -60,43 +72,74 @@ impl Account {
 }
 
 impl ScramServer {
-    /// Starts a login.
-    pub fn new(account: Account) -> ScramServer {
-        ScramServer { account }
+    /// Starts a login; `end_point` is the tls-server-end-point of an encrypted connection.
+    pub fn new(account: Account, end_point: Option<Vec<u8>>) -> ScramServer {
+        ScramServer { account, end_point }
+    }
+
+    /// The mechanisms to offer in an AuthenticationSASL, the best first.
+    pub fn mechanisms(&self) -> &'static [&'static str] {
+        if self.end_point.is_some() { &[SCRAM_SHA_256_PLUS, SCRAM_SHA_256] } else { &[SCRAM_SHA_256] }
     }
 
     /// Takes the client-first-message and returns the server-first-message, the payload of an AuthenticationSASLContinue.
     /// `nonce` must be random and new.
     ///
     /// # Errors
-    /// When the message is not RFC 5802's, or asks for channel binding or another identity.
+    /// When the mechanism was not offered, or the message is not RFC 5802's, or asks for a binding that does not go with the
+    /// mechanism or for another identity.
     pub fn on_client_first(
         self,
+        mechanism: &str,
         message: &[u8],
         nonce: &[u8; NONCE_BYTES],
     ) -> Result<(Vec<u8>, ScramFinal), AuthError> {
-        self.challenge(message, &scram::base64(nonce))
+        self.challenge(mechanism, message, &scram::base64(nonce))
     }
 
-    fn challenge(self, message: &[u8], server_nonce: &str) -> Result<(Vec<u8>, ScramFinal), AuthError> {
+    fn challenge(
+        self,
+        mechanism: &str,
+        message: &[u8],
+        server_nonce: &str,
+    ) -> Result<(Vec<u8>, ScramFinal), AuthError> {
+        if !self.mechanisms().contains(&mechanism) {
+            return Err(AuthError::ClientMalformed("a SASL mechanism that was not offered"));
+        }
         let message = text(message)?;
-        let (gs2_header, bare) = take_gs2_header(message)?;
+        let (header, bare) = take_gs2_header(message)?;
+        let binding = match (header, mechanism == SCRAM_SHA_256_PLUS, self.end_point) {
+            (Gs2Header::Unsupported, false, _) => NOT_BOUND.as_bytes().to_vec(),
+            (Gs2Header::NotOffered, false, None) => NOT_OFFERED.as_bytes().to_vec(),
+            // Somebody in between has taken the offer away, or the client is broken. PostgreSQL's text.
+            (Gs2Header::NotOffered, false, Some(_)) => {
+                return Err(AuthError::ClientUnbound("SCRAM channel binding negotiation error"));
+            }
+            (Gs2Header::EndPoint, true, Some(data)) => [BOUND.as_bytes(), &data].concat(),
+            (Gs2Header::EndPoint, ..) => {
+                return Err(AuthError::ClientMalformed("channel binding data with a mechanism that has none"));
+            }
+            (Gs2Header::Unsupported | Gs2Header::NotOffered, true, _) => {
+                return Err(AuthError::ClientMalformed("no channel binding data with SCRAM-SHA-256-PLUS"));
+            }
+        };
         let nonce = format!("{}{server_nonce}", client_nonce(bare)?);
         let Verifier { iterations, salt, .. } = self.account.verifier();
         let server_first = format!("r={nonce},s={},i={iterations}", scram::base64(salt));
         let auth_message = format!("{bare},{server_first},");
-        let next = ScramFinal { account: self.account, gs2_header, nonce, auth_message };
+        let next = ScramFinal { account: self.account, binding, nonce, auth_message };
         Ok((server_first.into_bytes(), next))
     }
 }
 
 impl ScramFinal {
-    /// Takes the client-final-message and returns the server-final-message, the payload of an AuthenticationSASLFinal.
+    /// Takes the client-final-message.
     ///
     /// # Errors
     /// [`AuthError::WrongPassword`] when the proof does not fit, and always when the user is unknown;
-    /// [`AuthError::ClientMalformed`] when the message is not RFC 5802's or answers another challenge.
-    pub fn on_client_final(self, message: &[u8]) -> Result<Vec<u8>, AuthError> {
+    /// [`AuthError::ClientUnbound`] when it is bound to another connection; [`AuthError::ClientMalformed`] when the message is
+    /// not RFC 5802's or answers another challenge.
+    pub fn on_client_final(self, message: &[u8]) -> Result<Proof, AuthError> {
         let message = text(message)?;
         // client-final-message = channel-binding "," nonce ["," extensions] "," proof
         let (without_proof, proof) =
@@ -105,8 +148,12 @@ impl ScramFinal {
         let (nonce, extensions) = expect_attribute(rest.unwrap_or_default(), b'r', "the nonce is missing")?;
         skip_extensions(extensions)?;
         // "[The server] MUST verify that it is the same as the GS2 header sent in the client-first-message" (RFC 5802, 5.1).
-        if binding != scram::base64(self.gs2_header.as_bytes()) {
-            return Err(AuthError::ClientMalformed("the channel binding differs from the first message"));
+        if binding != scram::base64(&self.binding) {
+            return Err(match self.binding.starts_with(BOUND.as_bytes()) {
+                // The client sees another certificate than ours: somebody is in between. PostgreSQL's text.
+                true => AuthError::ClientUnbound("SCRAM channel binding check failed"),
+                false => AuthError::ClientMalformed("the channel binding differs from the first message"),
+            });
         }
         if !bool::from(nonce.as_bytes().ct_eq(self.nonce.as_bytes())) {
             return Err(AuthError::ClientMalformed("the nonce is not the one of this exchange"));
@@ -121,7 +168,10 @@ impl ScramFinal {
         let fits = bool::from(scram::hash(&client_key).ct_eq(stored_key));
         let server_signature = scram::hmac(server_key, auth_message.as_bytes());
         match self.account {
-            Account::Known(_) if fits => Ok(format!("v={}", scram::base64(&server_signature)).into_bytes()),
+            Account::Known(verifier) if fits => Ok(Proof {
+                message: format!("v={}", scram::base64(&server_signature)).into_bytes(),
+                keys: ScramKeys::proved(&verifier, client_key),
+            }),
             Account::Known(_) | Account::Unknown(_) => Err(AuthError::WrongPassword),
         }
     }
@@ -158,19 +208,31 @@ impl fmt::Debug for ScramFinal {
     }
 }
 
+/// RFC 5802's `gs2-cbind-flag`.
+enum Gs2Header {
+    /// The client cannot bind.
+    Unsupported,
+    /// It could, and believes that we cannot.
+    NotOffered,
+    /// It binds to the server's certificate.
+    EndPoint,
+}
+
 /// `gs2-header = gs2-cbind-flag "," [ authzid ] ","`, and the rest of the client-first-message.
-fn take_gs2_header(message: &str) -> Result<(&'static str, &str), AuthError> {
-    for header in ["n,,", "y,,"] {
-        // "y" says that the client could bind and believes that the server cannot, which is so.
-        if let Some(bare) = message.strip_prefix(header) {
+fn take_gs2_header(message: &str) -> Result<(Gs2Header, &str), AuthError> {
+    let headers =
+        [(NOT_BOUND, Gs2Header::Unsupported), (NOT_OFFERED, Gs2Header::NotOffered), (BOUND, Gs2Header::EndPoint)];
+    for (text, header) in headers {
+        if let Some(bare) = message.strip_prefix(text) {
             return Ok((header, bare));
         }
     }
-    Err(match message.as_bytes() {
-        [b'p', b'=', ..] => AuthError::ClientUnsupported("channel binding was not offered"),
-        [b'n' | b'y', b',', b'a', b'=', ..] => {
+    let (flag, rest) = message.split_once(',').unwrap_or_default();
+    Err(match flag {
+        "n" | "y" | "p=tls-server-end-point" if rest.starts_with("a=") => {
             AuthError::ClientUnsupported("an authorization identity is not supported")
         }
+        _ if flag.starts_with("p=") => AuthError::ClientMalformed("unsupported channel-binding type"),
         _ => AuthError::ClientMalformed("no GS2 header"),
     })
 }
@@ -225,8 +287,12 @@ fn text(message: &[u8]) -> Result<&str, AuthError> {
     }
 }
 
-/// The mechanisms to offer in an AuthenticationSASL, the best first.
-pub const MECHANISMS: &[&str] = &["SCRAM-SHA-256"];
+pub(crate) const SCRAM_SHA_256: &str = "SCRAM-SHA-256";
+pub(crate) const SCRAM_SHA_256_PLUS: &str = "SCRAM-SHA-256-PLUS";
+
+const NOT_BOUND: &str = "n,,";
+const NOT_OFFERED: &str = "y,,";
+const BOUND: &str = "p=tls-server-end-point,,";
 
 /// The random bytes in the server's nonce; PostgreSQL's SCRAM_RAW_NONCE_LEN.
 pub const NONCE_BYTES: usize = 18;

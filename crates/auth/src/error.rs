@@ -16,6 +16,9 @@ pub enum AuthError {
     /// The client asked for what RFC 5802 allows and this server does not offer.
     #[error("{0}")]
     ClientUnsupported(&'static str),
+    /// The client did not bind its login to the TLS connection as it should. The texts are PostgreSQL's.
+    #[error("{0}")]
+    ClientUnbound(&'static str),
     /// The server broke the protocol.
     #[error("the server sent a malformed authentication message: {0}")]
     ServerMalformed(String),
@@ -28,6 +31,19 @@ pub enum AuthError {
     /// The server asked for a password, and none is configured.
     #[error("the server asked for a password, and none is known for this user")]
     NoPassword,
+    /// The server asked for what cannot be made of the secret that is known.
+    #[error("the server asked for {asked}, and all that is known of this user's password is {known}")]
+    Mismatched {
+        /// The server's method.
+        asked: &'static str,
+        /// The kind of the [`Credential`](crate::Credential).
+        known: &'static str,
+    },
+    /// The keys that a client's login has shown are of another verifier than the server's.
+    #[error(
+        "the server's verifier of this user is not the one that the client was checked against: salt or iteration count differ"
+    )]
+    OtherVerifier,
     /// The server could not prove that it knows the password: it may be somebody else's.
     #[error("the server could not prove its identity")]
     ServerUnproven,
@@ -43,11 +59,14 @@ impl AuthError {
             AuthError::WrongPassword => "28P01",
             AuthError::ClientMalformed(_) => "08P01",
             AuthError::ClientUnsupported(_) => "0A000",
+            AuthError::ClientUnbound(_) => "28000",
             // The client did nothing wrong: it cannot be connected.
             AuthError::ServerMalformed(_)
             | AuthError::ServerRefused(_)
             | AuthError::ServerUnsupported(_)
             | AuthError::NoPassword
+            | AuthError::Mismatched { .. }
+            | AuthError::OtherVerifier
             | AuthError::ServerUnproven => "08001",
             AuthError::BrokenVerifier => "F0000",
         }

@@ -8,14 +8,25 @@
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test"))]
 
 mod client;
+mod credential;
 mod error;
+mod fault;
+mod md5;
+mod penalty;
+mod prover;
 mod scram;
 mod secret;
 mod server;
+mod userlist;
 mod verifier;
 
-pub use client::{Account, InitialResponse, MECHANISMS, NONCE_BYTES, ScramFinal, ScramServer};
+pub use client::{Account, InitialResponse, NONCE_BYTES, Proof, ScramFinal, ScramServer};
+pub use credential::{Credential, ScramKeys};
 pub use error::AuthError;
-pub use secret::{Secret, password_matches};
+pub use fault::Fault;
+pub use md5::md5_proves;
+pub use penalty::{ADDRESSES_MAX, Penalties, PenaltyOptions};
+pub use secret::{Secret, password_proves};
 pub use server::{Cleartext, ServerLogin, Step};
+pub use userlist::parse_userlist;
 pub use verifier::{DEFAULT_ITERATIONS, MOCK_SECRET_BYTES, SALT_BYTES, Verifier, salt_for};

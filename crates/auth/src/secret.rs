@@ -2,11 +2,13 @@
 //! against it.
 
 use std::fmt;
+use std::sync::Arc;
 
-use postgres_protocol::password;
 use subtle::ConstantTimeEq;
 
+use crate::credential::{Credential, ScramKeys};
 use crate::error::AuthError;
+use crate::md5;
 use crate::scram;
 use crate::verifier::{PREFIX, Verifier};
 
@@ -34,10 +36,22 @@ impl Secret {
         Ok(if is_md5(text) { Secret::Md5(text.to_owned()) } else { Secret::Plain(text.to_owned()) })
     }
 
+    /// What a server can be logged in to with, as far as the secret alone says: nothing where it is a verifier.
+    pub fn credential(&self) -> Credential {
+        match self {
+            Secret::Plain(password) if password.is_empty() => Credential::None,
+            Secret::Plain(password) => Credential::Password(password.clone()),
+            Secret::Md5(hash) => Credential::Md5(hash.clone()),
+            Secret::Scram(_) => Credential::None,
+        }
+    }
+
     /// The verifier to check a SCRAM client against. `salt` and `iterations` are for a plain password, for which the call
     /// takes milliseconds: make it once, not per login. `None` for an md5 hash, from which no verifier can be made.
     pub fn verifier(&self, salt: &[u8], iterations: u32) -> Option<Verifier> {
         match self {
+            // PostgreSQL lets nobody in with an empty password.
+            Secret::Plain(password) if password.is_empty() => None,
             Secret::Plain(password) => Some(Verifier::from_password(password.as_bytes(), salt, iterations)),
             Secret::Md5(_) => None,
             Secret::Scram(verifier) => Some(verifier.clone()),
@@ -55,20 +69,29 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Whether a password that was sent in plain text fits the secret of `user`. The time it takes does not depend on how much
-/// of the password is right.
-pub fn password_matches(secret: &Secret, user: &str, password: &[u8]) -> bool {
-    match secret {
-        // An empty password is no password: PostgreSQL lets nobody in with it.
-        _ if password.is_empty() => false,
+/// Checks a password that was sent in plain text; what is known then is returned. It takes the same milliseconds of computing
+/// whether there is such a user, such a password, or neither; `mock` is the verifier that an unknown user would seem to have.
+pub fn password_proves(secret: Option<&Secret>, mock: &Verifier, user: &str, password: &[u8]) -> Option<Credential> {
+    let verifier = match secret {
+        Some(Secret::Scram(verifier)) => verifier,
+        Some(Secret::Plain(_) | Secret::Md5(_)) | None => mock,
+    };
+    let keys = ScramKeys::from_password(password, &verifier.salt, verifier.iterations);
+    let (fits, credential) = match secret {
         // Hashed first, so that the length does not show in the time either.
-        Secret::Plain(stored) => scram::hash(stored.as_bytes()).ct_eq(&scram::hash(password)).into(),
-        Secret::Md5(stored) => password::md5(password, user).as_bytes().ct_eq(stored.as_bytes()).into(),
-        Secret::Scram(stored) => {
-            let offered = Verifier::from_password(password, &stored.salt, stored.iterations);
-            offered.stored_key.ct_eq(&stored.stored_key).into()
+        Some(Secret::Plain(stored)) => {
+            let fits = scram::hash(stored.as_bytes()).ct_eq(&scram::hash(password));
+            (bool::from(fits), Credential::Password(stored.clone()))
         }
-    }
+        Some(Secret::Md5(stored)) => {
+            let fits = md5::hash_of(password, user).as_bytes().ct_eq(stored.as_bytes());
+            (bool::from(fits), Credential::Md5(stored.clone()))
+        }
+        Some(Secret::Scram(stored)) => (keys.fit(stored), Credential::Keys(Arc::new(keys))),
+        None => (false, Credential::None),
+    };
+    // An empty password is no password: PostgreSQL lets nobody in with it.
+    (fits && !password.is_empty()).then_some(credential)
 }
 
 /// `md5` and 32 hexadecimal digits in lower case.
@@ -81,14 +104,27 @@ fn is_md5(text: &str) -> bool {
 mod tests {
     use super::*;
 
+    fn mock() -> Verifier {
+        Verifier::mock(&[7; crate::MOCK_SECRET_BYTES], "u", 10)
+    }
+
     /// The `rolpassword` that PostgreSQL 15 stored, the role and its password.
     #[test]
     fn stored_by_postgresql() {
         let check = |stored: &str, user: &str, password: &str, wrong: &str| {
             let secret = Secret::parse(stored).unwrap();
-            assert!(password_matches(&secret, user, password.as_bytes()), "{stored}: {password}");
-            assert!(!password_matches(&secret, user, wrong.as_bytes()), "{stored}: {wrong}");
-            assert!(!password_matches(&secret, user, b""), "{stored}");
+            let proves = |password: &str| password_proves(Some(&secret), &mock(), user, password.as_bytes());
+            let expected = match &secret {
+                Secret::Scram(verifier) => {
+                    let Some(Credential::Keys(keys)) = proves(password) else { panic!("{stored}: {password}") };
+                    assert!(keys.fit(verifier));
+                    Credential::Keys(keys)
+                }
+                known => known.credential(),
+            };
+            assert_eq!(proves(password), Some(expected), "{stored}: {password}");
+            assert_eq!(proves(wrong), None, "{stored}: {wrong}");
+            assert_eq!(proves(""), None, "{stored}");
             assert!(!format!("{secret:?}").contains(&stored[14..]));
         };
         let pencil = "SCRAM-SHA-256$4096:Q8/xR659yt93ETET2427fQ==$\
@@ -109,7 +145,19 @@ mod tests {
     #[test]
     fn md5_of_another_user() {
         let secret = Secret::parse("md58bbf3f45673bf67d02e4214911f3417f").unwrap();
-        assert!(!password_matches(&secret, "M", b"pencil"));
+        assert_eq!(password_proves(Some(&secret), &mock(), "M", b"pencil"), None);
+    }
+
+    #[test]
+    fn nobody() {
+        let check = |secret: Option<Secret>, password: &[u8]| {
+            assert_eq!(password_proves(secret.as_ref(), &mock(), "u", password), None, "{secret:?}");
+        };
+        check(None, b"");
+        check(None, b"pencil");
+        check(Some(Secret::Plain(String::new())), b"");
+        check(Some(Secret::Md5(md5::hash_of(b"", "u"))), b"");
+        check(Some(Secret::Scram(Verifier::from_password(b"", b"salt", 1))), b"");
     }
 
     #[test]

@@ -5,17 +5,19 @@
 
 use std::fmt;
 
-use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
-
+use crate::client::{NONCE_BYTES, SCRAM_SHA_256, SCRAM_SHA_256_PLUS};
+use crate::credential::Credential;
 use crate::error::AuthError;
-use crate::scram;
+use crate::md5;
+use crate::prover::{Gs2, Proved, Prover};
 
 /// A login to a server in progress.
 pub struct ServerLogin {
     user: String,
-    password: Option<String>,
+    credential: Credential,
     cleartext: Cleartext,
+    end_point: Option<Vec<u8>>,
+    nonce: [u8; NONCE_BYTES],
     state: State,
 }
 
@@ -45,9 +47,9 @@ enum State {
     /// A password was sent; the server says whether it is right.
     PasswordSent,
     /// The client-first-message was sent.
-    ScramStarted(Box<ScramSha256>),
+    ScramStarted(Prover),
     /// The proof was sent; the server owes its signature.
-    ProofSent(Box<ScramSha256>),
+    ProofSent(Proved),
     /// The server's signature was right.
     Verified,
     /// Let in, or failed for good.
@@ -65,9 +67,17 @@ enum Request<'m> {
 }
 
 impl ServerLogin {
-    /// Starts a login. Without a password it succeeds only with a server that asks for none.
-    pub fn new(user: &str, password: Option<&str>, cleartext: Cleartext) -> ServerLogin {
-        ServerLogin { user: user.to_owned(), password: password.map(str::to_owned), cleartext, state: State::Start }
+    /// Starts a login. Without a credential it succeeds only with a server that asks for none. `nonce` must be random and new.
+    pub fn new(user: &str, credential: Credential, cleartext: Cleartext, nonce: [u8; NONCE_BYTES]) -> ServerLogin {
+        ServerLogin { user: user.to_owned(), credential, cleartext, end_point: None, nonce, state: State::Start }
+    }
+
+    /// The connection is encrypted, and these bytes are what RFC 5929's tls-server-end-point makes of the server's certificate:
+    /// the login is bound to them if the server can, so that nobody between us can pass it on.
+    #[must_use]
+    pub fn bound_to(mut self, tls_server_end_point: Vec<u8>) -> ServerLogin {
+        self.end_point = Some(tls_server_end_point);
+        self
     }
 
     /// Takes the payload of an authentication message: what follows the type `R` and the length.
@@ -82,31 +92,26 @@ impl ServerLogin {
         let state = std::mem::replace(&mut self.state, State::Over);
         let (next, step) = match (state, Request::parse(payload)?) {
             (State::Start | State::PasswordSent | State::Verified, Request::Ok) => (State::Over, Step::Done),
-            (State::Start, Request::CleartextPassword) => match self.cleartext {
-                Cleartext::Refused => return Err(AuthError::ServerUnsupported("a password in plain text".into())),
-                Cleartext::Allowed => (State::PasswordSent, Step::Send(zero_ended(self.password()?))),
+            (State::Start, Request::CleartextPassword) => match (self.cleartext, &self.credential) {
+                (Cleartext::Refused, _) => return Err(AuthError::ServerUnsupported("a password in plain text".into())),
+                (_, Credential::Password(password)) => (State::PasswordSent, Step::Send(zero_ended(password))),
+                (_, other) => return Err(lacks("a password in plain text", other)),
             },
             (State::Start, Request::Md5Password(salt)) => {
-                let hash = md5_hash(self.user.as_bytes(), self.password()?.as_bytes(), salt);
-                (State::PasswordSent, Step::Send(zero_ended(&hash)))
+                let hash = match &self.credential {
+                    Credential::Password(password) => md5::hash_of(password.as_bytes(), &self.user),
+                    Credential::Md5(hash) => hash.clone(),
+                    other => return Err(lacks("md5", other)),
+                };
+                (State::PasswordSent, Step::Send(zero_ended(&md5::answer(&hash, salt))))
             }
-            (State::Start, Request::Sasl(mechanisms)) => {
-                if !mechanisms.contains(&SCRAM_SHA_256) {
-                    return Err(AuthError::ServerUnsupported(format!("one of the SASL mechanisms {mechanisms:?}")));
-                }
-                let scram = Box::new(ScramSha256::new(self.password()?.as_bytes(), ChannelBinding::unsupported()));
-                let step = Step::Send(initial_response(scram.message()));
-                (State::ScramStarted(scram), step)
+            (State::Start, Request::Sasl(mechanisms)) => self.start_scram(&mechanisms)?,
+            (State::ScramStarted(prover), Request::SaslContinue(message)) => {
+                let (proved, reply) = prover.prove(message, &self.credential)?;
+                (State::ProofSent(proved), Step::Send(reply))
             }
-            (State::ScramStarted(mut scram), Request::SaslContinue(message)) => {
-                check_server_first(message)?;
-                scram.update(message).map_err(|error| AuthError::ServerMalformed(error.to_string()))?;
-                let step = Step::Send(scram.message().to_vec());
-                (State::ProofSent(scram), step)
-            }
-            (State::ProofSent(mut scram), Request::SaslFinal(message)) => {
-                check_server_final(message)?;
-                scram.finish(message).map_err(|_| AuthError::ServerUnproven)?;
+            (State::ProofSent(proved), Request::SaslFinal(message)) => {
+                proved.check(message)?;
                 (State::Verified, Step::Wait)
             }
             // A server that lets us in without its signature does not know the password: it may be anybody (RFC 5802, 3:
@@ -118,8 +123,21 @@ impl ServerLogin {
         Ok(step)
     }
 
-    fn password(&self) -> Result<&str, AuthError> {
-        self.password.as_deref().ok_or(AuthError::NoPassword)
+    fn start_scram(&self, mechanisms: &[&str]) -> Result<(State, Step), AuthError> {
+        let (mechanism, binding) = match &self.end_point {
+            Some(data) if mechanisms.contains(&SCRAM_SHA_256_PLUS) => (SCRAM_SHA_256_PLUS, Gs2::EndPoint(data)),
+            end_point if mechanisms.contains(&SCRAM_SHA_256) => {
+                (SCRAM_SHA_256, if end_point.is_some() { Gs2::NotOffered } else { Gs2::Unsupported })
+            }
+            _ => return Err(AuthError::ServerUnsupported(format!("one of the SASL mechanisms {mechanisms:?}"))),
+        };
+        // Before a word is said that could not be followed by another.
+        match &self.credential {
+            Credential::Password(_) | Credential::Keys(_) => {}
+            other => return Err(lacks(SCRAM_SHA_256, other)),
+        }
+        let (prover, message) = Prover::start(&binding, &self.nonce);
+        Ok((State::ScramStarted(prover), Step::Send(initial_response(mechanism, &message))))
     }
 }
 
@@ -181,44 +199,25 @@ fn mechanisms(body: &[u8]) -> Option<Vec<&str>> {
 }
 
 /// The payload of a SASLInitialResponse.
-fn initial_response(message: &[u8]) -> Vec<u8> {
-    let length = i32::try_from(message.len()).expect("our own first message has about thirty bytes");
-    [SCRAM_SHA_256.as_bytes(), b"\0", &length.to_be_bytes(), message].concat()
+fn initial_response(mechanism: &str, message: &[u8]) -> Vec<u8> {
+    let length = i32::try_from(message.len()).expect("our own first message has about fifty bytes");
+    [mechanism.as_bytes(), b"\0", &length.to_be_bytes(), message].concat()
+}
+
+/// What is known does not answer what the server asks.
+fn lacks(asked: &'static str, known: &Credential) -> AuthError {
+    match known {
+        Credential::None => AuthError::NoPassword,
+        other => AuthError::Mismatched { asked, known: other.kind() },
+    }
 }
 
 fn zero_ended(text: &str) -> Vec<u8> {
     [text.as_bytes(), b"\0"].concat()
 }
 
-/// What the library does not check of `server-first-message = nonce "," salt "," iteration-count`.
-fn check_server_first(message: &[u8]) -> Result<(), AuthError> {
-    let malformed = |what: &str| Err(AuthError::ServerMalformed(what.into()));
-    let text = std::str::from_utf8(message).unwrap_or_default();
-    let nonce = scram::take_attribute(text).map_or("", |(attribute, _)| attribute.value);
-    let (_, salt_and_count) = text.split_once(",s=").unwrap_or_default();
-    let (salt, count) = salt_and_count.split_once(",i=").unwrap_or_default();
-    match (nonce, salt, count) {
-        (nonce, _, _) if nonce.len() > NONCE_BYTES_MAX => malformed("the nonce is too long"),
-        (_, "", _) => malformed("the salt is missing"),
-        // "posit-number = %x31-39 *DIGIT" (RFC 5802, 7).
-        (_, _, count) if count.is_empty() || count.starts_with('0') => malformed("the iteration count is not positive"),
-        _ => Ok(()),
-    }
-}
-
-/// `server-final-message = (server-error / verifier) ["," extensions]`: the server may say what it dislikes.
-fn check_server_final(message: &[u8]) -> Result<(), AuthError> {
-    match message.strip_prefix(b"e=") {
-        Some(error) => Err(AuthError::ServerRefused(String::from_utf8_lossy(error).into_owned())),
-        None => Ok(()),
-    }
-}
-
 /// The longest authentication request of a server, which needs a few hundred bytes.
 const MESSAGE_BYTES_MAX: usize = 2048;
-
-/// The longest nonce of a server, ours included. PostgreSQL's has 48 letters.
-const NONCE_BYTES_MAX: usize = 512;
 
 #[cfg(test)]
 mod tests;

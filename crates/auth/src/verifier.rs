@@ -5,6 +5,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::credential::ScramKeys;
 use crate::error::AuthError;
 use crate::scram::{self, Key};
 
@@ -23,21 +24,20 @@ impl Verifier {
     ///
     /// No iterations count as one, which RFC 5802's arithmetic cannot do without.
     pub fn from_password(password: &[u8], salt: &[u8], iterations: u32) -> Verifier {
-        let iterations = iterations.max(1);
-        let salted_password = scram::salted_password(password, salt, iterations);
-        Verifier {
-            iterations,
-            salt: salt.to_vec(),
-            stored_key: scram::hash(&scram::hmac(&salted_password, b"Client Key")),
-            server_key: scram::hmac(&salted_password, b"Server Key"),
-        }
+        Verifier::of(&ScramKeys::from_password(password, salt, iterations.max(1)))
+    }
+
+    /// The verifier that these keys are of.
+    pub(crate) fn of(keys: &ScramKeys) -> Verifier {
+        let ScramKeys { iterations, salt, server_key, .. } = keys;
+        Verifier { iterations: *iterations, salt: salt.clone(), stored_key: keys.stored_key(), server_key: *server_key }
     }
 
     /// The stand-in for a user that does not exist. It is the same for the same name each time, as a real one would be, and
     /// no password fits it. PostgreSQL calls this mock authentication (`mock_scram_secret` in its auth-scram.c).
-    pub fn mock(secret: &[u8; MOCK_SECRET_BYTES], user: &str) -> Verifier {
+    pub fn mock(secret: &[u8; MOCK_SECRET_BYTES], user: &str, iterations: u32) -> Verifier {
         Verifier {
-            iterations: DEFAULT_ITERATIONS,
+            iterations: iterations.max(1),
             salt: salt_for(secret, user).to_vec(),
             stored_key: derive(secret, "stored key", user),
             server_key: derive(secret, "server key", user),

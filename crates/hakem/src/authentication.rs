@@ -2,7 +2,7 @@
 //!
 //! Owns the exchange of messages. What they must hold is the crate `auth`'s; the startup packet, and what follows, are `login`'s.
 
-use auth::{Account, AuthError, InitialResponse, MECHANISMS, NONCE_BYTES, ScramServer};
+use auth::{Account, AuthError, DEFAULT_ITERATIONS, InitialResponse, NONCE_BYTES, ScramServer};
 use config::AuthMethod;
 use tokio::io::AsyncWriteExt;
 use wire::backend::{self, Failure};
@@ -56,14 +56,11 @@ pub(crate) async fn authenticate(guest: &mut Guest, worker: &Worker, user: &str)
 
 async fn scram(guest: &mut Guest, worker: &Worker, user: &str) -> Result<(), Denied> {
     let mut out = Vec::new();
-    backend::put_sasl(&mut out, MECHANISMS);
+    let server = ScramServer::new(account(worker, user).await, None);
+    backend::put_sasl(&mut out, server.mechanisms());
     guest.stream.write_all(&out).await?;
-    let account = account(worker, user).await;
     let payload = password(guest).await?;
     let initial = InitialResponse::parse(&payload)?;
-    if !MECHANISMS.contains(&initial.mechanism) {
-        return Err(AuthError::ClientMalformed("a SASL mechanism that was not offered").into());
-    }
     let first = match initial.message {
         Some(message) => message.to_vec(),
         None => {
@@ -72,9 +69,9 @@ async fn scram(guest: &mut Guest, worker: &Worker, user: &str) -> Result<(), Den
         }
     };
     let nonce: [u8; NONCE_BYTES] = rand::random();
-    let (question, exchange) = ScramServer::new(account).on_client_first(&first, &nonce)?;
+    let (question, exchange) = server.on_client_first(initial.mechanism, &first, &nonce)?;
     challenge(guest, &question).await?;
-    let last = exchange.on_client_final(&password(guest).await?)?;
+    let last = exchange.on_client_final(&password(guest).await?)?.message;
     out.clear();
     backend::put_sasl_final(&mut out, &last);
     Ok(guest.stream.write_all(&out).await?)
@@ -112,11 +109,11 @@ async fn password(guest: &mut Guest) -> Result<Vec<u8>, Denied> {
 async fn account(worker: &Worker, user: &str) -> Account {
     let (service, user) = (worker.service.clone(), user.to_owned());
     let found = tokio::task::spawn_blocking(move || {
-        let mock = Account::unknown(&service.mock_secret, &user);
+        let mock = Account::unknown(&service.mock_secret, &user, DEFAULT_ITERATIONS);
         service.verifier(&user).map_or(mock, Account::Known)
     });
     // Only a shutdown abandons it.
-    found.await.unwrap_or_else(|_| Account::unknown(&worker.service.mock_secret, ""))
+    found.await.unwrap_or_else(|_| Account::unknown(&worker.service.mock_secret, "", DEFAULT_ITERATIONS))
 }
 
 /// Bytes of a password message: PostgreSQL's `PG_MAX_AUTH_TOKEN_LENGTH` is 65,535, for GSSAPI's sake; SCRAM needs few.

@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use auth::Credential;
 use classifier::Classifier;
 use config::{Config, Resolved};
-use pool::{Keepalive, Parameters, Pool, Target};
+use pool::{Keepalive, Parameters, Pool, Target, Wallet};
 use session::{Consistency, Policy, Route, ServerMemory};
 use tokio::sync::watch;
 use topology::{NodeId, Watcher};
@@ -27,6 +28,8 @@ pub(crate) struct Tenant {
     pub(crate) watcher: Watcher,
     pub(crate) classifier: Arc<Classifier>,
     pub(crate) common: Arc<Common>,
+    /// What its pools log in with.
+    wallet: Wallet,
     /// By node.
     pools: Box<[OnceLock<Arc<Pool<ServerMemory>>>]>,
     pool_options: pool::Options,
@@ -108,7 +111,9 @@ impl Tenant {
             login_retry: config.pool.server_login_retry,
             workers,
         };
+        let password = resolved.server_password.as_ref().map(|password| password.expose().to_owned());
         Tenant {
+            wallet: Wallet::new(password.map_or(Credential::None, Credential::Password)),
             key,
             policy,
             cluster,
@@ -146,7 +151,11 @@ impl Tenant {
             true => self.common.clone(),
             false => Arc::new(Common::new(config)),
         };
-        let next = Tenant::new(self.key.clone(), config, workers, cluster, resolved, common);
+        let mut next = Tenant::new(self.key.clone(), config, workers, cluster, resolved, common);
+        // What was learnt stays known.
+        if (&self.resolved.server_password, &next.resolved.server_password) == (&None, &None) {
+            next.wallet = self.wallet.clone();
+        }
         let nodes = next.watcher.snapshot().nodes.len();
         for (_, pool) in self.pools() {
             let heir = (0..).map(NodeId).take(nodes).find(|node| pool.serves(&next.target(*node), next.prepared_max));
@@ -211,7 +220,7 @@ impl Tenant {
             host: address.host.to_string(),
             port: address.port,
             user: self.resolved.server_user.clone(),
-            password: self.resolved.server_password.as_ref().map(|password| password.expose().to_owned()),
+            wallet: self.wallet.clone(),
             database: self.resolved.dbname.clone(),
             timeout: self.connect_timeout,
             keepalive: self.keepalive,

@@ -16,6 +16,7 @@ use wire::{frontend, startup};
 
 use crate::connection::{Connection, Parameters};
 use crate::stream::Stream;
+use crate::wallet::Wallet;
 
 /// Whom to connect to, and as whom.
 #[derive(Clone, PartialEq, Eq)]
@@ -26,8 +27,8 @@ pub struct Target {
     pub port: u16,
     /// The user to log in as.
     pub user: String,
-    /// The password, for servers that ask for one.
-    pub password: Option<String>,
+    /// What to log in with.
+    pub wallet: Wallet,
     /// The database.
     pub database: String,
     /// The longest that connecting and logging in may take.
@@ -122,7 +123,8 @@ async fn log_in<M>(target: &Target, memory: M, worker: usize) -> Result<Connecti
     startup::put_session(&mut packet, [("user", target.user.as_str()), ("database", target.database.as_str())]);
     peer.stream.write_all(&packet).await?;
     // The password never goes out in clear text: there is no TLS underneath that would vouch for the server.
-    let mut login = Some(ServerLogin::new(&target.user, target.password.as_deref(), Cleartext::Refused));
+    let credential = target.wallet.get();
+    let mut login = Some(ServerLogin::new(&target.user, credential, Cleartext::Refused, rand::random()));
     let (mut parameters, mut cancel, mut admitted) = (Parameters::new(), None, false);
     loop {
         let message = peer.receive().await?;
@@ -133,7 +135,7 @@ async fn log_in<M>(target: &Target, memory: M, worker: usize) -> Result<Connecti
                 match step {
                     Step::Send(payload) => {
                         let mut reply = Vec::new();
-                        frontend::put_sasl_response(&mut reply, &payload);
+                        frontend::put_password_message(&mut reply, &payload);
                         peer.stream.write_all(&reply).await?;
                     }
                     Step::Wait => {}

@@ -12,8 +12,10 @@ mod connection;
 mod dial;
 mod pool;
 mod stream;
+mod wallet;
 
 pub use connection::{Connection, Parameters};
 pub use dial::{DialError, Keepalive, Target, dial};
 pub use pool::{CheckoutError, Figures, Lease, Options, Pool};
 pub use stream::{Detached, Peer, Socket, Stream};
+pub use wallet::Wallet;

@@ -238,6 +238,11 @@ impl<M: Send + 'static> Pool<M> {
         self.close_all(state, idle);
     }
 
+    /// Forgets that connections could not be made: there is reason to believe that they can be now.
+    pub fn forgive(&self) {
+        self.lock().failure = None;
+    }
+
     /// Closes what has been idle or alive for too long.
     pub fn sweep(self: &Arc<Self>, now: Instant) {
         let mut closed = Vec::new();

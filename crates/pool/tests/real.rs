@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cluster::{Authentication, Cluster};
-use pool::{CheckoutError, Figures, Lease, Options, Pool, Target};
+use pool::{CheckoutError, Figures, Lease, Options, Pool, Target, Wallet};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 use wire::frame::Frames;
@@ -49,7 +49,7 @@ impl Scene {
             host: node.host().to_owned(),
             port: node.port(),
             user: "postgres".to_owned(),
-            password: None,
+            wallet: Wallet::default(),
             database: "postgres".to_owned(),
             timeout: LONG,
             keepalive: None,

@@ -194,42 +194,6 @@ impl Failure {
     }
 }
 
-/// An authentication request, sent by a server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Authentication<'a> {
-    /// The login is complete.
-    Ok,
-    /// The password is asked for in clear text.
-    CleartextPassword,
-    /// The password is asked for, hashed with this salt.
-    Md5Password([u8; 4]),
-    /// SASL begins; the body lists mechanisms, each NUL-terminated.
-    Sasl(&'a [u8]),
-    /// SASL goes on with this challenge.
-    SaslContinue(&'a [u8]),
-    /// SASL ends with this.
-    SaslFinal(&'a [u8]),
-    /// A method that we do not speak, by its code.
-    Unknown(i32),
-}
-
-impl<'a> Authentication<'a> {
-    /// Reads the body of an Authentication message.
-    #[must_use]
-    pub fn read(body: &'a [u8]) -> Option<Authentication<'a>> {
-        let mut cursor = Cursor::new(body);
-        Some(match cursor.int()? {
-            0 => Authentication::Ok,
-            3 => Authentication::CleartextPassword,
-            5 => Authentication::Md5Password(cursor.rest().try_into().ok()?),
-            10 => Authentication::Sasl(cursor.rest()),
-            11 => Authentication::SaslContinue(cursor.rest()),
-            12 => Authentication::SaslFinal(cursor.rest()),
-            code => Authentication::Unknown(code),
-        })
-    }
-}
-
 /// A ParameterStatus's name and value.
 #[must_use]
 pub fn parameter_status(body: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -253,6 +217,16 @@ pub fn put_authentication_ok(out: &mut Vec<u8>) {
 /// Writes AuthenticationSASL with the mechanisms offered, best first.
 pub fn put_sasl(out: &mut Vec<u8>, mechanisms: &[&str]) {
     put_cold(out, &Reply::SASL(mechanisms.iter().map(ToString::to_string).collect()));
+}
+
+/// Writes AuthenticationCleartextPassword.
+pub fn put_authentication_cleartext_password(out: &mut Vec<u8>) {
+    put_cold(out, &Reply::CleartextPassword);
+}
+
+/// Writes AuthenticationMD5Password.
+pub fn put_authentication_md5_password(out: &mut Vec<u8>, salt: [u8; 4]) {
+    put_cold(out, &Reply::MD5Password(salt.to_vec()));
 }
 
 /// Writes AuthenticationSASLContinue.
@@ -380,30 +354,22 @@ mod tests {
     }
 
     #[test]
-    fn authentication() {
-        let check = |body: &[u8], expected| assert_eq!(Authentication::read(body), expected);
-        check(b"\0\0\0\0", Some(Authentication::Ok));
-        check(b"\0\0\0\x05abcd", Some(Authentication::Md5Password(*b"abcd")));
-        check(b"\0\0\0\x05abc", None);
-        check(b"\0\0\0\x0aSCRAM-SHA-256\0\0", Some(Authentication::Sasl(b"SCRAM-SHA-256\0\0")));
-        check(b"\0\0\0\x07", Some(Authentication::Unknown(7)));
-        check(b"\0\0", None);
-    }
-
-    #[test]
     fn what_is_written_is_read() {
         let mut out = Vec::new();
         put_parameter_status(&mut out, b"TimeZone", b"UTC");
         let key = CancelKey { process: 9, secret: [1, 2, 3, 4].into() };
         put_backend_key_data(&mut out, &key);
         put_ready(&mut out, Status::Failed);
+        put_authentication_cleartext_password(&mut out);
+        put_authentication_md5_password(&mut out, [1, 2, 3, 255]);
         put_text_columns(&mut out, &["a", "b"]);
         put_text_row(&mut out, &["x", ""]);
         let frames: Vec<_> = Frames::new(&out).collect();
-        assert_eq!(frames.iter().map(|frame| frame.tag).collect::<Vec<_>>(), b"SKZTD");
+        assert_eq!(frames.iter().map(|frame| frame.tag).collect::<Vec<_>>(), b"SKZRRTD");
         assert_eq!(parameter_status(frames[0].body()), Some((&b"TimeZone"[..], &b"UTC"[..])));
         assert_eq!(backend_key_data(frames[1].body()), Some(key));
         assert_eq!(Status::read(frames[2].body()), Some(Status::Failed));
-        assert_eq!(frames[4].body(), b"\0\x02\0\0\0\x01x\0\0\0\0");
+        assert_eq!((frames[3].body(), frames[4].body()), (&b"\0\0\0\x03"[..], &b"\0\0\0\x05\x01\x02\x03\xff"[..]));
+        assert_eq!(frames[6].body(), b"\0\x02\0\0\0\x01x\0\0\0\0");
     }
 }

@@ -160,23 +160,9 @@ pub fn put_terminate(out: &mut Vec<u8>) {
     put(out, tag::TERMINATE, |_| {});
 }
 
-/// Writes a SASLInitialResponse.
-pub fn put_sasl_initial(out: &mut Vec<u8>, mechanism: &str, data: &[u8]) {
-    put(out, tag::PASSWORD, |out| {
-        put_string(out, mechanism.as_bytes());
-        out.extend_from_slice(&u32::try_from(data.len()).expect("a SASL message is small").to_be_bytes());
-        out.extend_from_slice(data);
-    });
-}
-
-/// Writes a SASLResponse.
-pub fn put_sasl_response(out: &mut Vec<u8>, data: &[u8]) {
+/// Writes a message that answers an authentication request: a PasswordMessage, SASLInitialResponse or SASLResponse.
+pub fn put_password_message(out: &mut Vec<u8>, data: &[u8]) {
     put(out, tag::PASSWORD, |out| out.extend_from_slice(data));
-}
-
-/// Writes a PasswordMessage.
-pub fn put_password(out: &mut Vec<u8>, password: &[u8]) {
-    put(out, tag::PASSWORD, |out| put_string(out, password));
 }
 
 fn parse(mut body: Cursor<'_>) -> Option<Parse<'_>> {

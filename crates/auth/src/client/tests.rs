@@ -13,9 +13,9 @@ const SECRET: [u8; MOCK_SECRET_BYTES] = [7; MOCK_SECRET_BYTES];
 #[test]
 fn rfc_7677_example() {
     let salt = scram::base64_decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();
-    let server = ScramServer::new(Account::Known(Verifier::from_password(b"pencil", &salt, 4096)));
+    let server = ScramServer::new(Account::Known(Verifier::from_password(b"pencil", &salt, 4096)), None);
     let (first, server) =
-        server.challenge(b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO", "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0").unwrap();
+        server.challenge(SCRAM_SHA_256, b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO", "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0").unwrap();
     assert_eq!(
         String::from_utf8(first).unwrap(),
         "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"
@@ -23,7 +23,7 @@ fn rfc_7677_example() {
     let last = server.on_client_final(
         b"c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=",
     );
-    assert_eq!(String::from_utf8(last.unwrap()).unwrap(), "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
+    assert_eq!(String::from_utf8(last.unwrap().message).unwrap(), "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
 }
 
 #[test]
@@ -31,13 +31,14 @@ fn clients_of_another_implementation() {
     let check = |stored: &str, offered: &[u8], binding: fn() -> ChannelBinding, expected: Result<(), AuthError>| {
         let account = Account::Known(Verifier::from_password(stored.as_bytes(), b"salt", 10));
         let mut client = ScramSha256::new(offered, binding());
-        let outcome =
-            ScramServer::new(account).on_client_first(client.message(), &NONCE).and_then(|(first, server)| {
+        let outcome = ScramServer::new(account, None)
+            .on_client_first(SCRAM_SHA_256, client.message(), &NONCE)
+            .and_then(|(first, server)| {
                 client.update(&first).unwrap();
                 server.on_client_final(client.message())
             });
         // The client checks our signature, so that both sides are proved.
-        assert_eq!(outcome.map(|last| client.finish(&last).unwrap()), expected, "{stored:?} {offered:?}");
+        assert_eq!(outcome.map(|proof| client.finish(&proof.message).unwrap()), expected, "{stored:?} {offered:?}");
     };
     let (unsupported, unrequested) = (ChannelBinding::unsupported, ChannelBinding::unrequested);
     check("pencil", b"pencil", unsupported, Ok(()));
@@ -52,7 +53,12 @@ fn clients_of_another_implementation() {
     check("pass\u{7}word", b"password", unsupported, Err(AuthError::WrongPassword));
     check(&"long".repeat(1000), "long".repeat(1000).as_bytes(), unsupported, Ok(()));
     let bound = || ChannelBinding::tls_server_end_point(vec![1; 32]);
-    check("pencil", b"pencil", bound, Err(AuthError::ClientUnsupported("channel binding was not offered")));
+    check(
+        "pencil",
+        b"pencil",
+        bound,
+        Err(AuthError::ClientMalformed("channel binding data with a mechanism that has none")),
+    );
 }
 
 /// Nothing that an unknown user sees differs from what a known one with a wrong password sees.
@@ -60,19 +66,20 @@ fn clients_of_another_implementation() {
 fn unknown_user() {
     let attempt = |account| {
         let mut client = ScramSha256::new(b"guess", ChannelBinding::unsupported());
-        let (first, server) = ScramServer::new(account).on_client_first(client.message(), &NONCE).unwrap();
+        let (first, server) =
+            ScramServer::new(account, None).on_client_first(SCRAM_SHA_256, client.message(), &NONCE).unwrap();
         client.update(&first).unwrap();
         let challenge = String::from_utf8(first).unwrap().split_once(",s=").unwrap().1.to_owned();
         (challenge, server.on_client_final(client.message()))
     };
     let known = Verifier::from_password(b"pencil", &crate::salt_for(&SECRET, "known"), DEFAULT_ITERATIONS);
     let (known, refused) = attempt(Account::Known(known));
-    let (unknown, refused_too) = attempt(Account::unknown(&SECRET, "unknown"));
+    let (unknown, refused_too) = attempt(Account::unknown(&SECRET, "unknown", DEFAULT_ITERATIONS));
     assert_eq!((&refused, &refused_too), (&Err(AuthError::WrongPassword), &Err(AuthError::WrongPassword)));
     assert_eq!(known.len(), unknown.len());
     assert_eq!(known.split_once(',').unwrap().1, unknown.split_once(',').unwrap().1);
     // The salt is a name's own, and stays.
-    let again = |secret, user| attempt(Account::unknown(secret, user)).0;
+    let again = |secret, user| attempt(Account::unknown(secret, user, DEFAULT_ITERATIONS)).0;
     assert_eq!(unknown, again(&SECRET, "unknown"));
     assert_ne!(unknown, again(&SECRET, "known"));
     assert_ne!(unknown, again(&[8; MOCK_SECRET_BYTES], "unknown"));
@@ -83,8 +90,8 @@ fn unknown_user() {
 fn unknown_user_never_succeeds() {
     let verifier = Verifier::from_password(b"pencil", b"salt", 10);
     let mut client = ScramSha256::new(b"pencil", ChannelBinding::unsupported());
-    let server = ScramServer::new(Account::Unknown(verifier));
-    let (first, server) = server.on_client_first(client.message(), &NONCE).unwrap();
+    let server = ScramServer::new(Account::Unknown(verifier), None);
+    let (first, server) = server.on_client_first(SCRAM_SHA_256, client.message(), &NONCE).unwrap();
     client.update(&first).unwrap();
     assert_eq!(server.on_client_final(client.message()), Err(AuthError::WrongPassword));
 }
@@ -92,7 +99,7 @@ fn unknown_user_never_succeeds() {
 #[test]
 fn first_messages() {
     let check = |message: &[u8], expected: Result<(), &str>| {
-        let outcome = ScramServer::new(account()).on_client_first(message, &NONCE);
+        let outcome = ScramServer::new(account(), None).on_client_first(SCRAM_SHA_256, message, &NONCE);
         let shown = String::from_utf8_lossy(message);
         match (outcome, expected) {
             (Ok(_), Ok(())) => {}
@@ -108,7 +115,8 @@ fn first_messages() {
     check(b"x,,n=,r=x", Err("GS2 header"));
     check(b"n,n=,r=x", Err("GS2 header"));
     check(b"n,a=other,n=,r=x", Err("authorization identity"));
-    check(b"p=tls-unique,,n=,r=x", Err("channel binding was not offered"));
+    check(b"p=tls-unique,,n=,r=x", Err("unsupported channel-binding type"));
+    check(b"p=tls-server-end-point,,n=,r=x", Err("a mechanism that has none"));
     check(b"n,,m=x,n=,r=x", Err("mandatory extension"));
     check(b"n,,r=x", Err("user name is missing"));
     check(b"n,,n=", Err("nonce is missing"));
@@ -173,6 +181,65 @@ fn final_messages() {
     );
 }
 
+/// Which binding goes with which mechanism, on plain connections and on encrypted ones.
+#[test]
+fn channel_binding() {
+    const DATA: [u8; 32] = [1; 32];
+    let check = |tls: bool, mechanism: &str, header: &str, expected: Result<(), (&str, &str)>| {
+        let server = ScramServer::new(account(), tls.then(|| DATA.to_vec()));
+        let first = format!("{header}n=,r=x");
+        let outcome = server.on_client_first(mechanism, first.as_bytes(), &NONCE).map(drop);
+        let outcome = outcome.map_err(|error| (error.sqlstate(), error.to_string()));
+        match (outcome, expected) {
+            (Ok(()), Ok(())) => {}
+            (Err((code, text)), Err((state, reason))) => {
+                assert!(code == state && text.contains(reason), "{tls} {mechanism} {header}: {code} {text}");
+            }
+            (outcome, _) => panic!("{tls} {mechanism} {header}: {outcome:?}"),
+        }
+    };
+    let (plain, plus, end_point) = ("SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "p=tls-server-end-point,,");
+    let malformed = |reason| Err(("08P01", reason));
+    check(false, plain, "n,,", Ok(()));
+    check(false, plain, "y,,", Ok(()));
+    check(false, plain, end_point, malformed("a mechanism that has none"));
+    check(false, plus, "n,,", malformed("not offered"));
+    check(false, plus, end_point, malformed("not offered"));
+    check(true, plain, "n,,", Ok(()));
+    check(true, plain, "y,,", Err(("28000", "SCRAM channel binding negotiation error")));
+    check(true, plain, end_point, malformed("a mechanism that has none"));
+    check(true, plus, end_point, Ok(()));
+    check(true, plus, "n,,", malformed("no channel binding data"));
+    check(true, plus, "y,,", malformed("no channel binding data"));
+    check(true, plus, "p=tls-unique,,", malformed("unsupported channel-binding type"));
+    check(true, plus, "p=tls-server-end-point,a=other,", Err(("0A000", "authorization identity")));
+    check(true, "PLAIN", "n,,", malformed("not offered"));
+    check(true, "", "n,,", malformed("not offered"));
+    assert_eq!(ScramServer::new(account(), None).mechanisms(), [plain]);
+    assert_eq!(ScramServer::new(account(), Some(DATA.to_vec())).mechanisms(), [plus, plain]);
+
+    // A client of another implementation, bound to this certificate or to another one.
+    let bound = |data: [u8; 32]| {
+        let mut client = ScramSha256::new(b"pencil", ChannelBinding::tls_server_end_point(data.to_vec()));
+        let server = ScramServer::new(account(), Some(DATA.to_vec()));
+        let (first, server) = server.on_client_first(plus, client.message(), &NONCE).unwrap();
+        client.update(&first).unwrap();
+        server.on_client_final(client.message()).map(|proof| client.finish(&proof.message).unwrap())
+    };
+    assert_eq!(bound(DATA), Ok(()));
+    assert_eq!(bound([2; 32]), Err(AuthError::ClientUnbound("SCRAM channel binding check failed")));
+}
+
+/// What a proof shows is the keys of the verifier that it was checked against.
+#[test]
+fn proofs_show_keys() {
+    let (server, message) = before_final();
+    let proof = server.on_client_final(message.as_bytes()).unwrap();
+    assert_eq!(proof.keys, ScramKeys::from_password(b"pencil", b"salt", 1));
+    assert!(proof.keys.fit(account().verifier()));
+    assert_eq!(format!("{:?}", proof.keys), "ScramKeys(***)");
+}
+
 #[test]
 fn initial_responses() {
     let check = |payload: &[u8], expected: Option<(&str, Option<&[u8]>)>| {
@@ -199,7 +266,7 @@ fn initial_responses() {
 #[test]
 fn debug_hides() {
     let (server, _) = before_final();
-    let shown = format!("{server:?} {:?}", ScramServer::new(account()));
+    let shown = format!("{server:?} {:?}", ScramServer::new(account(), None));
     assert!(!shown.contains("abc") && !shown.contains("salt") && !shown.contains("stored"), "{shown}");
 }
 
@@ -207,7 +274,7 @@ proptest! {
     /// Whatever the bytes are, the server neither panics nor lets anybody in.
     #[test]
     fn random_bytes(first in any::<Vec<u8>>(), last in any::<Vec<u8>>()) {
-        prop_assert!(ScramServer::new(account()).on_client_first(&first, &NONCE).is_err());
+        prop_assert!(ScramServer::new(account(), None).on_client_first(SCRAM_SHA_256, &first, &NONCE).is_err());
         prop_assert!(before_final().0.on_client_final(&last).is_err());
         let _ = InitialResponse::parse(&first);
     }
@@ -215,7 +282,7 @@ proptest! {
     /// The same for text that looks like SCRAM.
     #[test]
     fn random_attributes(first in "[ny],,n=[a-z]{0,4},r=[!-+--~]{1,9}", last in "c=(biws|eSws),r=abc[a-zA-Z0-9+/=]{0,24}(,z=a)?,p=[a-zA-Z0-9+/]{43}=") {
-        let (_, server) = ScramServer::new(account()).on_client_first(first.as_bytes(), &NONCE).unwrap();
+        let (_, server) = ScramServer::new(account(), None).on_client_first(SCRAM_SHA_256, first.as_bytes(), &NONCE).unwrap();
         prop_assert!(server.on_client_final(last.as_bytes()).is_err());
         prop_assert!(before_final().0.on_client_final(last.as_bytes()).is_err());
     }
@@ -238,7 +305,7 @@ proptest! {
         let at = at.index(first.len());
         prop_assume!(first[at] != to);
         first[at] = to;
-        if let Ok((_, server)) = ScramServer::new(account()).on_client_first(&first, &NONCE) {
+        if let Ok((_, server)) = ScramServer::new(account(), None).on_client_first(SCRAM_SHA_256, &first, &NONCE) {
             prop_assert!(server.on_client_final(before_final().1.as_bytes()).is_err());
         }
     }
@@ -252,7 +319,8 @@ fn account() -> Account {
 
 /// A server that waits for the proof, and the right final message for it, computed step by step as RFC 5802 section 3 says.
 fn before_final() -> (ScramFinal, String) {
-    let (first, server) = ScramServer::new(account()).on_client_first(FIRST.as_bytes(), &NONCE).unwrap();
+    let (first, server) =
+        ScramServer::new(account(), None).on_client_first(SCRAM_SHA_256, FIRST.as_bytes(), &NONCE).unwrap();
     let salted_password = scram::salted_password(b"pencil", b"salt", 1);
     let client_key = scram::hmac(&salted_password, b"Client Key");
     let without_proof = format!("c=biws,r=abc{}", scram::base64(&NONCE));

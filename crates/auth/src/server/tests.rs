@@ -4,6 +4,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::client::{Account, InitialResponse, NONCE_BYTES, ScramFinal, ScramServer};
+use crate::credential::ScramKeys;
+use crate::prover::{ITERATIONS_MAX, NONCE_BYTES_MAX};
+use crate::scram;
 use crate::verifier::Verifier;
 
 const OK: &[u8] = &[0, 0, 0, 0];
@@ -11,8 +14,18 @@ const CLEARTEXT: &[u8] = &[0, 0, 0, 3];
 const MD5: &[u8] = &[0, 0, 0, 5, 1, 2, 3, 4];
 const SCRAM: &[u8] = b"\0\0\0\x0aSCRAM-SHA-256\0\0";
 
+const NONCE: [u8; NONCE_BYTES] = *b"eighteen bytes now";
+
 fn login(password: Option<&str>) -> ServerLogin {
-    ServerLogin::new("user", password, Cleartext::Refused)
+    with(known(password))
+}
+
+fn with(credential: Credential) -> ServerLogin {
+    ServerLogin::new("user", credential, Cleartext::Refused, NONCE)
+}
+
+fn known(password: Option<&str>) -> Credential {
+    password.map_or(Credential::None, |password| Credential::Password(password.into()))
 }
 
 /// A login, the messages of a server before the last one, and what the last one gives.
@@ -50,7 +63,9 @@ fn methods_without_scram() {
     check(login(Some("x")), &[MD5, OK], Ok(Step::Done));
     check(login(None), &[MD5], Err(AuthError::NoPassword));
     check(login(Some("x")), &[CLEARTEXT], unsupported("a password in plain text"));
-    let allowed = |password| ServerLogin::new("user", password, Cleartext::Allowed);
+    let hash = || Credential::Md5(md5::hash_of(b"x", "user"));
+    check(with(hash()), &[MD5], sent("md561af308ed0c8b9af0bd038489070c92a\0"));
+    let allowed = |password| ServerLogin::new("user", known(password), Cleartext::Allowed, NONCE);
     check(allowed(Some("x")), &[CLEARTEXT], sent("x\0"));
     check(allowed(Some("x")), &[CLEARTEXT, OK], Ok(Step::Done));
     check(allowed(None), &[CLEARTEXT], Err(AuthError::NoPassword));
@@ -109,25 +124,30 @@ fn scram() {
     check("Pencil", same, same, Err("password authentication failed"));
 
     let first = |change, expected| check("pencil", change, same, expected);
-    first(|_| String::new(), Err("salt is missing"));
+    first(|_| String::new(), Err("nonce is missing"));
+    first(|message| format!("m=x,{message}"), Err("nonce is missing"));
     first(|message| message.replace(",s=", ",x="), Err("salt is missing"));
-    first(|message| message.replace(",i=10", ""), Err("salt is missing"));
-    first(|message| message.replace(",i=10", ",i="), Err("iteration count is not positive"));
-    first(|message| message.replace(",i=10", ",i=0"), Err("iteration count is not positive"));
-    first(|message| message.replace(",i=10", ",i=-1"), Err("malformed"));
-    first(|message| message.replace(",i=10", ",i=10,x=y"), Err("trailing data"));
+    first(|message| message.replace(",i=10", ""), Err("iteration count is missing"));
+    first(|message| message.replace(",i=10", ",i="), Err("not a positive number"));
+    first(|message| message.replace(",i=10", ",i=0"), Err("not a positive number"));
+    first(|message| message.replace(",i=10", ",i=-1"), Err("not a positive number"));
+    first(|message| message.replace(",i=10", ",i=+1"), Err("not a positive number"));
+    first(|message| message.replace(",i=10", ",i=10,x=y"), Err("something follows"));
     // A count that would keep us computing for ever, and one that does not fit.
-    first(|message| message.replace(",i=10", ",i=4294967295"), Err("exceeds the maximum"));
-    first(|message| message.replace(",i=10", ",i=99999999999"), Err("too large"));
-    first(|message| message.replacen("r=", "r=x", 1), Err("invalid nonce"));
-    first(|message| message.replacen("r=", "r=\u{7f}", 1), Err("malformed"));
+    first(|message| message.replace(",i=10", &format!(",i={}", ITERATIONS_MAX + 1)), Err("too high"));
+    first(|message| message.replace(",i=10", ",i=99999999999"), Err("not a positive number"));
+    first(|message| message.replacen("r=", "r=x", 1), Err("not ours"));
+    first(|message| message.replacen("r=", "r=\u{7f}", 1), Err("not ours"));
+    // No nonce of the server's own: it may be an exchange that somebody has overheard.
+    first(|_| format!("r={},s=c2FsdA==,i=10", scram::base64(&NONCE)), Err("not ours"));
     first(|message| message.replace(",s=", &format!("{},s=", "x".repeat(NONCE_BYTES_MAX))), Err("nonce is too long"));
     first(
         |message| message.replace(",s=", &format!("{},s=", "x".repeat(MESSAGE_BYTES_MAX))),
         Err("request is too long"),
     );
-    first(|message| message.replace(",s=", ",s=*"), Err("malformed"));
-    first(|message| message.replace(",s=", ",s=A"), Err("malformed"));
+    first(|message| message.replace(",s=", ",s=*"), Err("salt is broken"));
+    first(|message| message.replace(",s=", ",s=A"), Err("salt is broken"));
+    first(|_| format!("r={}x,s=,i=10", scram::base64(&NONCE)), Err("salt is broken"));
 
     let last = |change, expected| check("pencil", same, change, expected);
     last(|_| String::new(), Err("prove its identity"));
@@ -136,6 +156,73 @@ fn scram() {
     last(|_| format!("v={}", scram::base64(&[0; 32])), Err("prove its identity"));
     last(|message| message + ",x=y", Err("prove its identity"));
     last(|_| "e=unknown-user".into(), Err("refused the login: unknown-user"));
+}
+
+/// SCRAM pass-through: a client's login has shown the keys, and they log in wherever the same verifier is.
+#[test]
+fn scram_with_keys() {
+    let same: fn(String) -> String = |message| message;
+    let try_keys = |password: &str, salt: &str, iterations| {
+        let keys = ScramKeys::from_password(password.as_bytes(), salt.as_bytes(), iterations);
+        exchange_with(Credential::Keys(keys.into()), same, same)
+    };
+    assert_eq!(try_keys("pencil", "salt", 10), Ok(()));
+    assert_eq!(try_keys("Pencil", "salt", 10), Err(AuthError::WrongPassword));
+    // Keys of another verifier of the same password are refused before anything is sent.
+    assert_eq!(try_keys("pencil", "Salt", 10), Err(AuthError::OtherVerifier));
+    assert_eq!(try_keys("pencil", "salt", 11), Err(AuthError::OtherVerifier));
+}
+
+/// Every kind of credential with every method of a server: what does not fit fails, and nothing is sent.
+#[test]
+fn credentials_and_methods() {
+    let keys = || Credential::Keys(ScramKeys::from_password(b"pencil", b"salt", 10).into());
+    let hash = || Credential::Md5(md5::hash_of(b"pencil", "user"));
+    let mismatched = |asked, known| Err(AuthError::Mismatched { asked, known });
+    let allowed = |credential| ServerLogin::new("user", credential, Cleartext::Allowed, NONCE);
+    let cleartext = "a password in plain text";
+    check(with(keys()), &[OK], Ok(Step::Done));
+    check(with(hash()), &[OK], Ok(Step::Done));
+    check(with(keys()), &[MD5], mismatched("md5", "SCRAM keys"));
+    check(with(hash()), &[SCRAM], mismatched("SCRAM-SHA-256", "an md5 hash"));
+    check(with(keys()), &[CLEARTEXT], unsupported(cleartext));
+    check(with(hash()), &[CLEARTEXT], unsupported(cleartext));
+    check(allowed(keys()), &[CLEARTEXT], mismatched(cleartext, "SCRAM keys"));
+    check(allowed(hash()), &[CLEARTEXT], mismatched(cleartext, "an md5 hash"));
+    check(allowed(Credential::None), &[SCRAM], Err(AuthError::NoPassword));
+}
+
+/// On an encrypted connection the login is bound to the server's certificate, if the server can.
+#[test]
+fn channel_binding() {
+    const BOTH: &[u8] = b"\0\0\0\x0aSCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0";
+    let exchange = |own: Option<u8>, offer: &[u8], servers: Option<u8>| {
+        let mut login = login(Some("pencil"));
+        if let Some(byte) = own {
+            login = login.bound_to(vec![byte; 32]);
+        }
+        let Step::Send(initial) = login.on_message(offer)? else { panic!("SCRAM starts with a message") };
+        let initial = InitialResponse::parse(&initial)?;
+        let account = Account::Known(Verifier::from_password(b"pencil", b"salt", 10));
+        let server = ScramServer::new(account, servers.map(|byte| vec![byte; 32]));
+        let (first, server) = server.on_client_first(initial.mechanism, initial.message.unwrap(), &NONCE)?;
+        let Step::Send(proof) = login.on_message(&[b"\0\0\0\x0b", &first[..]].concat())? else {
+            panic!("a challenge is answered")
+        };
+        let last = server.on_client_final(&proof)?.message;
+        login.on_message(&[b"\0\0\0\x0c", &last[..]].concat()).map(|_| initial.mechanism.to_owned())
+    };
+    let (plain, plus) = (Ok("SCRAM-SHA-256".to_owned()), Ok("SCRAM-SHA-256-PLUS".to_owned()));
+    assert_eq!(exchange(None, SCRAM, None), plain);
+    assert_eq!(exchange(Some(1), BOTH, Some(1)), plus);
+    // A server that cannot bind, which is what a certificate without a hash function leads to.
+    assert_eq!(exchange(Some(1), SCRAM, None), plain);
+    // A man in the middle: with a certificate of his own, or one who hides the server's offer.
+    assert_eq!(exchange(Some(1), BOTH, Some(2)), Err(AuthError::ClientUnbound("SCRAM channel binding check failed")));
+    assert_eq!(
+        exchange(Some(1), SCRAM, Some(1)),
+        Err(AuthError::ClientUnbound("SCRAM channel binding negotiation error"))
+    );
 }
 
 /// A server that says yes before it has shown that it knows the password.
@@ -151,7 +238,7 @@ fn skipped_signature() {
 
 #[test]
 fn debug_hides() {
-    let mut login = ServerLogin::new("user", Some("pencil"), Cleartext::Allowed);
+    let mut login = ServerLogin::new("user", known(Some("pencil")), Cleartext::Allowed, NONCE);
     let step = login.on_message(CLEARTEXT).unwrap();
     assert_eq!(format!("{login:?} {step:?}"), "ServerLogin { user: \"user\", .. } Send(***)");
 }
@@ -184,8 +271,8 @@ fn try_start(login: &mut ServerLogin, change: fn(String) -> String) -> Result<(S
     let Step::Send(initial) = login.on_message(SCRAM)? else { panic!("SCRAM starts with a message") };
     let initial = InitialResponse::parse(&initial)?;
     assert_eq!(initial.mechanism, "SCRAM-SHA-256");
-    let server = ScramServer::new(Account::Known(Verifier::from_password(b"pencil", b"salt", 10)));
-    let (first, server) = server.on_client_first(initial.message.unwrap(), &[0; NONCE_BYTES])?;
+    let server = ScramServer::new(Account::Known(Verifier::from_password(b"pencil", b"salt", 10)), None);
+    let (first, server) = server.on_client_first(initial.mechanism, initial.message.unwrap(), &[0; NONCE_BYTES])?;
     let first = change(String::from_utf8(first).unwrap());
     let Step::Send(proof) = login.on_message(&[b"\0\0\0\x0b", first.as_bytes()].concat())? else {
         panic!("a challenge is answered")
@@ -198,9 +285,17 @@ fn start(login: &mut ServerLogin, change: fn(String) -> String) -> (ScramFinal, 
 }
 
 fn exchange(password: &str, first: fn(String) -> String, last: fn(String) -> String) -> Result<(), AuthError> {
-    let mut login = login(Some(password));
+    exchange_with(known(Some(password)), first, last)
+}
+
+fn exchange_with(
+    credential: Credential,
+    first: fn(String) -> String,
+    last: fn(String) -> String,
+) -> Result<(), AuthError> {
+    let mut login = with(credential);
     let (server, proof) = try_start(&mut login, first)?;
-    let message = last(String::from_utf8(server.on_client_final(&proof)?).unwrap());
+    let message = last(String::from_utf8(server.on_client_final(&proof)?.message).unwrap());
     assert_eq!(login.on_message(&[b"\0\0\0\x0c", message.as_bytes()].concat())?, Step::Wait);
     assert_eq!(login.on_message(OK)?, Step::Done);
     Ok(())
