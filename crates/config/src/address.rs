@@ -1,4 +1,4 @@
-//! The address of a PostgreSQL server as it is written in the configuration: `host:port`.
+//! The address of a PostgreSQL server as it is written in the configuration: `host:port`, or the directory of its Unix socket.
 //!
 //! A host name stays a name: looking it up is for the code that connects, at the moment when it connects.
 
@@ -9,16 +9,16 @@ use std::str::FromStr;
 /// Where a PostgreSQL server listens.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address {
-    /// A host name in lower case, or an IP address without brackets.
+    /// A host name in lower case, an IP address without brackets, or a directory of Unix sockets, which begins with `/`.
     pub host: String,
-    /// The TCP port; never 0.
+    /// The TCP port, which is in the name of the Unix socket, too; never 0.
     pub port: u16,
 }
 
 impl FromStr for Address {
     type Err = String;
 
-    /// Reads `host`, `host:port`, `1.2.3.4:port` or `[::1]:port`; without a port it is PostgreSQL's, 5432.
+    /// Reads `host`, `host:port`, `1.2.3.4:port`, `[::1]:port` or `/directory:port`; without a port it is PostgreSQL's, 5432.
     fn from_str(text: &str) -> Result<Address, String> {
         let (host, port) = match text.strip_prefix('[') {
             Some(rest) => {
@@ -30,6 +30,11 @@ impl FromStr for Address {
                 };
                 (host.to_string(), port)
             }
+            // A directory may have colons in its name; only what stands behind the last one can be a port.
+            None if text.starts_with('/') => match text.rsplit_once(':') {
+                Some((directory, port)) if !port.contains('/') => (directory_name(directory)?, Some(port)),
+                Some(_) | None => (directory_name(text)?, None),
+            },
             None if text.parse::<Ipv6Addr>().is_ok() => {
                 return Err(format!("an IPv6 address needs brackets: \"[{text}]:{DEFAULT_PORT}\""));
             }
@@ -59,6 +64,19 @@ impl fmt::Display for Address {
     }
 }
 
+/// Checks what a socket's path can be made from.
+fn directory_name(directory: &str) -> Result<String, String> {
+    let name = directory.trim_end_matches('/');
+    match name {
+        _ if name.len() > DIRECTORY_BYTES_MAX => {
+            Err(format!("the directory of a Unix socket has at most {DIRECTORY_BYTES_MAX} bytes"))
+        }
+        _ if name.chars().any(char::is_control) => Err(format!("{directory:?} is not a directory's name")),
+        "" => Ok("/".to_owned()),
+        name => Ok(name.to_owned()),
+    }
+}
+
 /// Checks the letters of a host name; what only looks like an IPv4 address ("10.0.0.256") is not a name.
 fn host_name(host: &str) -> Result<String, String> {
     let looks_numeric = host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
@@ -78,6 +96,8 @@ fn host_name(host: &str) -> Result<String, String> {
 const DEFAULT_PORT: u16 = 5432;
 /// The longest name that DNS can express.
 const HOST_BYTES_MAX: usize = 253;
+/// A socket's path has 107 bytes at most: `sun_path` of unix(7), less its zero byte.
+const DIRECTORY_BYTES_MAX: usize = 107 - "/.s.PGSQL.65535".len();
 
 #[cfg(test)]
 mod tests {
@@ -96,6 +116,10 @@ mod tests {
         check("DB-1.example.org:1", "db-1.example.org", 1, "db-1.example.org:1");
         check("[::1]:65535", "::1", 65535, "[::1]:65535");
         check("[fe80:0::1]", "fe80::1", 5432, "[fe80::1]:5432");
+        check("/var/run/postgresql", "/var/run/postgresql", 5432, "/var/run/postgresql:5432");
+        check("/var/run/postgresql/:5433", "/var/run/postgresql", 5433, "/var/run/postgresql:5433");
+        check("/a:1/b", "/a:1/b", 5432, "/a:1/b:5432");
+        check("/", "/", 5432, "/:5432");
     }
 
     #[test]
@@ -119,7 +143,8 @@ mod tests {
         check("10.0.0.256:5432", "not an IP address");
         check("db 1:5432", "not a host name");
         check("postgres://db1", "is not a port");
-        check("/var/run/postgresql", "not a host name");
+        check("/var/run/postgresql:0", "is not a port");
+        check(&format!("/{}", "a".repeat(92)), "at most 92 bytes");
         check(&"a".repeat(254), "at most 253");
     }
 }

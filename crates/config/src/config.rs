@@ -11,6 +11,7 @@ use crate::reader::{Found, Reader, Section, Setting};
 use crate::sections::{
     self, Auth, AuthMethod, Cluster, Database, Log, Overrides, Pool, Proxy, Routing, Topology, User,
 };
+use crate::tls::Tls;
 
 /// A validated configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub struct Config {
     pub log: Log,
     /// `[auth]`.
     pub auth: Auth,
+    /// `[tls]`.
+    pub tls: Tls,
     /// `[pool]`.
     pub pool: Pool,
     /// `[routing]`.
@@ -60,7 +63,8 @@ impl Config {
     fn read(root: &mut Section<'_, '_>) -> Config {
         let auth = root.section("auth", Auth::read);
         let pool = root.section("pool", Pool::read);
-        let clusters = read_clusters(root);
+        let tls = root.section("tls", Tls::read);
+        let clusters = read_clusters(root, &tls);
         Config {
             proxy: root.section("proxy", Proxy::read),
             log: root.section("log", Log::read),
@@ -69,6 +73,7 @@ impl Config {
             users: read_users(root, auth.method, &pool),
             databases: read_databases(root, &clusters, &pool),
             auth,
+            tls,
             pool,
             clusters,
             settings: Vec::new(),
@@ -76,14 +81,14 @@ impl Config {
     }
 }
 
-fn read_clusters(root: &mut Section<'_, '_>) -> BTreeMap<String, Cluster> {
+fn read_clusters(root: &mut Section<'_, '_>, tls: &Tls) -> BTreeMap<String, Cluster> {
     let mut clusters = BTreeMap::new();
     let mut owners = BTreeMap::new();
     for found in root.named("clusters") {
         let name = found.name.clone();
         check_name(root, &found, "clusters");
         let cluster = root.open(header("clusters", &name), found, |section| {
-            let cluster = Cluster::read(section);
+            let cluster = Cluster::read(section, tls);
             for server in &cluster.servers {
                 // Two clusters with one server would each take it for their primary.
                 if let Some(owner) = owners.insert(server.clone(), name.clone()) {

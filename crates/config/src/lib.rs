@@ -15,6 +15,7 @@ mod reader;
 mod resolve;
 mod secret;
 mod sections;
+mod tls;
 mod value;
 
 pub use address::Address;
@@ -25,5 +26,6 @@ pub use resolve::{ResolveError, Resolved};
 pub use secret::Secret;
 pub use sections::{
     Auth, AuthMethod, Cluster, Consistency, Database, Keepalive, Log, LogFormat, LogLevel, Overrides, Pool, PoolMode,
-    Proxy, Route, Routing, Topology, User,
+    Proxy, Route, Routing, Topology, UnixSocket, User,
 };
+pub use tls::{Ciphers, ClientTls, Protocols, ServerTls, SslMode, Tls};

@@ -4,18 +4,22 @@
 //! How sections refer to each other is checked in `config.rs`.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::address::Address;
 use crate::reader::Section;
 use crate::secret::{self, Secret};
-use crate::value::{Keyword, Size};
+use crate::tls::{ServerTls, Tls};
+use crate::value::{FileMode, Keyword, Size};
 
 /// `[proxy]`: the program as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proxy {
     /// Where clients connect. Never empty. Port 0 lets the kernel choose.
     pub listen: Vec<SocketAddr>,
+    /// Where clients of the same machine connect, if anywhere.
+    pub unix_socket: Option<UnixSocket>,
     /// Where metrics, health and the status page are served, if anywhere.
     pub http_listen: Option<SocketAddr>,
     /// The number of worker threads; 0 is one per core.
@@ -30,6 +34,17 @@ pub struct Proxy {
     pub message_retain_max: usize,
     /// How dead peers are noticed; `None` leaves sockets without keepalive.
     pub keepalive: Option<Keepalive>,
+}
+
+/// The Unix sockets that clients connect to: one for each port of [`Proxy::listen`], named as PostgreSQL's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnixSocket {
+    /// The directory that they lie in.
+    pub directory: PathBuf,
+    /// Who may connect.
+    pub mode: u32,
+    /// The group that owns them, by name or by number; none for the process's own.
+    pub group: Option<String>,
 }
 
 /// TCP keepalive of client and server connections.
@@ -134,6 +149,8 @@ pub struct Cluster {
     pub probe_password: Option<Secret>,
     /// The database of the probes.
     pub probe_database: String,
+    /// How its servers are connected to.
+    pub tls: ServerTls,
 }
 
 /// `[databases.NAME]`: a database that clients may ask for.
@@ -245,8 +262,17 @@ impl Proxy {
             let place = section.place_of("http_listen").or_else(|| section.place_of("listen"));
             section.problem(place, format!("\"http_listen\" {address} is in \"listen\" too"));
         }
+        let directory = section.value("unix_socket_dir", String::new());
+        let mode = section.value("unix_socket_mode", FileMode(0o777)).0;
+        let group = section.value("unix_socket_group", String::new());
+        if !directory.is_empty() && !directory.starts_with('/') {
+            let place = section.place_of("unix_socket_dir");
+            section.problem(place, format!("\"unix_socket_dir\" must begin with \"/\", not {directory:?}"));
+        }
+        let unix_socket = UnixSocket { directory: directory.into(), mode, group: (!group.is_empty()).then_some(group) };
         Proxy {
             listen,
+            unix_socket: (!unix_socket.directory.as_os_str().is_empty()).then_some(unix_socket),
             http_listen,
             workers: count(section.within("workers", 0, 0..=1024)),
             max_client_conn: count(section.within("max_client_conn", 10_000, 1..=1_000_000)),
@@ -343,12 +369,13 @@ impl User {
 }
 
 impl Cluster {
-    pub(crate) fn read(section: &mut Section<'_, '_>) -> Cluster {
+    pub(crate) fn read(section: &mut Section<'_, '_>, tls: &Tls) -> Cluster {
         Cluster {
             servers: section.required("servers").unwrap_or_default(),
             probe_user: name(section, "probe_user", "postgres"),
             probe_password: plain_password(section, "probe_password"),
             probe_database: name(section, "probe_database", "postgres"),
+            tls: ServerTls::read(section, &tls.server),
         }
     }
 }

@@ -39,6 +39,10 @@ pub(crate) trait Keyword: Sized + Copy + PartialEq + 'static {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Size(pub(crate) usize);
 
+/// The permissions of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct FileMode(pub(crate) u32);
+
 impl<K: Keyword> Value for K {
     fn read(value: &DeValue<'_>) -> Result<K, Refusal> {
         let written = string(value, "a word in quotes")?;
@@ -142,6 +146,22 @@ impl Value for Size {
             .find(|(_, size)| bytes >= *size && bytes.is_multiple_of(*size))
             .unwrap_or(&("B", 1));
         format!("\"{}{unit}\"", bytes / size)
+    }
+}
+
+/// Octal digits in quotes: TOML refuses a number that begins with a zero, and without one it would look decimal.
+impl Value for FileMode {
+    fn read(value: &DeValue<'_>) -> Result<FileMode, Refusal> {
+        let written = string(value, "octal digits in quotes, such as \"0770\"")?;
+        let digits = |byte: u8| matches!(byte, b'0'..=b'7');
+        match u32::from_str_radix(written, 8) {
+            Ok(mode) if mode <= 0o777 && written.bytes().all(digits) => Ok(FileMode(mode)),
+            Ok(_) | Err(_) => Err(refuse(format!("must be octal digits from \"0000\" to \"0777\", not {written:?}"))),
+        }
+    }
+
+    fn show(&self) -> String {
+        format!("\"{:04o}\"", self.0)
     }
 }
 

@@ -80,8 +80,16 @@ fn reference_explains_every_key() {
 fn defaults_are_the_reference() {
     let (reference, least) = (parse(REFERENCE), parse(LEAST));
     assert_eq!(
-        (&least.proxy, &least.log, &least.auth, &least.pool, &least.routing, &least.topology),
-        (&reference.proxy, &reference.log, &reference.auth, &reference.pool, &reference.routing, &reference.topology),
+        (&least.proxy, &least.log, &least.auth, &least.tls, &least.pool, &least.routing, &least.topology),
+        (
+            &reference.proxy,
+            &reference.log,
+            &reference.auth,
+            &reference.tls,
+            &reference.pool,
+            &reference.routing,
+            &reference.topology
+        ),
     );
 }
 
