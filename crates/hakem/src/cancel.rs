@@ -10,7 +10,6 @@ use std::time::Duration;
 use pool::{Lease, Pool};
 use session::ServerMemory;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use wire::startup::{self, CancelKey};
 
 /// The keys of all clients.
@@ -94,7 +93,7 @@ impl Registered {
 
 async fn send(server: &Server) -> std::io::Result<()> {
     let target = server.pool.target();
-    let mut stream = TcpStream::connect((target.host.as_str(), target.port)).await?;
+    let mut stream = pool::reach(target).await.map_err(std::io::Error::other)?;
     let mut packet = Vec::new();
     startup::put_cancel(&mut packet, &server.key);
     stream.write_all(&packet).await?;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use config::Config;
+use pool::Tls;
 use tokio::task::AbortHandle;
 use topology::{NodeState, Watcher, Writer};
 
@@ -18,6 +19,8 @@ pub(crate) type Clusters = BTreeMap<String, Arc<Cluster>>;
 /// A cluster and its watcher.
 pub(crate) struct Cluster {
     pub(crate) watcher: Watcher,
+    /// How its servers are connected to; `None` for in the clear.
+    pub(crate) tls: Option<Tls>,
     cluster: config::Cluster,
     /// The keys of `[topology]` that the watcher goes by.
     pace: [Duration; 3],
@@ -26,19 +29,31 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// Starts watching, on the current runtime.
-    pub(crate) fn watch(service: &Arc<Service>, cluster: &config::Cluster, config: &Config) -> Arc<Cluster> {
+    pub(crate) fn watch(
+        service: &Arc<Service>,
+        cluster: &config::Cluster,
+        config: &Config,
+        tls: Option<Tls>,
+    ) -> Arc<Cluster> {
         let watcher = Watcher::spawn(topology::Options {
             servers: cluster.servers.iter().map(|server| (server.host.clone(), server.port)).collect(),
             user: cluster.probe_user.clone(),
             password: cluster.probe_password.as_ref().map(|password| password.expose().to_owned()),
             database: cluster.probe_database.clone(),
+            tls: tls.as_ref().map(|tls| tls.config().clone()),
+            tls_optional: tls.as_ref().is_some_and(|tls| tls.optional),
             probe_interval: config.topology.probe_interval,
             probe_interval_waiting: config.topology.probe_interval_waiting,
             probe_timeout: config.topology.probe_timeout,
             ..topology::Options::default()
         });
-        let watched =
-            Arc::new(Cluster { watcher, cluster: cluster.clone(), pace: pace(config), followers: Mutex::default() });
+        let watched = Arc::new(Cluster {
+            watcher,
+            tls,
+            cluster: cluster.clone(),
+            pace: pace(config),
+            followers: Mutex::default(),
+        });
         let follower = tokio::spawn(follow(service.clone(), watched.clone())).abort_handle();
         let hurrier = tokio::spawn(hurry(service.clone(), watched.clone())).abort_handle();
         *watched.followers.lock().unwrap_or_else(PoisonError::into_inner) = vec![follower, hurrier];
@@ -46,8 +61,8 @@ impl Cluster {
     }
 
     /// Whether the watcher does what another configuration says.
-    pub(crate) fn is_as(&self, cluster: &config::Cluster, config: &Config) -> bool {
-        self.cluster == *cluster && self.pace == pace(config)
+    pub(crate) fn is_as(&self, cluster: &config::Cluster, config: &Config, tls: Option<&Tls>) -> bool {
+        self.cluster == *cluster && self.pace == pace(config) && self.tls.as_ref() == tls
     }
 
     /// Waits until something is known of every server, at most until `deadline`.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use config::ResolveError;
-use pool::{Parameters, Stream};
+use pool::{Parameters, Peer, Stream};
 use session::{Need, ServerMemory, Session, Settings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wire::backend::{self, Failure, Report, Status, tag};
@@ -21,6 +21,7 @@ use crate::buffers::Inbox;
 use crate::cancel::Registered;
 use crate::route::{self, Missed, Wanted};
 use crate::service::Tenant;
+use crate::tls::{HANDSHAKE, How, Security, secure};
 use crate::worker::Worker;
 
 /// A client that has been let in.
@@ -49,13 +50,14 @@ impl From<std::io::Error> for Refusal {
 /// Takes a connection up to its first ReadyForQuery; `None` when it does not get there.
 pub(crate) async fn log_in(stream: Stream, worker: &Rc<Worker>, id: u64) -> Option<Welcome> {
     let timeout = worker.service.config().proxy.client_login_timeout;
-    let mut guest = Guest { stream, received: Vec::new() };
+    let peer = stream.peer();
+    let mut guest = Guest { stream, received: Vec::new(), peer, security: Security::default() };
     // On the heap: a client spends its life beside this future's memory otherwise.
     let admission = Box::pin(admit(&mut guest, worker, id));
     let failure = match tokio::time::timeout(timeout, admission).await {
         Ok(Ok((tenant, session, cancel))) => {
             worker.counters.login(true);
-            let Guest { stream, received } = guest;
+            let Guest { stream, received, .. } = guest;
             // A client may send its first request without waiting to be let in.
             return Some(Welcome { stream, inbox: Inbox::of(received), tenant, session, cancel });
         }
@@ -64,7 +66,6 @@ pub(crate) async fn log_in(stream: Stream, worker: &Rc<Worker>, id: u64) -> Opti
         Err(_) => Failure::fatal("08P01", "client_login_timeout"),
     };
     worker.counters.login(false);
-    let peer = guest.stream.peer();
     tracing::info!(client = id, %peer, code = failure.code, message = %failure.message, "login refused");
     let mut farewell = Vec::new();
     failure.put(&mut farewell);
@@ -88,7 +89,7 @@ async fn admit(
     let Asked { user, database, settings, hakem } = Asked::read(&startup).map_err(Refusal::Told)?;
     guest.negotiate(&startup).await?;
     authenticate(guest, worker, &user).await?;
-    tracing::debug!(client = id, %user, %database, "authenticated");
+    tracing::debug!(client = id, %user, %database, encrypted = guest.security.tls.is_some(), "authenticated");
     let mut tenant =
         worker.service.tenant(&database, &user).map_err(|error| Refusal::Told(unresolved(error, &database, &user)))?;
     let mut session = Box::new(Session::new(
@@ -130,37 +131,56 @@ pub(crate) struct Guest {
     pub(crate) stream: Stream,
     /// What it has sent and nobody has taken.
     pub(crate) received: Vec<u8>,
+    /// Who it is, as far as the operating system knows.
+    pub(crate) peer: Peer,
+    /// What is known of its encryption.
+    pub(crate) security: Security,
 }
 
 impl Guest {
     /// The packet that begins a session, after any number of requests for encryption have been answered.
     async fn startup(&mut self, worker: &Worker) -> Result<Vec<u8>, Refusal> {
+        let encryption = &worker.service.encryption;
+        // A handshake right away: no startup packet is as long as its first bytes would say.
+        if self.stream.first_byte().await? == Some(HANDSHAKE) {
+            secure(self, encryption, How::Directly).await?;
+        }
         for _ in 0..REQUESTS_MAX {
-            let taken = loop {
+            let (answer, length) = loop {
                 match Startup::take(&self.received, STARTUP_MAX) {
-                    Ok(Some((packet, length))) => {
-                        break Some((matches!(packet, Startup::SslRequest | Startup::GssEncRequest), length));
+                    Ok(Some((Startup::SslRequest, _))) if self.stream.is_encrypted() => {
+                        return Err(Refusal::Told(Failure::fatal("08P01", "SSL req inside SSL")));
                     }
+                    Ok(Some((Startup::SslRequest, length))) => {
+                        break (Some(if encryption.offers(&self.peer) { b'S' } else { b'N' }), length);
+                    }
+                    Ok(Some((Startup::GssEncRequest, length))) => break (Some(b'N'), length),
+                    Ok(Some((_, length))) => break (None, length),
                     Ok(None) => self.read().await?,
                     Err(error) => return Err(Refusal::Told(Failure::fatal("08P01", error.to_string()))),
                 }
             };
-            let Some((encryption, length)) = taken else { return Err(Refusal::Silent) };
             let packet: Vec<u8> = self.received.drain(..length).collect();
-            if encryption {
-                // What a client sends before it has the answer cannot be meant for an encrypted connection.
+            if let Some(answer) = answer {
+                // What a client sends before it has the answer cannot be meant for an encrypted connection (CVE-2021-23214).
                 if !self.received.is_empty() {
                     return Err(Refusal::Told(Failure::fatal(
                         "08P01",
                         "received unencrypted data after an encryption request",
                     )));
                 }
-                self.stream.write_all(b"N").await?;
+                self.stream.write_all(&[answer]).await?;
+                if answer == b'S' {
+                    secure(self, encryption, How::Politely).await?;
+                }
                 continue;
             }
             if let Ok(Some((Startup::Cancel(key), _))) = Startup::take(&packet, STARTUP_MAX) {
                 worker.service.cancels.cancel(&key).await;
                 return Err(Refusal::Silent);
+            }
+            if encryption.requires(&self.peer) && !self.stream.is_encrypted() {
+                return Err(Refusal::Told(Failure::fatal("08P01", "SSL required")));
             }
             return Ok(packet);
         }

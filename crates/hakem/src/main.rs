@@ -25,6 +25,7 @@ mod route;
 mod run;
 mod service;
 mod tenant;
+mod tls;
 mod worker;
 
 use std::path::PathBuf;

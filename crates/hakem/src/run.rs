@@ -19,6 +19,7 @@ use crate::http::{self, Pages};
 use crate::listener;
 use crate::metrics::Metrics;
 use crate::service::Service;
+use crate::tls::Files;
 use crate::worker::Handle;
 
 /// A proxy at work.
@@ -90,7 +91,8 @@ impl Proxy {
         let addresses =
             listeners.iter().map(tokio::net::TcpListener::local_addr).collect::<std::io::Result<Vec<_>>>()?;
         let http_listen = config.proxy.http_listen;
-        let service = Service::new(config, source, workers);
+        let files = Files::read(&config)?;
+        let service = Service::new(config, source, workers, files);
         let counters: Vec<Arc<Counters>> = (0..workers).map(|_| Arc::default()).collect();
         let metrics = Arc::new(Metrics::new(counters.clone()));
         let mut handles = Vec::new();

@@ -18,6 +18,7 @@ use crate::cancel::Cancels;
 use crate::clusters::{Cluster, Clusters};
 use crate::tenant::Common;
 pub(crate) use crate::tenant::Tenant;
+use crate::tls::{Encryption, Files};
 
 /// What all workers share.
 pub(crate) struct Service {
@@ -25,6 +26,7 @@ pub(crate) struct Service {
     /// The file that the configuration is read from again; none when it was not read from one.
     source: Option<PathBuf>,
     pub(crate) cancels: Cancels,
+    pub(crate) encryption: Encryption,
     pub(crate) workers: usize,
     clusters: ArcSwap<Clusters>,
     /// Clusters that only clients of removed databases still use.
@@ -40,11 +42,13 @@ pub(crate) struct Service {
 
 impl Service {
     /// Starts watching the clusters, on the current runtime.
-    pub(crate) fn new(config: Arc<Config>, source: Option<PathBuf>, workers: usize) -> Arc<Service> {
+    pub(crate) fn new(config: Arc<Config>, source: Option<PathBuf>, workers: usize, files: Files) -> Arc<Service> {
+        let encrypted: Vec<_> = config.clusters.keys().map(|name| files.cluster(name)).collect();
         let service = Arc::new(Service {
             config: ArcSwap::new(config.clone()),
             source,
             cancels: Cancels::default(),
+            encryption: Encryption::new(files),
             workers,
             clusters: ArcSwap::default(),
             departing: Mutex::default(),
@@ -55,9 +59,10 @@ impl Service {
             next_client: AtomicU64::new(1),
             clients: AtomicUsize::new(0),
         });
-        let watch =
-            |(name, cluster): (&String, &config::Cluster)| (name.clone(), Cluster::watch(&service, cluster, &config));
-        service.clusters.store(Arc::new(config.clusters.iter().map(watch).collect()));
+        let watch = |((name, cluster), tls): ((&String, &config::Cluster), _)| {
+            (name.clone(), Cluster::watch(&service, cluster, &config, tls))
+        };
+        service.clusters.store(Arc::new(config.clusters.iter().zip(encrypted).map(watch).collect()));
         service
     }
 
@@ -112,13 +117,14 @@ impl Service {
     pub(crate) async fn reload(self: &Arc<Self>) -> anyhow::Result<()> {
         let Some(source) = &self.source else { anyhow::bail!("the configuration was not read from a file") };
         let config = crate::run::load(source)?;
-        self.adopt(Arc::new(config)).await;
+        let files = Files::read(&config)?;
+        self.adopt(Arc::new(config), files).await;
         tracing::info!("the configuration was reloaded");
         Ok(())
     }
 
     /// Puts a configuration in force. Must run where the watchers are to live.
-    async fn adopt(self: &Arc<Self>, config: Arc<Config>) {
+    async fn adopt(self: &Arc<Self>, config: Arc<Config>, files: Files) {
         let _one_at_a_time = self.reloading.lock().await;
         for key in needs_restart(&self.config(), &config) {
             tracing::warn!("{key} has changed, which takes a restart to be in force");
@@ -126,9 +132,10 @@ impl Service {
         let (known, mut fresh) = (self.clusters(), Vec::new());
         let mut clusters = BTreeMap::new();
         for (name, cluster) in &config.clusters {
-            let kept = known.get(name).filter(|known| known.is_as(cluster, &config));
+            let tls = files.cluster(name);
+            let kept = known.get(name).filter(|known| known.is_as(cluster, &config, tls.as_ref()));
             let watched = kept.cloned().unwrap_or_else(|| {
-                let watched = Cluster::watch(self, cluster, &config);
+                let watched = Cluster::watch(self, cluster, &config, tls);
                 fresh.push(watched.clone());
                 watched
             });
@@ -144,6 +151,7 @@ impl Service {
         let mut tenants = lock(&self.tenants);
         self.config.store(config.clone());
         self.clusters.store(clusters.clone());
+        self.encryption.replace(files);
         lock(&self.verifiers).clear();
         let superseded: Vec<_> = tenants.values().cloned().collect();
         for old in superseded {

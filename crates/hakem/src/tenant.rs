@@ -224,6 +224,7 @@ impl Tenant {
             database: self.resolved.dbname.clone(),
             timeout: self.connect_timeout,
             keepalive: self.keepalive,
+            tls: self.cluster.tls.clone(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Making a server connection: TCP, startup, authentication, up to the first ReadyForQuery.
+//! Making a server connection: startup, authentication, up to the first ReadyForQuery.
 //!
 //! Owns the login. Does not retry: who asked decides what a failure means.
 
@@ -7,21 +7,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use auth::{AuthError, Cleartext, ServerLogin, Step};
-use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use wire::backend::{self, Report, SqlState, tag};
 use wire::frame::{Frame, Header};
+use wire::startup::CancelKey;
 use wire::{frontend, startup};
 
+use crate::certificate;
 use crate::connection::{Connection, Parameters};
+use crate::reach::{is_optional, may_do_in_the_clear, reach_as};
 use crate::stream::Stream;
+use crate::tls::Tls;
 use crate::wallet::Wallet;
 
 /// Whom to connect to, and as whom.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Target {
-    /// A host name or an IP address; looked up at each connection.
+    /// A host name or an IP address, looked up at each connection; or the directory of a Unix socket, which begins with `/`.
     pub host: String,
     /// The TCP port.
     pub port: u16,
@@ -35,6 +37,8 @@ pub struct Target {
     pub timeout: Duration,
     /// How a dead server is noticed on a silent connection; `None` for the operating system's default.
     pub keepalive: Option<Keepalive>,
+    /// How the connection is encrypted; `None` for not at all.
+    pub tls: Option<Tls>,
 }
 
 /// TCP keepalive.
@@ -65,18 +69,18 @@ pub enum DialError {
         /// The server's words.
         message: String,
     },
+    /// Encryption failed, or the server could not prove who it is.
+    #[error("TLS: {0}")]
+    Tls(Arc<io::Error>),
+    /// Encryption is demanded, and the server has none.
+    #[error("the server does not support TLS, which is required")]
+    Unencrypted,
     /// The login failed on our side, or the server could not prove who it is.
     #[error("{0}")]
     Auth(Arc<AuthError>),
     /// The server does not speak the protocol.
     #[error("the server broke the protocol: {0}")]
     Protocol(&'static str),
-}
-
-impl From<io::Error> for DialError {
-    fn from(error: io::Error) -> DialError {
-        DialError::Io(Arc::new(error))
-    }
 }
 
 impl From<AuthError> for DialError {
@@ -95,7 +99,11 @@ impl DialError {
             DialError::Refused { code: Some(code), .. } => {
                 matches!(&code.0, b"57P01" | b"57P02" | b"57P03" | [b'5', b'3', ..] | [b'0', b'8', ..])
             }
-            DialError::Refused { code: None, .. } | DialError::Auth(_) | DialError::Protocol(_) => false,
+            DialError::Refused { code: None, .. }
+            | DialError::Tls(_)
+            | DialError::Unencrypted
+            | DialError::Auth(_)
+            | DialError::Protocol(_) => false,
         }
     }
 }
@@ -105,26 +113,48 @@ impl DialError {
 /// # Errors
 /// [`DialError`], within the target's timeout.
 pub async fn dial<M>(target: &Target, memory: M, worker: usize) -> Result<Connection<M>, DialError> {
-    tokio::time::timeout(target.timeout, log_in(target, memory, worker)).await.unwrap_or(Err(DialError::Timeout))
+    let admitted = tokio::time::timeout(target.timeout, connect(target)).await.unwrap_or(Err(DialError::Timeout))?;
+    let Admitted { stream, parameters, cancel } = admitted;
+    let since = Instant::now();
+    Ok(Connection { stream, memory, cancel, parameters: Arc::new(parameters), since, home: worker })
 }
 
-async fn log_in<M>(target: &Target, memory: M, worker: usize) -> Result<Connection<M>, DialError> {
-    let stream = TcpStream::connect((target.host.as_str(), target.port)).await?;
-    stream.set_nodelay(true)?;
-    if let Some(keepalive) = target.keepalive {
-        let keepalive = TcpKeepalive::new()
-            .with_time(keepalive.idle)
-            .with_interval(keepalive.interval)
-            .with_retries(keepalive.count);
-        SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+/// What a login gives.
+struct Admitted {
+    stream: Stream,
+    parameters: Parameters,
+    cancel: Option<Arc<CancelKey>>,
+}
+
+async fn connect(target: &Target) -> Result<Admitted, DialError> {
+    let mut encrypted = false;
+    let first = async {
+        let stream = reach_as(target, true).await?;
+        encrypted = stream.is_encrypted();
+        log_in(target, stream).await
+    };
+    match first.await {
+        Err(error) if is_optional(target) && may_do_in_the_clear(&error, encrypted) => {
+            log_in(target, reach_as(target, false).await?).await
+        }
+        admitted => admitted,
     }
-    let mut peer = Server { stream: stream.into(), received: Vec::new() };
+}
+
+async fn log_in(target: &Target, stream: Stream) -> Result<Admitted, DialError> {
+    let mut peer = Server { stream, received: Vec::new() };
     let mut packet = Vec::new();
     startup::put_session(&mut packet, [("user", target.user.as_str()), ("database", target.database.as_str())]);
     peer.stream.write_all(&packet).await?;
-    // The password never goes out in clear text: there is no TLS underneath that would vouch for the server.
-    let credential = target.wallet.get();
-    let mut login = Some(ServerLogin::new(&target.user, credential, Cleartext::Refused, rand::random()));
+    // The password goes out in clear text only to a server that TLS vouches for.
+    let vouched = peer.stream.is_encrypted() && target.tls.as_ref().is_some_and(Tls::verifies);
+    let cleartext = if vouched { Cleartext::Allowed } else { Cleartext::Refused };
+    let mut login = ServerLogin::new(&target.user, target.wallet.get(), cleartext, rand::random());
+    // Whoever stands between us and the server has another certificate.
+    if let Some(end_point) = peer.stream.certificate().and_then(certificate::end_point) {
+        login = login.bound_to(end_point);
+    }
+    let mut login = Some(login);
     let (mut parameters, mut cancel, mut admitted) = (Parameters::new(), None, false);
     loop {
         let message = peer.receive().await?;
@@ -163,8 +193,7 @@ async fn log_in<M>(target: &Target, memory: M, worker: usize) -> Result<Connecti
     if !peer.received.is_empty() {
         return Err(DialError::Protocol("bytes after ReadyForQuery"));
     }
-    let (stream, since) = (peer.stream, Instant::now());
-    Ok(Connection { stream, memory, cancel, parameters: Arc::new(parameters), since, home: worker })
+    Ok(Admitted { stream: peer.stream, parameters, cancel })
 }
 
 /// Answers an authentication request away from the event loop: SCRAM's key derivation takes milliseconds of computing, during

@@ -8,14 +8,19 @@
 //! A pool is shared by all workers. A connection is registered with the event loop of one of them, its home; it moves only
 //! when another worker has run dry.
 
+pub mod certificate;
 mod connection;
 mod dial;
 mod pool;
+mod reach;
 mod stream;
+pub mod tls;
 mod wallet;
 
 pub use connection::{Connection, Parameters};
 pub use dial::{DialError, Keepalive, Target, dial};
 pub use pool::{CheckoutError, Figures, Lease, Options, Pool};
+pub use reach::reach;
 pub use stream::{Detached, Peer, Socket, Stream};
+pub use tls::Tls;
 pub use wallet::Wallet;

@@ -9,6 +9,8 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use rustls::ProtocolVersion;
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
@@ -95,6 +97,35 @@ impl Stream {
     /// Whether nobody on the way can read or change what is said.
     pub fn is_encrypted(&self) -> bool {
         matches!(self, Stream::Tls(_))
+    }
+
+    /// The first byte of what is to be read, without taking it; `None` at the end, and where there cannot be a handshake.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub async fn first_byte(&self) -> io::Result<Option<u8>> {
+        let Stream::Plain(Socket::Tcp(stream)) = self else { return Ok(None) };
+        let mut byte = [0];
+        Ok((stream.peek(&mut byte).await? > 0).then_some(byte[0]))
+    }
+
+    /// The version of TLS and the cipher, as PgBouncer shows them (`TLSv1.3/TLS_AES_256_GCM_SHA384`); `None` in the clear.
+    pub fn encryption(&self) -> Option<String> {
+        let Stream::Tls(stream) = self else { return None };
+        let session = stream.get_ref().1;
+        let version = match session.protocol_version()? {
+            ProtocolVersion::TLSv1_3 => "TLSv1.3",
+            ProtocolVersion::TLSv1_2 => "TLSv1.2",
+            _ => "TLS",
+        };
+        let suite = session.negotiated_cipher_suite()?.suite();
+        Some(format!("{version}/{}", suite.as_str()?.replacen("TLS13_", "TLS_", 1)))
+    }
+
+    /// The certificate that the other side has shown.
+    pub fn certificate(&self) -> Option<&CertificateDer<'static>> {
+        let Stream::Tls(stream) = self else { return None };
+        stream.get_ref().1.peer_certificates()?.first()
     }
 
     /// The socket underneath.

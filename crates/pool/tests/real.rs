@@ -53,6 +53,7 @@ impl Scene {
             database: "postgres".to_owned(),
             timeout: LONG,
             keepalive: None,
+            tls: None,
         }
     }
 

@@ -5,6 +5,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use rustls::ClientConfig;
+
 /// The servers to watch and how to watch them.
 #[derive(Clone)]
 pub struct Options {
@@ -18,6 +20,10 @@ pub struct Options {
     pub password: Option<String>,
     /// The database that probes connect to; any will do, since they ask about the whole server.
     pub database: String,
+    /// How servers are connected to over TCP: what is believed of them. `None` for in the clear.
+    pub tls: Option<ClientConfig>,
+    /// Whether a server without TLS will do, too.
+    pub tls_optional: bool,
     /// The `application_name` shown in the servers' `pg_stat_activity`.
     pub application_name: String,
     /// From one probe of a node to the next while nobody waits.
@@ -36,6 +42,8 @@ impl Default for Options {
             user: "postgres".to_owned(),
             password: None,
             database: "postgres".to_owned(),
+            tls: None,
+            tls_optional: false,
             application_name: "hakem probe".to_owned(),
             probe_interval: Duration::from_millis(100),
             probe_interval_waiting: Duration::from_millis(10),

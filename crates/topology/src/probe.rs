@@ -13,8 +13,12 @@ use std::time::{Duration, Instant};
 use deadpool_postgres::{ClientWrapper, Connect, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio_postgres::config::SslMode;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::types::PgLsn;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{Client, Config, NoTls, Socket};
+use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::warn;
 
 use crate::board::{Answer, Lost, Report, Role};
@@ -60,7 +64,8 @@ impl Prober {
     /// A prober of the server at `host` and `port`. It connects when it first probes.
     pub(crate) fn new(options: &Options, host: &str, port: u16) -> Prober {
         let hung_up = Arc::new(Notify::new());
-        let dial = Dial { hung_up: Arc::clone(&hung_up) };
+        let tls = options.tls.clone().map(MakeRustlsConnect::new);
+        let dial = Dial { hung_up: Arc::clone(&hung_up), tls, tls_optional: options.tls_optional };
         let manager = Manager::from_connect(
             login(options, host, port),
             dial,
@@ -215,6 +220,8 @@ impl Control {
 /// Opens connections whose end is noticed at once, not at the next probe.
 struct Dial {
     hung_up: Arc<Notify>,
+    tls: Option<MakeRustlsConnect>,
+    tls_optional: bool,
 }
 
 impl Connect for Dial {
@@ -222,17 +229,46 @@ impl Connect for Dial {
         &self,
         config: &Config,
     ) -> Pin<Box<dyn Future<Output = Result<(Client, JoinHandle<()>), tokio_postgres::Error>> + Send + '_>> {
-        let config = config.clone();
+        let mut config = config.clone();
         Box::pin(async move {
-            let (client, connection) = config.connect(NoTls).await?;
-            let hung_up = Arc::clone(&self.hung_up);
-            let task = tokio::spawn(async move {
-                // How it ended does not matter: the probe that follows finds out what the server has to say.
-                let _end = connection.await;
-                hung_up.notify_one();
-            });
-            Ok((client, task))
+            let Some(tls) = self.tls.clone() else { return self.open(&config, NoTls).await };
+            if !self.tls_optional {
+                return self.open(config.ssl_mode(SslMode::Require), tls).await;
+            }
+            match self.open(config.ssl_mode(SslMode::Prefer), tls).await {
+                // As libpq's "prefer" does after a failed handshake, and when pg_hba.conf has no line for encrypted connections.
+                Err(error) if may_do_in_the_clear(&error) => self.open(config.ssl_mode(SslMode::Disable), NoTls).await,
+                opened => opened,
+            }
         })
+    }
+}
+
+/// Whether another attempt in the clear may do better.
+fn may_do_in_the_clear(error: &tokio_postgres::Error) -> bool {
+    match error.code() {
+        Some(code) => *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+        // A handshake that failed comes as rustls's error inside of the operating system's.
+        None => {
+            let cause = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+            cause.and_then(io::Error::get_ref).is_some_and(|inner| inner.is::<rustls::Error>())
+        }
+    }
+}
+
+impl Dial {
+    async fn open<T>(&self, config: &Config, tls: T) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error>
+    where
+        T: MakeTlsConnect<Socket, Stream: Send + 'static, TlsConnect: Send + TlsConnect<Socket, Future: Send>>,
+    {
+        let (client, connection) = config.connect(tls).await?;
+        let hung_up = Arc::clone(&self.hung_up);
+        let task = tokio::spawn(async move {
+            // How it ended does not matter: the probe that follows finds out what the server has to say.
+            let _end = connection.await;
+            hung_up.notify_one();
+        });
+        Ok((client, task))
     }
 }
 

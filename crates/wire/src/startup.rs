@@ -85,6 +85,11 @@ pub fn put_session<'a>(out: &mut Vec<u8>, parameters: impl IntoIterator<Item = (
     });
 }
 
+/// Writes an SSLRequest.
+pub fn put_ssl_request(out: &mut Vec<u8>) {
+    put_packet(out, SSL_REQUEST, |_| {});
+}
+
 /// Writes a CancelRequest.
 pub fn put_cancel(out: &mut Vec<u8>, key: &CancelKey) {
     put_packet(out, CANCEL_REQUEST, |out| {
