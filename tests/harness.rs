@@ -231,6 +231,15 @@ impl Stage {
         self.proxy.client_program(&postgres_program(name), arguments, input).await
     }
 
+    /// Runs a client program with libpq's variables pointing at a database of the primary itself.
+    pub(crate) async fn primary_program(&self, database: &str, path: &Path, arguments: &[&str]) -> Output {
+        let node = &self.cluster.nodes()[self.cluster.primary()];
+        let Proxy { user, password, .. } = &self.proxy;
+        let mut command = client_command(path, node.port(), user, password, database);
+        command.env("PGHOST", node.host()).args(arguments);
+        run(command, "").await
+    }
+
     /// psql without its start-up file, in bare output; fails the test when psql fails.
     pub(crate) async fn psql(&self, sql: &str) -> String {
         let output = self.run("psql", &["-XAtq", "-v", "ON_ERROR_STOP=1", "-f", "-"], sql).await;
@@ -274,13 +283,8 @@ impl Proxy {
 
     /// Runs a client program with libpq's variables pointing at the proxy. Killed at the limit.
     pub(crate) async fn client_program(&self, path: &Path, arguments: &[&str], input: &str) -> Output {
-        let mut command = tokio::process::Command::new(path);
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
-            command.env_remove(name);
-        }
-        command.env("PGHOST", self.address.ip().to_string()).env("PGPORT", self.address.port().to_string());
-        command.env("PGUSER", &self.user).env("PGPASSWORD", &self.password).env("PGDATABASE", &self.database);
-        command.args(arguments);
+        let mut command = client_command(path, self.address.port(), &self.user, &self.password, &self.database);
+        command.env("PGHOST", self.address.ip().to_string()).args(arguments);
         run(command, input).await
     }
 
@@ -455,6 +459,16 @@ pub(crate) fn program(command: &str, config: &Path) -> std::process::Command {
     let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_hakem"));
     program.arg(command).arg(config);
     program
+}
+
+/// A command with libpq's variables, and none of those that we were started with.
+fn client_command(path: &Path, port: u16, user: &str, password: &str, database: &str) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new(path);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
+        command.env_remove(name);
+    }
+    command.env("PGPORT", port.to_string()).env("PGUSER", user).env("PGPASSWORD", password).env("PGDATABASE", database);
+    command
 }
 
 /// Runs a command to its end, with this input.
