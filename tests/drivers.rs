@@ -69,24 +69,47 @@ async fn jdbc() {
     check(program.ok_or("there is no java, or no PostgreSQL driver for it in /usr/share/java"), 2).await;
 }
 
+#[tokio::test]
+async fn django() {
+    // Each of its connections that walks by a cursor WITH HOLD keeps a server.
+    check(python_program("django_client.py"), 6).await;
+}
+
+#[tokio::test]
+async fn sqlx() {
+    check(rust_program("sqlx"), 2).await;
+}
+
+#[tokio::test]
+async fn diesel() {
+    check(rust_program("diesel"), 2).await;
+}
+
 /// A program and what comes in front of its own name.
 struct Program {
     runtime: PathBuf,
     arguments: Vec<String>,
-    script: PathBuf,
+    /// None where the program was compiled.
+    script: Option<PathBuf>,
 }
 
 impl Program {
     fn new(runtime: PathBuf, arguments: &[&str], script: PathBuf) -> Program {
-        Program { runtime, arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(), script }
+        Program {
+            runtime,
+            arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+            script: Some(script),
+        }
     }
 
     fn name(&self) -> String {
-        self.script.file_name().unwrap().to_string_lossy().into_owned()
+        let file = self.script.as_ref().unwrap_or(&self.runtime);
+        file.file_name().unwrap().to_string_lossy().into_owned()
     }
 
     fn arguments(&self) -> Vec<&str> {
-        self.arguments.iter().map(String::as_str).chain([self.script.to_str().unwrap()]).collect()
+        let script = self.script.iter().map(|script| script.to_str().unwrap());
+        self.arguments.iter().map(String::as_str).chain(script).collect()
     }
 }
 
@@ -101,6 +124,13 @@ fn node_program(script: &str) -> Result<Program, &'static str> {
         Program::new(node, &["--preserve-symlinks", "--preserve-symlinks-main"], home.join("programs").join(script))
     });
     program.ok_or("there is no node, or no target/node/node_modules")
+}
+
+fn rust_program(name: &str) -> Result<Program, &'static str> {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/rust-drivers/debug").join(name);
+    // It takes no script: the arguments are its own.
+    let program = program.exists().then(|| Program { runtime: program, arguments: vec![], script: None });
+    program.ok_or("there is no target/rust-drivers")
 }
 
 /// A program on the PATH.
