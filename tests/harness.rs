@@ -502,7 +502,7 @@ pub(crate) fn driver(name: &str) -> PathBuf {
 }
 
 /// One of PostgreSQL's programs, from the installation that the cluster is started from.
-fn postgres_program(name: &str) -> PathBuf {
+pub(crate) fn postgres_program(name: &str) -> PathBuf {
     let directory = std::env::var_os("HAKEM_PG_BIN").map(PathBuf::from).unwrap_or_else(|| {
         let output =
             std::process::Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.ci/postgres")).output();

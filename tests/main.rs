@@ -5,9 +5,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod certificates;
 mod copying;
 mod demo;
 mod drivers;
+mod encryption;
 mod failover;
 mod freshness;
 mod harness;
