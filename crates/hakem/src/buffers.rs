@@ -131,11 +131,14 @@ pub(crate) struct Outgoing {
     copied: Vec<u8>,
     written: usize,
     run: Range<usize>,
+    /// How many of the bytes that have not been written belong to answers that are final: they are not dropped with what comes behind
+    /// them.
+    released: usize,
 }
 
 impl Outgoing {
     pub(crate) fn new(copied: Vec<u8>) -> Outgoing {
-        Outgoing { copied, written: 0, run: 0..0 }
+        Outgoing { copied, written: 0, run: 0..0, released: 0 }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -169,16 +172,31 @@ impl Outgoing {
         &mut self.copied
     }
 
-    /// Forgets what has not been written.
-    pub(crate) fn clear(&mut self) {
-        self.copied.clear();
-        self.written = 0;
-        self.run = 0..0;
+    /// What there is so far is final.
+    pub(crate) fn release(&mut self) {
+        self.released = self.len();
     }
 
-    /// Writes until nothing is left; `Ready(Ok(true))` when something was written.
+    /// Whether there is anything final.
+    pub(crate) fn has_released(&self) -> bool {
+        self.released > 0
+    }
+
+    /// Forgets what is not final.
+    pub(crate) fn revoke(&mut self) {
+        let copied = self.copied.len() - self.written;
+        if self.released <= copied {
+            self.copied.truncate(self.written + self.released);
+            self.run = 0..0;
+        } else {
+            self.run.end = self.run.start + (self.released - copied);
+        }
+    }
+
+    /// Writes until nothing is left, or nothing final; `Ready(Ok(true))` when something was written.
     pub(crate) fn poll_write(
         &mut self,
+        only_released: bool,
         inbox: &Inbox,
         stream: &mut Stream,
         context: &mut Context<'_>,
@@ -186,13 +204,19 @@ impl Outgoing {
         let mut progress = false;
         loop {
             let copied = &self.copied[self.written..];
-            let bytes = if copied.is_empty() { inbox.slice(self.run.clone()) } else { copied };
+            let from_copied = !copied.is_empty();
+            let mut bytes = if from_copied { copied } else { inbox.slice(self.run.clone()) };
             if bytes.is_empty() {
                 self.copied.clear();
                 self.written = 0;
                 return Poll::Ready(Ok(progress));
             }
-            let from_copied = !copied.is_empty();
+            if only_released {
+                bytes = &bytes[..bytes.len().min(self.released)];
+                if bytes.is_empty() {
+                    return Poll::Ready(Ok(progress));
+                }
+            }
             let length = match Pin::new(&mut *stream).poll_write(context, bytes) {
                 Poll::Pending if progress => return Poll::Ready(Ok(true)),
                 other => ready!(other)?,
@@ -201,6 +225,7 @@ impl Outgoing {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             progress = true;
+            self.released = self.released.saturating_sub(length);
             if from_copied {
                 self.written += length;
             } else {
@@ -252,6 +277,24 @@ mod tests {
         outgoing.forward(&inbox, 3..5);
         assert_eq!(outgoing.len(), 5);
         assert_eq!(outgoing.into_rest(&inbox), b"ac-de");
+    }
+
+    #[test]
+    fn what_is_final_stays() {
+        for settles in [false, true] {
+            for copied in [&b""[..], b"-"] {
+                let (inbox, mut outgoing) = (inbox(b"abcdef"), Outgoing::new(copied.to_vec()));
+                outgoing.forward(&inbox, 0..2);
+                outgoing.release();
+                outgoing.forward(&inbox, 2..4);
+                if settles {
+                    outgoing.settle(&inbox);
+                    outgoing.forward(&inbox, 5..6);
+                }
+                outgoing.revoke();
+                assert_eq!(outgoing.into_rest(&inbox), [copied, b"ab"].concat());
+            }
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ use wire::frame::{Frame, Frames};
 use crate::ask::ask;
 use crate::buffers::Inbox;
 use crate::login::{self, Welcome};
-use crate::relay::{Gone, Outcome, relay};
+use crate::relay::{Gone, Outcome, Place, relay};
 use crate::route::{self, Missed, Wanted};
 use crate::service::Tenant;
 use crate::worker::{Slot, Worker};
@@ -71,9 +71,12 @@ impl Client {
     /// Takes requests until the client leaves.
     async fn converse(&mut self, mut session: Box<Session>, cancel: &crate::cancel::Registered) -> Gone {
         loop {
-            let step = match self.next_step(&mut session).await {
-                Ok(step) => step,
-                Err(gone) => return gone,
+            let step = match session.backlog() {
+                Some(intent) => Step::Request(intent),
+                None => match self.next_step(&mut session).await {
+                    Ok(step) => step,
+                    Err(gone) => return gone,
+                },
             };
             match step {
                 Step::Request(intent) => {
@@ -82,7 +85,7 @@ impl Client {
                     }
                 }
                 Step::Terminate => return Gone::Terminated,
-                Step::Answered | Step::Gathering | Step::Copy => {}
+                Step::Answered | Step::Gathering | Step::Copy | Step::Later => {}
             }
             session.take_output(&mut self.unsent);
         }
@@ -179,7 +182,7 @@ impl Client {
             self.worker.counters.routed(taken.role, intent.why);
             session.attach(taken.role);
             cancel.aim(&lease);
-            let outcome = relay(self, session, &mut lease).await;
+            let outcome = relay(self, session, &mut lease, Place { wanted: &wanted, taken }).await;
             // A cancel request on its way might hit whoever has the server next.
             let reusable = cancel.lower();
             match outcome {
@@ -195,6 +198,10 @@ impl Client {
                         self.give_back(session, lease, reusable);
                     }
                     self.reconsider(&mut wanted, reason, taken.node).await;
+                    // Answers to requests ahead of the one that is run again.
+                    if let Err(gone) = self.flush().await {
+                        return Some(gone);
+                    }
                 }
                 Outcome::Lost => {
                     self.worker.counters.lost();

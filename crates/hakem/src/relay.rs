@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use pool::Lease;
-use session::{Loss, RetryReason, ServerMemory, Session, Step, Verdict};
+use session::{Loss, RetryReason, Role, ServerMemory, Session, Step, Verdict};
 use tokio::io::AsyncWrite;
 use wire::backend::{Report, SqlState, tag};
 use wire::frame::{Frame, Header};
@@ -18,6 +18,7 @@ use wire::frontend;
 
 use crate::buffers::{INBOX_BYTES, Inbox, Outgoing};
 use crate::client::Client;
+use crate::route::{self, Taken, Wanted};
 
 /// How the lease ends.
 #[derive(Debug)]
@@ -54,7 +55,12 @@ pub(crate) enum Gone {
 
 /// Pumps until the lease ends. The session's request is encoded and sent first. What could not be written to the client at the
 /// end is left in `client.unsent`.
-pub(crate) async fn relay(client: &mut Client, session: &mut Session, lease: &mut Lease<ServerMemory>) -> Outcome {
+pub(crate) async fn relay(
+    client: &mut Client,
+    session: &mut Session,
+    lease: &mut Lease<ServerMemory>,
+    place: Place<'_>,
+) -> Outcome {
     let spares = &client.worker.clone().spares;
     let mut pump = Pump {
         to_server: spares.outbox(),
@@ -68,10 +74,16 @@ pub(crate) async fn relay(client: &mut Client, session: &mut Session, lease: &mu
         client,
         session,
         lease,
+        place,
     };
     pump.session.encode(&mut pump.lease.memory, &mut pump.to_server);
     pump.take_output();
-    let outcome = poll_fn(|context| pump.poll(context)).await;
+    // What has come together goes out together.
+    let outcome = match pump.take_client() {
+        Ok(Intake::Goodbye) => Outcome::Gone(Gone::Terminated),
+        Ok(_) => poll_fn(|context| pump.poll(context)).await,
+        Err(violation) => Outcome::Gone(Gone::Violation(violation)),
+    };
     let Pump { to_server, mut from_server, outgoing, client, copy_span, .. } = pump;
     client.skip = copy_span;
     if outgoing.is_empty() {
@@ -84,10 +96,19 @@ pub(crate) async fn relay(client: &mut Client, session: &mut Session, lease: &mu
     outcome
 }
 
+/// Where a lease is, and what for.
+#[derive(Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(crate) wanted: &'a Wanted,
+    pub(crate) taken: Taken,
+}
+
 struct Pump<'a> {
     client: &'a mut Client,
     session: &'a mut Session,
     lease: &'a mut Lease<ServerMemory>,
+    /// What the lease is for.
+    place: Place<'a>,
     to_server: Vec<u8>,
     /// How much of `to_server` has been written.
     sent: usize,
@@ -208,18 +229,19 @@ impl Pump<'_> {
             // Whatever becomes of it, the event loop knows that there is something to send.
             let _ = Pin::new(&mut self.client.stream).poll_flush(context)?;
         }
-        if self.outgoing.is_empty() || (!self.session.may_flush() && self.finished.is_none()) {
+        let only_released = !self.session.may_flush() && self.finished.is_none();
+        if self.outgoing.is_empty() || (only_released && !self.outgoing.has_released()) {
             return Poll::Ready(Ok(false));
         }
-        self.outgoing.poll_write(&self.from_server, &mut self.client.stream, context)
+        self.outgoing.poll_write(only_released, &self.from_server, &mut self.client.stream, context)
     }
 
     /// Takes what the client has sent; `true` when something was done with it.
     fn poll_client(&mut self, context: &mut Context<'_>) -> Poll<Result<bool, Gone>> {
         let taken = self.take_client().map_err(Gone::Violation);
-        if !matches!(taken, Ok(Taken::Nothing)) {
+        if !matches!(taken, Ok(Intake::Nothing)) {
             return Poll::Ready(match taken {
-                Ok(Taken::Goodbye) => Err(Gone::Terminated),
+                Ok(Intake::Goodbye) => Err(Gone::Terminated),
                 Ok(_) => Ok(true),
                 Err(gone) => Err(gone),
             });
@@ -242,34 +264,37 @@ impl Pump<'_> {
         }
     }
 
-    fn take_client(&mut self) -> Result<Taken, session::Violation> {
-        if !self.to_server.is_empty() {
-            return Ok(Taken::Nothing);
+    fn take_client(&mut self) -> Result<Intake, session::Violation> {
+        if self.to_server.len() >= INBOX_BYTES {
+            return Ok(Intake::Nothing);
         }
-        let mut taken = Taken::Nothing;
+        let mut taken = Intake::Nothing;
         // Of a message that has been begun the server gets the rest, though COPY may have failed: it drops it.
         if self.copy_span > 0 && self.pass_copy_data()? {
-            taken = Taken::Something;
+            taken = Intake::Something;
         }
-        // The next request waits until this one has been answered, and the answer written: it could be held back, and dropped, with
-        // the next one's.
-        let turn = self.session.is_quiet() && self.outgoing.is_empty() || self.session.copies_in();
-        if self.copy_span > 0 || self.free || !turn {
+        if self.copy_span > 0 || self.free || self.finished.is_some() || !self.session.takes_more() {
+            return Ok(taken);
+        }
+        if !self.session.is_quiet() && !self.session.copies_in() && !self.may_go_ahead() {
             return Ok(taken);
         }
         if self.session.is_quiet() && !self.client.inbox.is_empty() && self.lease.is_retired() {
             // The node is not what it was when the transaction began: whatever comes next must not reach it.
             self.lose(None);
-            return Ok(Taken::Something);
+            return Ok(Intake::Something);
         }
         loop {
             if self.session.copies_in() && self.pass_copy_data()? {
-                taken = Taken::Something;
+                taken = Intake::Something;
             }
             let Some(frame) = Frame::take(self.client.inbox.unread())? else { return Ok(taken) };
             let (length, tag) = (frame.whole.len(), frame.tag);
             let step = self.session.on_client(frame, &self.client.tenant.classifier)?;
-            taken = Taken::Something;
+            if step == Step::Later {
+                return Ok(taken);
+            }
+            taken = Intake::Something;
             match step {
                 Step::Copy => {
                     self.to_server.extend_from_slice(frame.whole);
@@ -278,19 +303,39 @@ impl Pump<'_> {
                     }
                 }
                 Step::Request(intent) => {
-                    self.client.worker.counters.pinned(intent.why);
+                    let counters = &self.client.worker.counters;
+                    if self.session.is_quiet() {
+                        // The answers to what came before are not to be dropped with this one's.
+                        self.outgoing.release();
+                        counters.pinned(intent.why);
+                    } else {
+                        counters.routed(self.place.taken.role, intent.why);
+                    }
                     self.session.encode(&mut self.lease.memory, &mut self.to_server);
                     self.client.inbox.consume(length);
                     self.take_output();
-                    return Ok(Taken::Something);
+                    // Others may follow it, in the same write.
+                    if self.to_server.len() >= INBOX_BYTES || !self.session.takes_more() || self.session.is_quiet() {
+                        return Ok(Intake::Something);
+                    }
+                    continue;
                 }
-                Step::Answered => {}
-                Step::Gathering => {}
-                Step::Terminate => return Ok(Taken::Goodbye),
+                Step::Answered | Step::Gathering | Step::Later => {}
+                Step::Terminate => return Ok(Intake::Goodbye),
             }
             self.client.inbox.consume(length);
             self.take_output();
         }
+    }
+
+    /// Whether a request may be sent ahead of the answers that are owed: the server is still what it was taken for.
+    fn may_go_ahead(&self) -> bool {
+        if self.client.inbox.is_empty() || self.lease.is_retired() {
+            return false;
+        }
+        self.place.taken.role == Role::Primary
+            || self.session.keeps_server()
+            || route::still_serves(&self.client.tenant, self.place.wanted, self.place.taken)
     }
 
     /// Passes CopyData on without waiting for whole messages: it may be larger than any buffer. `false` when there is none.
@@ -359,18 +404,22 @@ impl Pump<'_> {
                         self.span = Span::Forward(rest);
                     }
                 }
-                Verdict::Swallow => {
+                Verdict::Swallow | Verdict::HiddenReady { .. } => {
                     self.from_server.consume(at_hand);
                     if rest > 0 {
                         self.span = Span::Swallow(rest);
                     }
                 }
                 Verdict::Retry { reason, clean } => {
-                    self.outgoing.clear();
+                    self.outgoing.revoke();
                     self.finished = Some(Outcome::Retry { reason, clean });
                 }
                 Verdict::Leaving => self.lose(farewell.flatten()),
                 Verdict::Broken => self.finished = Some(Outcome::Gone(Gone::Broken)),
+            }
+            if matches!(verdict, Verdict::Ready { .. } | Verdict::HiddenReady { .. }) {
+                // What the next request is answered with may have to be dropped; this is final.
+                self.outgoing.release();
             }
             if self.session.has_output() {
                 self.take_output();
@@ -381,7 +430,7 @@ impl Pump<'_> {
             ) {
                 self.session.take_to_server(&mut self.to_server);
             }
-            if let Verdict::Ready { free } = verdict {
+            if let Verdict::Ready { free } | Verdict::HiddenReady { free } = verdict {
                 self.client.note_write(self.session.last_write());
                 self.free = free;
             }
@@ -399,7 +448,7 @@ impl Pump<'_> {
         let inside_message = matches!(self.span, Span::Forward(_));
         self.finished = Some(match self.session.on_lost(inside_message, code, Instant::now()) {
             Loss::Retry => {
-                self.outgoing.clear();
+                self.outgoing.revoke();
                 Outcome::Retry { reason: RetryReason::ServerLost, clean: false }
             }
             Loss::Told => {
@@ -419,7 +468,7 @@ impl Pump<'_> {
 
 /// What became of the bytes that the client has sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Taken {
+enum Intake {
     Nothing,
     Something,
     Goodbye,

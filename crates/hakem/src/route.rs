@@ -136,6 +136,11 @@ pub(crate) async fn find(
     }
 }
 
+/// Whether a server that was taken for a request would do for the same request now.
+pub(crate) fn still_serves(tenant: &Tenant, wanted: &Wanted, taken: Taken) -> bool {
+    still_holds(tenant, taken, &wanted.need(tenant, Instant::now()))
+}
+
 /// The primary is never avoided: there is no other.
 fn without_primary(avoided: &[NodeId], snapshot: &topology::Snapshot) -> Vec<NodeId> {
     let primary = snapshot.primary().map(|node| node.id);

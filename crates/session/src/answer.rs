@@ -6,7 +6,7 @@ use std::sync::Arc;
 use classifier::{Class, Effect};
 use wire::backend::{self, Failure};
 use wire::frame::Frames;
-use wire::frontend::{self, Frontend, Target};
+use wire::frontend::{Frontend, Target};
 
 use crate::policy::unrecognized;
 use crate::request::End;
@@ -16,6 +16,24 @@ impl Session {
     /// Refuses the request: it could not be given a server. The connection goes on, and so does a transaction that has not
     /// begun on any server: it fails.
     pub fn refuse(&mut self, failure: &Failure) {
+        // Requests that were to be run again come first.
+        let gathered = (std::mem::take(&mut self.request), std::mem::take(&mut self.parsed));
+        while let Some(sent) = self.flight.pop_front() {
+            (self.request, self.parsed) = (sent.request, sent.parsed);
+            self.refuse_one(failure);
+        }
+        (self.sent, self.flight_bytes, self.waits) = (0, 0, false);
+        (self.request, self.parsed) = gathered;
+        if self.request.end != End::Open {
+            self.refuse_one(failure);
+        }
+    }
+
+    fn refuse_one(&mut self, failure: &Failure) {
+        if let Transaction::Lost { .. } = self.transaction {
+            self.answer_lost();
+            return;
+        }
         failure.put(&mut self.output);
         if let Transaction::Deferred(_) = self.transaction {
             self.transaction = Transaction::Lost { told: true };
@@ -26,10 +44,9 @@ impl Session {
     /// After an ErrorResponse of the proxy's own: ReadyForQuery, now or when the Sync comes.
     pub(crate) fn conclude_refusal(&mut self) {
         let status = self.status();
-        let behind_others = self.request.simple.is_some() && self.request.frames.first() != Some(&frontend::tag::QUERY);
         match self.request.end {
-            End::Ready if !behind_others => backend::put_ready(&mut self.output, status),
-            End::Ready | End::Open | End::Part => self.skips_until_sync = true,
+            End::Ready if !self.request.mixed => backend::put_ready(&mut self.output, status),
+            End::Ready | End::Prepared | End::Open | End::Part => self.skips_until_sync = true,
         }
         self.progress = Progress::default();
         self.owed.clear();

@@ -19,17 +19,71 @@ use crate::settings::difference;
 use crate::statements::{Prepared, UNKNOWN, is_ours};
 
 impl Session {
-    /// Writes the request for the attached server to the end of `out`, and expects its replies from now on.
+    /// Writes for the attached server what it has not got yet, to the end of `out`, and expects its replies from now on: requests
+    /// that have to be run again, and the one that has just been gathered.
     pub fn encode(&mut self, memory: &mut ServerMemory, out: &mut Vec<u8>) {
+        if self.request.end != End::Open {
+            self.launch();
+        }
+        while self.sent < self.flight.len() {
+            self.encode_next(memory, out);
+        }
+        self.settle_owed();
+    }
+
+    fn encode_next(&mut self, memory: &mut ServerMemory, out: &mut Vec<u8>) {
+        let at = self.sent;
+        let whole = self.flight[at].request.is_whole();
+        if at == 0 {
+            self.encode_first(whole, memory, out);
+        }
+        let owed_before = self.owed.len();
+        let frames = std::mem::take(&mut self.flight[at].request.frames);
+        let parsed = std::mem::take(&mut self.flight[at].parsed);
+        let prepares = self.flight[at].request.end == End::Prepared;
+        let mut next_parsed = parsed.iter();
+        for frame in Frames::new(&frames) {
+            if prepares && frame.tag == frontend::tag::FLUSH {
+                frontend::put_sync(out);
+                self.owe(Owed::HiddenSync);
+            } else {
+                self.encode_frame(frame, &mut next_parsed, memory, out);
+            }
+        }
+        let changes = self.changes.end();
+        let changes_server =
+            |owed: &Owed| matches!(owed, Owed::Parse { .. } | Owed::HiddenParse(Some(_)) | Owed::HiddenClose { .. });
+        let prepares = self.owed.iter().skip(owed_before).any(changes_server);
+        let sent = &mut self.flight[at];
+        sent.prepares |= prepares;
+        sent.changes = changes;
+        if at == 0 {
+            self.progress.unflushed = !whole && !frames.ends_with(&FLUSH);
+        }
+        // What ends a transaction may have to be answered without a server.
+        if at == 0 || sent.holds || sent.request.controls {
+            sent.request.frames = frames;
+            sent.parsed = parsed;
+        } else {
+            self.recycle(frames);
+        }
+        if !whole {
+            self.go_on();
+        }
+        self.sent += 1;
+        self.lease.requests += 1;
+    }
+
+    /// What stands in front of the first of the requests that a server gets.
+    fn encode_first(&mut self, whole: bool, memory: &mut ServerMemory, out: &mut Vec<u8>) {
         let continues = self.progress.part;
-        let ready = self.request.end == End::Ready;
         if !continues {
             self.progress = Progress::default();
         }
         // What a session has left on its server is not on any other.
         self.progress.holding =
-            ready && !continues && self.pins.is_empty() && !matches!(self.transaction, Transaction::Open { .. });
-        self.progress.part = !ready;
+            whole && !continues && self.pins.is_empty() && !matches!(self.transaction, Transaction::Open { .. });
+        self.progress.part = !whole;
         if std::mem::take(&mut self.lease.fresh) {
             self.encode_settings(memory, out);
             self.encode_begin(out);
@@ -38,18 +92,6 @@ impl Session {
             memory.settings = None;
             self.encode_settings(memory, out);
         }
-        let frames = std::mem::take(&mut self.request.frames);
-        let mut parsed = 0;
-        for frame in Frames::new(&frames) {
-            self.encode_frame(frame, &mut parsed, memory, out);
-        }
-        self.progress.unflushed = !ready && !frames.ends_with(&FLUSH);
-        self.request.frames = frames;
-        if !ready {
-            self.request.go_on();
-            self.parsed.clear();
-        }
-        self.settle_owed();
     }
 
     fn encode_settings(&mut self, memory: &mut ServerMemory, out: &mut Vec<u8>) {
@@ -68,7 +110,13 @@ impl Session {
         }
     }
 
-    fn encode_frame(&mut self, frame: Frame<'_>, parsed: &mut usize, memory: &mut ServerMemory, out: &mut Vec<u8>) {
+    fn encode_frame(
+        &mut self,
+        frame: Frame<'_>,
+        parsed: &mut Parsed<'_>,
+        memory: &mut ServerMemory,
+        out: &mut Vec<u8>,
+    ) {
         let message = Frontend::read(frame).expect("the frame was read when it was gathered");
         if self.progress.discarding && !matches!(message, Frontend::Sync) {
             // The server would drop it, and an error has been reported: nothing is owed.
@@ -77,17 +125,16 @@ impl Session {
         match message {
             Frontend::Query(_) => {
                 // "a simple Query message also destroys the unnamed statement" (protocol-flow).
-                let mark = self.undo.len();
+                let mark = self.changes.end();
                 if let Some(removed) = self.statements.remove(b"") {
-                    self.undo.push((Box::default(), Some(removed)));
+                    self.changes.push(b"", Some(removed));
                 }
                 self.lease.unnamed = false;
                 self.pass(frame, Owed::Query { mark }, out);
             }
             Frontend::FunctionCall => self.pass(frame, Owed::Function, out),
             Frontend::Parse(parse) => {
-                let statement = self.parsed[*parsed].clone();
-                *parsed += 1;
+                let statement = parsed.next().expect("gathered with its Parse").clone();
                 self.encode_parse(frame, parse, statement, memory, out);
             }
             Frontend::Bind(bind) => self.encode_bind(frame, bind, memory, out),
@@ -109,9 +156,9 @@ impl Session {
                 self.pass(frame, Owed::Execute { class, copied: false }, out);
             }
             Frontend::Close(Target::Statement(name)) => {
-                let mark = self.undo.len();
+                let mark = self.changes.end();
                 let removed = self.statements.remove(name);
-                self.undo.push((name.into(), removed));
+                self.changes.push(name, removed);
                 self.owe(Owed::SynthesizedClose { mark });
             }
             Frontend::Close(Target::Portal(name)) => {
@@ -151,10 +198,10 @@ impl Session {
         memory: &mut ServerMemory,
         out: &mut Vec<u8>,
     ) {
-        let mark = self.undo.len();
+        let mark = self.changes.end();
         if parse.name.is_empty() {
             let before = self.statements.remove(b"");
-            self.undo.push((Box::default(), before));
+            self.changes.push(b"", before);
             self.statements.insert(b"", statement);
             self.lease.unnamed = true;
             return self.pass(frame, Owed::UnnamedParse { mark }, out);
@@ -166,7 +213,7 @@ impl Session {
             frontend::put_parse(out, &known.id.name().0, parse.sql, parse.types);
             return self.owe(Owed::RefusedParse { mark });
         }
-        self.undo.push((parse.name.into(), None));
+        self.changes.push(parse.name, None);
         self.statements.insert(parse.name, statement.clone());
         if memory.touch(statement.id) {
             if self.transaction == (Transaction::Open { failed: true }) && !survives_failure(&statement.class) {
@@ -221,7 +268,7 @@ impl Session {
     fn encode_eviction(&mut self, statement: &Prepared, memory: &mut ServerMemory, out: &mut Vec<u8>) {
         if let Some(evicted) = memory.insert(statement.id) {
             frontend::put_close_statement(out, &evicted.name().0);
-            self.owe(Owed::HiddenClose(evicted));
+            self.owe(Owed::HiddenClose { id: evicted, there: true });
         }
     }
 
@@ -234,6 +281,9 @@ impl Session {
         self.owed.push_back(owed);
     }
 }
+
+/// Statements that the Parse messages of a request define, in their order.
+type Parsed<'a> = std::slice::Iter<'a, Arc<Prepared>>;
 
 /// Whether a failed transaction may hold the statement: one that ends it, or nothing.
 fn survives_failure(class: &Class) -> bool {

@@ -5,6 +5,7 @@
 //! - `policy`: [`Policy`], what the session is allowed and promised, and `SET hakem.*`.
 //! - `request`: the frames gathered so far, kept until the first byte of an answer has gone out.
 //! - `answer`: the answers that need no server.
+//! - `flight`: requests that are on their way, several at once, and when one may follow another.
 //! - `encode`: the request as it is sent to one particular server: settings, BEGIN and statements that it lacks come first.
 //! - `reply`: the server's messages against what is owed ([`Verdict`]).
 //! - `loss`: what a client is told when its server is gone ([`Loss`]).
@@ -14,6 +15,7 @@
 
 mod answer;
 mod encode;
+mod flight;
 mod loss;
 mod memory;
 mod policy;
@@ -23,6 +25,7 @@ mod session;
 mod settings;
 mod statements;
 
+pub use flight::{FLIGHT_REQUESTS_MAX, LEASE_REQUESTS_MAX};
 pub use loss::Loss;
 pub use memory::ServerMemory;
 pub use policy::{Consistency, Policy, Route};

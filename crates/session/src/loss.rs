@@ -8,7 +8,7 @@ use std::time::Instant;
 use classifier::{Access, Effect, PinReason};
 use wire::backend::{Failure, SqlState};
 
-use crate::request::End;
+use crate::flight::Sent;
 use crate::session::{Lease, Role, Session, Transaction};
 
 /// What follows from a lost server.
@@ -29,56 +29,85 @@ impl Session {
         let on_replica = self.lease.role == Some(Role::Replica);
         self.lease = Lease::default();
         self.portals.clear();
-        let in_flight = !self.owed.is_empty() || self.progress.part;
         let in_transaction = matches!(self.transaction, Transaction::Open { .. } | Transaction::Deferred(_));
         if inside_message {
             return Loss::Close;
         }
-        if !in_flight {
+        if self.flight.is_empty() {
             self.lose_idle(in_transaction);
             return Loss::Told;
         }
-        let untouched = self.progress.holding && self.request.end == End::Ready;
-        // What a user has sent to a replica against its class has written nothing there, nor has what was only prepared.
-        let harmless = self.request.access == Access::Read || on_replica || !self.request.executes;
-        if untouched && harmless {
+        let told = self.flight.len() - self.rerunnable(on_replica);
+        if told == 0 {
             return Loss::Retry;
         }
-        // What is owed is answered by one error; what the client was not told of has not happened to its statements.
-        self.undo_to(self.unacknowledged());
-        self.undo.clear();
-        let commits = self.request.commits;
-        let writes = self.request.writes;
+        // What is owed is answered by errors; what the client was not told of has not happened to its statements.
+        self.undo(self.unacknowledged()..self.changes.end());
+        self.changes.forget(self.changes.end());
         let rolls_back = self.rolls_back();
+        let mut left_behind = self.lose_pins();
         self.restart();
-        let left_behind = self.lose_pins();
-        if in_transaction && rolls_back {
+        // Each request is answered as if it had been gathered just now; what is being gathered comes behind all of them.
+        let gathered = (std::mem::take(&mut self.request), std::mem::take(&mut self.parsed));
+        for at in 0..told {
+            let commits = self.flight.iter().take(told - at).any(|sent| sent.request.commits);
+            let Some(sent) = self.flight.pop_front() else { break };
+            (self.request, self.parsed) = (sent.request, sent.parsed);
+            self.tell_lost(Told { first: at == 0, commits, rolls_back, code, now }, &mut left_behind);
+        }
+        if !self.skips_until_sync {
+            (self.request, self.parsed) = gathered;
+        }
+        self.flight_bytes = self.flight.iter().map(|sent| sent.request.frames.len()).sum();
+        Loss::Told
+    }
+
+    /// How many of the last requests in flight can be run again: nothing of their answers has reached the client, and they had no
+    /// effect.
+    fn rerunnable(&self, on_replica: bool) -> usize {
+        let can = |at: usize| {
+            let Sent { request, holds, .. } = &self.flight[at];
+            // What a user has sent to a replica against its class has written nothing there, nor has what was only prepared.
+            let harmless = request.access == Access::Read || on_replica || !request.executes;
+            if at == 0 { self.progress.holding && request.is_whole() && harmless } else { *holds }
+        };
+        let quiet = self.transaction == Transaction::None && self.pins.is_empty();
+        (0..self.flight.len()).rev().take_while(|at| can(*at) && (*at == 0 || quiet)).count()
+    }
+
+    /// Answers a request that was lost with its server, and cannot be run again.
+    fn tell_lost(&mut self, told: Told, left_behind: &mut Option<Failure>) {
+        if matches!(self.transaction, Transaction::Lost { .. }) {
+            self.answer_lost();
+            return;
+        }
+        let in_transaction = matches!(self.transaction, Transaction::Open { .. } | Transaction::Deferred(_));
+        if in_transaction && told.first && told.rolls_back {
             // That is what has happened.
             self.transaction = Transaction::Lost { told: true };
-            self.refusal = left_behind;
+            self.refusal = left_behind.take();
             self.answer_lost();
-            return Loss::Told;
+            return;
         }
-        let failure = if in_transaction && !commits {
+        let failure = if in_transaction && !told.commits {
             self.transaction = Transaction::Lost { told: true };
-            self.refusal = left_behind;
+            self.refusal = left_behind.take();
             lost_in_transaction()
-        } else if commits || writes {
-            self.end_uncertain(now);
-            self.refusal = left_behind;
+        } else if self.request.commits || self.request.writes || in_transaction {
+            self.end_uncertain(told.now);
+            self.refusal = left_behind.take();
             Failure::error("08007", "the server was lost before it confirmed the commit; the outcome is unknown")
                 .hint("Check whether it took effect before running it again.")
         } else {
-            self.end_uncertain(now);
-            let said = code.map_or(String::new(), |code| format!(" (it said {})", code.as_str()));
-            left_behind.unwrap_or_else(|| {
+            self.end_uncertain(told.now);
+            let said = told.code.map_or(String::new(), |code| format!(" (it said {})", code.as_str()));
+            left_behind.take().unwrap_or_else(|| {
                 Failure::error("57P01", format!("the server was lost while it sent the result{said}"))
                     .hint("Run the statement again.")
             })
         };
         failure.put(&mut self.output);
         self.conclude_refusal();
-        Loss::Told
     }
 
     fn lose_idle(&mut self, in_transaction: bool) {
@@ -102,7 +131,8 @@ impl Session {
 
     /// Whether the request is a ROLLBACK that has not been answered.
     fn rolls_back(&self) -> bool {
-        let class = self.request.simple.as_ref().filter(|class| class.statements == 1 && self.progress.effects == 0);
+        let simple = self.flight.front().and_then(|sent| sent.request.simple.as_ref());
+        let class = simple.filter(|class| class.statements == 1 && self.progress.effects == 0);
         class.is_some_and(|class| matches!(&*class.effects, [Effect::Rollback { chain: false }]))
     }
 
@@ -113,6 +143,20 @@ impl Session {
         self.wrote = false;
         self.last_write = Some(now);
     }
+}
+
+/// What is known about a request that is lost with its server.
+#[derive(Clone, Copy)]
+struct Told {
+    /// It is the first, of which something may have been answered.
+    first: bool,
+    /// It, or one behind it that the server may have got to, ends a transaction.
+    commits: bool,
+    /// The first is a ROLLBACK that has not been answered.
+    rolls_back: bool,
+    /// What the server said before it went.
+    code: Option<SqlState>,
+    now: Instant,
 }
 
 /// 40001 tells every framework that running the transaction again is right.

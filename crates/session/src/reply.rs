@@ -2,6 +2,7 @@
 //!
 //! Owns the list of what is owed, the effects of what succeeded, and the decision to run a request again.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,8 +22,8 @@ pub(crate) enum Owed {
     HiddenSettings,
     /// A Parse of the proxy's own, for this statement; `None` for the unnamed one.
     HiddenParse(Option<Identity>),
-    /// A Close of the proxy's own, of this statement.
-    HiddenClose(Identity),
+    /// A Close of the proxy's own, of this statement, which the server has if what was sent ahead succeeds.
+    HiddenClose { id: Identity, there: bool },
     /// ParseComplete, for this statement on the server.
     Parse { mark: usize, id: Identity },
     /// ParseComplete, for the unnamed statement.
@@ -44,6 +45,8 @@ pub(crate) enum Owed {
     Close,
     /// ReadyForQuery.
     Sync,
+    /// The same, which the client has not asked for.
+    HiddenSync,
     /// A simple query's results and ReadyForQuery.
     Query { mark: usize },
     /// FunctionCallResponse and ReadyForQuery.
@@ -54,6 +57,19 @@ impl Owed {
     /// Whether the proxy says it itself.
     pub(crate) fn is_synthesized(&self) -> bool {
         matches!(self, Owed::SynthesizedParse { .. } | Owed::SynthesizedClose { .. })
+    }
+
+    /// Where the changes begin that it makes, or would make, of the client's statements.
+    fn mark(&self) -> Option<usize> {
+        match *self {
+            Owed::Parse { mark, .. }
+            | Owed::RefusedParse { mark }
+            | Owed::UnnamedParse { mark }
+            | Owed::Query { mark }
+            | Owed::SynthesizedParse { mark }
+            | Owed::SynthesizedClose { mark } => Some(mark),
+            _ => None,
+        }
     }
 
     /// Whether it may turn out to be a COPY that waits for its data.
@@ -71,6 +87,11 @@ pub enum Verdict {
     Swallow,
     /// It goes to the client and ends the request.
     Ready {
+        /// The server is not needed any more.
+        free: bool,
+    },
+    /// It does not concern the client, and ends the request.
+    HiddenReady {
         /// The server is not needed any more.
         free: bool,
     },
@@ -159,14 +180,19 @@ impl Session {
         self.progress.unflushed = self.progress.part;
     }
 
-    /// Makes ready to send the request to another server.
+    /// Makes ready to send what has not been answered to another server.
     pub fn restart(&mut self) {
-        self.undo_to(0);
+        self.undo(0..self.changes.end());
+        self.changes.forget(self.changes.end());
         self.owed.clear();
         self.output.clear();
         self.to_server.clear();
         self.progress = Progress::default();
-        self.request.attempts += 1;
+        self.sent = 0;
+        self.waits = false;
+        for sent in &mut self.flight {
+            sent.request.attempts += 1;
+        }
     }
 
     /// Writes the answers that the proxy gives itself, as far as their turn has come.
@@ -206,7 +232,7 @@ impl Session {
     /// A message that completes the first of what is owed and no statement.
     fn on_step(&mut self) -> Verdict {
         let verdict = match self.owed.pop_front() {
-            Some(Owed::HiddenParse(_) | Owed::HiddenClose(_)) => Verdict::Swallow,
+            Some(Owed::HiddenParse(_) | Owed::HiddenClose { .. }) => Verdict::Swallow,
             _ => Verdict::Forward,
         };
         self.settle_owed();
@@ -230,7 +256,7 @@ impl Session {
                 self.release_sync();
             }
             Some(Owed::Query { .. }) => {
-                if let Some(class) = self.request.simple.clone()
+                if let Some(class) = self.flight.front().and_then(|sent| sent.request.simple.clone())
                     && let Some(effect) = class.effects.get(self.progress.effects)
                     && (class.statements == 1 || is_tag_of(effect, command))
                 {
@@ -272,11 +298,14 @@ impl Session {
         Verdict::Forward
     }
 
-    /// More belongs to the request.
-    fn go_on(&mut self) {
+    /// More belongs to the request, which is the only one.
+    pub(crate) fn go_on(&mut self) {
+        let Some(sent) = self.flight.back_mut() else { return };
         self.progress.part = true;
-        self.request.go_on();
-        self.parsed.clear();
+        let frames = std::mem::take(&mut sent.request.frames);
+        sent.request.go_on();
+        sent.parsed.clear();
+        self.recycle(frames);
     }
 
     /// The Sync that was kept back is sent after all, when nothing that is owed can be a COPY any more.
@@ -295,7 +324,7 @@ impl Session {
             self.progress.hidden_failed = true;
             // BEGIN READ WRITE on a standby.
             let demoted = report.sqlstate() == Some(SqlState(*b"25006")) && self.lease.role == Some(Role::Primary);
-            if demoted && self.progress.holding && self.request.attempts == 0 {
+            if demoted && self.progress.holding && self.is_first_attempt() {
                 self.progress.retrying = Some(RetryReason::Demoted);
             }
             return Verdict::Swallow;
@@ -323,22 +352,32 @@ impl Session {
             None | Some(Owed::Query { .. } | Owed::Function) => return,
             Some(owed) => matches!(owed, Owed::UnnamedParse { .. }),
         };
-        let mark = self.unacknowledged();
-        let sync = self.owed.iter().position(|owed| matches!(owed, Owed::Sync)).unwrap_or(self.owed.len());
+        let is_sync = |owed: &Owed| matches!(owed, Owed::Sync | Owed::HiddenSync);
+        let sync = self.owed.iter().position(is_sync).unwrap_or(self.owed.len());
+        let end = self.flight.front().map_or(self.changes.end(), |sent| sent.changes);
+        let mark = self.owed.iter().take(sync).find_map(Owed::mark).unwrap_or(end);
         // Backwards: a statement may be prepared and closed again in one request.
-        for owed in self.owed.drain(..sync).rev() {
+        let discarded: VecDeque<Owed> = self.owed.drain(..sync).collect();
+        for owed in discarded.into_iter().rev() {
             match owed {
-                Owed::Parse { id, .. } | Owed::HiddenParse(Some(id)) => memory.forget(id),
+                Owed::Parse { id, .. } | Owed::HiddenParse(Some(id)) => {
+                    memory.forget(id);
+                    for later in &mut self.owed {
+                        if let Owed::HiddenClose { id: closed, there } = later {
+                            *there &= *closed != id;
+                        }
+                    }
+                }
                 Owed::HiddenParse(None) => self.lease.unnamed = false,
-                Owed::HiddenClose(id) => memory.keep(id),
+                Owed::HiddenClose { id, there: true } => memory.keep(id),
                 _ => {}
             }
         }
-        self.undo_to(mark);
+        self.undo(mark..end);
         if unnamed_failed {
             // "Unnamed prepared statement --- release any prior unnamed statement", before the new one is looked at
             // (exec_parse_message).
-            self.statements.remove(b"");
+            self.changes.clear_before(end, b"", &mut self.statements);
         }
         if self.owed.is_empty() {
             self.progress.discarding = true;
@@ -348,16 +387,11 @@ impl Session {
 
     /// Where that part of the list of changes begins that the client has not been told of.
     pub(crate) fn unacknowledged(&self) -> usize {
-        let mark = |owed: &Owed| match *owed {
-            Owed::Parse { mark, .. }
-            | Owed::RefusedParse { mark }
-            | Owed::UnnamedParse { mark }
-            | Owed::Query { mark }
-            | Owed::SynthesizedParse { mark }
-            | Owed::SynthesizedClose { mark } => Some(mark),
-            _ => None,
-        };
-        self.owed.iter().find_map(mark).unwrap_or(usize::MAX)
+        self.owed.iter().find_map(Owed::mark).unwrap_or(self.changes.end())
+    }
+
+    fn is_first_attempt(&self) -> bool {
+        self.flight.front().is_none_or(|sent| sent.request.attempts == 0)
     }
 
     /// A statement has failed: what it may have left behind all the same. "...a lock acquired during a transaction that is
@@ -365,7 +399,7 @@ impl Session {
     fn pin_in_spite(&mut self) {
         let class = match self.owed.front() {
             Some(Owed::Execute { class, .. }) => class.clone(),
-            Some(Owed::Query { .. }) => self.request.simple.clone(),
+            Some(Owed::Query { .. }) => self.flight.front().and_then(|sent| sent.request.simple.clone()),
             _ => None,
         };
         for effect in class.iter().flat_map(|class| &class.effects) {
@@ -381,23 +415,13 @@ impl Session {
         }
     }
 
-    pub(crate) fn undo_to(&mut self, mark: usize) {
-        while self.undo.len() > mark {
-            let Some((name, before)) = self.undo.pop() else { return };
-            // Nobody knows which of its definitions the server has got to.
-            self.lease.unnamed &= !name.is_empty();
-            match before {
-                Some(statement) => self.statements.insert(&name, statement),
-                None => drop(self.statements.remove(&name)),
-            }
-        }
-    }
-
     /// Whether an error means that the request should be run elsewhere.
     fn retry_reason(&self, code: SqlState) -> Option<RetryReason> {
-        if !self.progress.holding {
+        // Those behind it would have to come along.
+        if !self.progress.holding || self.flight.iter().skip(1).any(|sent| !sent.holds) {
             return None;
         }
+        let first = &self.flight.front()?.request;
         match (self.lease.role?, &code.0) {
             (Role::Replica, b"25006" | b"55000" | b"0A000") => Some(RetryReason::Misrouted),
             (Role::Replica, b"40001" | b"40P01") => Some(RetryReason::Conflict),
@@ -408,7 +432,10 @@ impl Session {
             // Nothing was executed: a read-only transaction refuses before it does anything. But the client may have asked
             // for a read-only one itself, and a server that says so again after a probe means it.
             (Role::Primary, b"25006")
-                if self.request.access == Access::Write && self.request.attempts == 0 && !self.is_read_only() =>
+                if self.flight.len() == 1
+                    && first.access == Access::Write
+                    && first.attempts == 0
+                    && !self.is_read_only() =>
             {
                 Some(RetryReason::Demoted)
             }
@@ -427,35 +454,44 @@ impl Session {
 
     fn on_ready(&mut self, body: &[u8], memory: &mut ServerMemory, now: Instant) -> Verdict {
         let Some(status) = Status::read(body) else { return Verdict::Broken };
+        let mut hidden = false;
         match self.owed.pop_front() {
-            Some(hidden @ (Owed::Hidden | Owed::HiddenSettings)) => {
+            Some(first @ (Owed::Hidden | Owed::HiddenSettings)) => {
                 if self.progress.hidden_failed {
                     return self
                         .progress
                         .retrying
                         .map_or(Verdict::Broken, |reason| Verdict::Retry { reason, clean: false });
                 }
-                if matches!(hidden, Owed::HiddenSettings) {
+                if matches!(first, Owed::HiddenSettings) {
                     memory.settings = Some(self.settings.current().clone());
                 }
                 self.settle_owed();
                 return Verdict::Swallow;
             }
+            Some(Owed::HiddenSync) => hidden = true,
             Some(Owed::Sync | Owed::Query { .. } | Owed::Function) => {}
             // A ReadyForQuery that nothing was owed for: the conversation is out of step.
             _ => return Verdict::Broken,
         }
         if let Some(reason) = self.progress.retrying {
-            return Verdict::Retry { reason, clean: status == Status::Idle && reason != RetryReason::Demoted };
+            // What those behind it are answered with is nobody's business: the connection is closed.
+            let alone = self.flight.len() == 1;
+            return Verdict::Retry { reason, clean: alone && status == Status::Idle && reason != RetryReason::Demoted };
         }
+        // What it would have got a ReadyForQuery for is dropped until it asks for one.
+        self.skips_until_sync = hidden && self.progress.failed;
         self.conclude(status, memory, now);
-        Verdict::Ready { free: !self.keeps_server() }
+        self.settle_owed();
+        let free = self.flight.is_empty() && !self.keeps_server();
+        if hidden { Verdict::HiddenReady { free } } else { Verdict::Ready { free } }
     }
 
-    /// The request is over.
+    /// The first request is over.
     fn conclude(&mut self, status: Status, memory: &mut ServerMemory, now: Instant) {
         let failed = self.progress.failed;
-        if self.lease.role == Some(Role::Primary) && self.request.writes {
+        let Some(sent) = self.land() else { return };
+        if self.lease.role == Some(Role::Primary) && sent.request.writes {
             self.wrote = true;
         }
         match status {
@@ -469,7 +505,9 @@ impl Session {
                     self.last_write = Some(now);
                 }
                 self.transaction = Transaction::None;
-                self.portals.clear();
+                if self.flight.is_empty() {
+                    self.portals.clear();
+                }
                 if memory.settings.as_ref().is_none_or(|known| !Arc::ptr_eq(known, self.settings.current())) {
                     memory.settings = Some(self.settings.current().clone());
                 }
@@ -477,9 +515,11 @@ impl Session {
             Status::Open => self.transaction = Transaction::Open { failed: false },
             Status::Failed => self.transaction = Transaction::Open { failed: true },
         }
-        self.progress = Progress::default();
-        self.undo.clear();
-        self.clear_request();
+        let holding = self.flight.front().is_some_and(|next| next.holds);
+        self.progress = Progress {
+            holding: holding && self.transaction == Transaction::None && self.pins.is_empty(),
+            ..Progress::default()
+        };
     }
 
     /// A statement with an effect has succeeded, with this command tag.
@@ -502,13 +542,13 @@ impl Session {
                 self.lease.unclear |= self.settings.discard_all();
                 self.policy = self.initial.clone();
                 self.statements.clear();
-                self.undo.clear();
+                self.changes.forget(self.changes.end());
                 self.pins.clear();
                 memory.discard_all();
             }
             Effect::DeallocateAll => {
                 self.statements.clear();
-                self.undo.clear();
+                self.changes.forget(self.changes.end());
                 memory.deallocate_all();
                 self.lease.unnamed = false;
             }

@@ -34,6 +34,18 @@ pub(crate) struct Request {
     pub(crate) commits: bool,
     /// Whether anything in it is executed: preparing a write writes nothing.
     pub(crate) executes: bool,
+    /// Whether anything in it concerns a portal: its transaction must not end before the client says so.
+    pub(crate) uses_portals: bool,
+    /// Whether a Parse of the unnamed statement is among its messages.
+    pub(crate) parses_unnamed: bool,
+    /// Whether it begins or ends a transaction, or a part of one.
+    pub(crate) controls: bool,
+    /// Whether it changes how later requests are read, or where they go.
+    pub(crate) alters: bool,
+    /// Whether the proxy may have to answer some of it itself.
+    pub(crate) local: bool,
+    /// Whether it ends with a Query behind other messages, which an error of theirs discards.
+    pub(crate) mixed: bool,
     /// How often it has been sent to a server before.
     pub(crate) attempts: u32,
 }
@@ -45,14 +57,23 @@ pub(crate) enum End {
     Open,
     /// With a message that the server answers with ReadyForQuery.
     Ready,
+    /// With a Flush, behind nothing but what prepares: the server gets a Sync in its place, and is free.
+    Prepared,
     /// With a Flush, or because it was too large to be kept: more belongs to it, and it cannot be run again.
     Part,
 }
 
+impl Default for Request {
+    fn default() -> Request {
+        Request::with(Vec::new())
+    }
+}
+
 impl Request {
-    pub(crate) fn new() -> Request {
+    /// Nothing yet, with a buffer for its frames.
+    pub(crate) fn with(frames: Vec<u8>) -> Request {
         Request {
-            frames: Vec::new(),
+            frames,
             access: Access::Read,
             why: Why::Empty,
             writes: false,
@@ -65,8 +86,21 @@ impl Request {
             begins: false,
             commits: false,
             executes: false,
+            uses_portals: false,
+            parses_unnamed: false,
+            controls: false,
+            alters: false,
+            local: false,
+            mixed: false,
             attempts: 0,
         }
+    }
+
+    /// A Query of this class by itself, without its frame.
+    pub(crate) fn of(class: &Class) -> Request {
+        let mut request = Request { needs_server: true, executes: true, end: End::Ready, ..Request::default() };
+        request.add(class);
+        request
     }
 
     /// Starts over with the same buffer, unless that has grown large.
@@ -76,7 +110,34 @@ impl Request {
         if frames.capacity() > CAPACITY_KEPT {
             frames = Vec::new();
         }
-        *self = Request { frames, ..Request::new() };
+        *self = Request::with(frames);
+    }
+
+    /// Whether the server answers it whole, with a ReadyForQuery at the end.
+    pub(crate) fn is_whole(&self) -> bool {
+        matches!(self.end, End::Ready | End::Prepared)
+    }
+
+    /// Goes on with more of itself; returns the frames that it had.
+    pub(crate) fn merge(&mut self, more: Request) -> Vec<u8> {
+        if more.access > self.access || self.why == Why::Empty {
+            self.access = self.access.max(more.access);
+            self.why = more.why;
+        }
+        self.writes |= more.writes;
+        self.copies |= more.copies;
+        self.leaves_something |= more.leaves_something;
+        self.hint = self.hint.or(more.hint);
+        self.begins |= more.begins;
+        self.commits |= more.commits;
+        self.executes |= more.executes;
+        self.uses_portals |= more.uses_portals;
+        self.controls |= more.controls;
+        self.alters |= more.alters;
+        self.mixed |= more.mixed;
+        self.simple = more.simple;
+        self.end = more.end;
+        std::mem::replace(&mut self.frames, more.frames)
     }
 
     /// What has been sent cannot be run again, and more belongs to it: what it was is of interest, its bytes are not.
@@ -103,6 +164,10 @@ impl Request {
         self.copies |= class.why == Why::CopyFrom;
         self.leaves_something |= !class.effects.is_empty();
         self.hint = self.hint.or(class.hint);
+        self.controls |= class.effects.iter().any(crate::flight::controls);
+        self.alters |= crate::flight::alters(class);
+        let local = |effect: &Effect| matches!(effect, Effect::Hakem { .. } | Effect::HakemShow { .. });
+        self.local |= class.effects.iter().any(local);
         self.begins |= class.effects.iter().any(|effect| matches!(effect, Effect::Begin(_)));
         self.commits |=
             class.effects.iter().any(|effect| matches!(effect, Effect::Commit { .. } | Effect::PrepareTransaction));
@@ -134,7 +199,7 @@ fn writes_nothing(class: &Class) -> bool {
 }
 
 /// Bytes of buffer that a session in use keeps between requests.
-const CAPACITY_KEPT: usize = 16 * 1024;
+pub(crate) const CAPACITY_KEPT: usize = 16 * 1024;
 
 /// Bytes of buffer that an idle session keeps.
 const CAPACITY_IDLE: usize = 512;

@@ -11,14 +11,15 @@ use classifier::{Access, Class, Classifier, Hint, Isolation, PinReason, Transact
 use wire::Malformed;
 use wire::backend::{Failure, Status};
 use wire::frame::Frame;
-use wire::frontend::{Frontend, Parse, Target};
+use wire::frontend::{Bind, Frontend, Parse, Target};
 
+use crate::flight::{Changes, Sent};
 use crate::memory::ServerMemory;
 use crate::policy::{Consistency, Policy, Route};
 use crate::reply::Owed;
 use crate::request::{End, Request};
 use crate::settings::Settings;
-use crate::statements::{Named, Prepared, Statements};
+use crate::statements::{Identity, Named, Prepared, Statements};
 
 /// The conversation with one client.
 #[derive(Debug)]
@@ -34,14 +35,25 @@ pub struct Session {
     pub(crate) last_write: Option<Instant>,
     /// Whether the current transaction sent anything but reads to the primary.
     pub(crate) wrote: bool,
+    /// The request that is being gathered.
     pub(crate) request: Request,
     /// Statements that Parse messages of the request define, in their order.
     pub(crate) parsed: Vec<Arc<Prepared>>,
+    /// Requests that have not been answered, in their order.
+    pub(crate) flight: VecDeque<Sent>,
+    /// How many of them the server of the lease has got.
+    pub(crate) sent: usize,
+    /// How many bytes of them are kept.
+    pub(crate) flight_bytes: usize,
+    /// What the client has sent next has to wait for an answer.
+    pub(crate) waits: bool,
+    /// Buffers for requests.
+    pub(crate) spares: Vec<Vec<u8>>,
     pub(crate) owed: VecDeque<Owed>,
     /// The statements that portals execute, for as long as the transaction lasts.
     pub(crate) portals: Vec<Named>,
-    /// What statements were called before the request changed them, to be undone when it fails.
-    pub(crate) undo: Vec<Named>,
+    /// What requests that have not been answered have changed of the client's statements.
+    pub(crate) changes: Changes,
     pub(crate) lease: Lease,
     pub(crate) progress: Progress,
     /// What the client sends is dropped until Sync, by the protocol's rule for errors; no server takes part in it.
@@ -93,9 +105,11 @@ pub(crate) struct Lease {
     pub(crate) unnamed: bool,
     /// What it has of settings cannot be told from what the session has seen.
     pub(crate) unclear: bool,
+    /// How many requests it has got.
+    pub(crate) requests: usize,
 }
 
-/// How far the request in flight is.
+/// How far the first of the requests in flight is.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Progress {
     /// Nothing of the answer has been let go: the request can be run again.
@@ -131,6 +145,8 @@ pub enum Step {
     Answered,
     /// CopyData, CopyDone or CopyFail for the server that waits for it: to be passed on as it is.
     Copy,
+    /// Nothing was done with it: it is to be shown again when [`Session::takes_more`].
+    Later,
     /// The client leaves.
     Terminate,
 }
@@ -184,11 +200,16 @@ impl Session {
             pins: Vec::new(),
             last_write: None,
             wrote: false,
-            request: Request::new(),
+            request: Request::default(),
             parsed: Vec::new(),
+            flight: VecDeque::new(),
+            sent: 0,
+            flight_bytes: 0,
+            waits: false,
+            spares: Vec::new(),
             owed: VecDeque::new(),
             portals: Vec::new(),
-            undo: Vec::new(),
+            changes: Changes::default(),
             lease: Lease::default(),
             progress: Progress::default(),
             skips_until_sync: false,
@@ -204,6 +225,10 @@ impl Session {
     /// [`Violation`]: the connection has to be closed, with SQLSTATE 08P01.
     pub fn on_client(&mut self, frame: Frame<'_>, classifier: &Classifier) -> Result<Step, Violation> {
         let message = Frontend::read(frame)?;
+        if self.is_behind() && self.comes_too_early(frame, &message) {
+            self.waits = true;
+            return Ok(Step::Later);
+        }
         match message {
             Frontend::Terminate => return Ok(Step::Terminate),
             Frontend::Password => return Err(Violation::Password),
@@ -235,16 +260,21 @@ impl Session {
         match message {
             Frontend::Query(sql) => return Ok(self.query(frame, sql, classifier)),
             Frontend::Parse(parse) => {
+                self.request.parses_unnamed |= parse.name.is_empty();
                 let statement = self.prepared(parse, classify(classifier, parse.sql));
                 self.request.add(&statement.class);
                 self.parsed.push(statement);
                 self.request.needs_server = true;
             }
-            Frontend::Bind(bind) => self.uses(bind.statement),
+            Frontend::Bind(bind) => {
+                self.request.uses_portals = true;
+                self.uses(bind.statement);
+            }
             Frontend::Describe(Target::Statement(name)) => self.uses(name),
             Frontend::Close(Target::Statement(_)) => {}
             Frontend::Execute => {
                 self.request.executes = true;
+                self.request.uses_portals = true;
                 // Of a portal that an earlier request has bound, maybe.
                 let bound = self.bound(crate::encode::portal_name(frame));
                 self.request.copies |= bound.is_some_and(|statement| statement.class.why == Why::CopyFrom);
@@ -255,8 +285,12 @@ impl Session {
                 self.request.add(&unknown());
                 self.request.executes = true;
                 self.request.needs_server = true;
+                self.request.mixed = !self.request.frames.is_empty();
             }
-            _ => self.request.needs_server = true,
+            _ => {
+                self.request.uses_portals = true;
+                self.request.needs_server = true;
+            }
         }
         self.request.frames.extend_from_slice(frame.whole);
         match message {
@@ -265,7 +299,13 @@ impl Session {
                 Ok(self.answer_without_server())
             }
             Frontend::Sync | Frontend::FunctionCall => Ok(self.ended(End::Ready)),
-            Frontend::Flush if self.request.needs_server => Ok(self.ended(End::Part)),
+            Frontend::Flush if self.request.needs_server => {
+                // What only prepares has no effect that a transaction could undo: it need not stay open for the sake of it, and hold
+                // its server until the client thinks of a Sync, as asyncpg does.
+                let prepares = !self.request.uses_portals && !self.progress.part;
+                let end = if prepares && self.transaction == Transaction::None { End::Prepared } else { End::Part };
+                Ok(self.ended(end))
+            }
             Frontend::Flush => {
                 self.close_statements();
                 Ok(Step::Answered)
@@ -290,6 +330,7 @@ impl Session {
         }
         self.lease = Lease::default();
         self.request.shrink();
+        self.spares = Vec::new();
     }
 
     /// Whether a server is held.
@@ -392,11 +433,21 @@ impl Session {
     fn query(&mut self, frame: Frame<'_>, sql: &[u8], classifier: &Classifier) -> Step {
         let class = classify(classifier, sql);
         let alone = self.request.frames.is_empty() && !self.progress.part;
+        let behind = self.is_behind();
+        if behind && !(alone && self.follows(&Request::of(&class))) {
+            self.waits = true;
+            return Step::Later;
+        }
         self.request.frames.extend_from_slice(frame.whole);
         self.request.add(&class);
         self.request.executes = true;
         self.request.end = End::Ready;
-        if alone && let Some(step) = self.answer(sql, &class) {
+        self.request.needs_server = true;
+        self.request.mixed = !alone;
+        if alone
+            && !behind
+            && let Some(step) = self.answer(sql, &class)
+        {
             self.statements.remove(b"");
             return step;
         }
@@ -440,14 +491,36 @@ impl Session {
                 self.refusal = Some(Failure::error("0A000", message));
                 self.answer_refusal()
             }
-            _ => Step::Request(Intent { need: self.need(), why: self.request.why }),
+            _ => Step::Request(Intent { need: self.need(&self.request), why: self.request.why }),
         }
     }
 
-    fn need(&self) -> Need {
+    /// Whether a frame cannot be taken before the requests ahead of it have been answered.
+    fn comes_too_early(&self, frame: Frame<'_>, message: &Frontend<'_>) -> bool {
+        match *message {
+            Frontend::Password => false,
+            _ if !self.takes_more() => true,
+            _ if self.request.frames.len() + frame.whole.len() > self.policy.request_max => true,
+            Frontend::Terminate | Frontend::Flush | Frontend::FunctionCall => true,
+            Frontend::Parse(parse) => {
+                let prepares = !parse.name.is_empty() && self.flight.back().is_some_and(|last| last.prepares);
+                self.is_uncertain(parse.name, true)
+                    || (prepares && self.is_pending(Identity::new(parse.sql, parse.types, &self.settings)))
+            }
+            Frontend::Bind(Bind { statement: name, .. }) | Frontend::Describe(Target::Statement(name)) => {
+                self.is_uncertain(name, false)
+                    || (!name.is_empty() && self.statements.get(name).is_some_and(|known| self.is_pending(known.id)))
+            }
+            Frontend::Sync => !self.follows(&self.request),
+            _ => false,
+        }
+    }
+
+    /// What a whole request needs of a server.
+    pub(crate) fn need(&self, request: &Request) -> Need {
         let policy = &self.policy;
         // What a Flush leaves open may go on with a write, in the same transaction.
-        let known = self.request.end == End::Ready && !self.progress.part;
+        let known = request.end != End::Part && !self.progress.part;
         let begun = match self.transaction {
             Transaction::None => true,
             Transaction::Deferred(mode) => {
@@ -456,9 +529,9 @@ impl Session {
             }
             _ => false,
         };
-        let insists = policy.route == Route::Replica || self.request.hint == Some(Hint::Replica);
-        let refuses = policy.route == Route::Primary || self.request.hint == Some(Hint::Primary);
-        let harmless = self.request.access == Access::Read || (insists && self.may_insist());
+        let insists = policy.route == Route::Replica || request.hint == Some(Hint::Replica);
+        let refuses = policy.route == Route::Primary || request.hint == Some(Hint::Primary);
+        let harmless = request.access == Access::Read || (insists && may_insist(request));
         if !policy.split || policy.keeps_server || refuses || !known || !begun || !harmless {
             return Need::Primary;
         }
@@ -470,16 +543,13 @@ impl Session {
             global: policy.consistency == Consistency::Global,
         }
     }
+}
 
-    /// Whether a user who asks for a replica gets one for a statement in doubt: where it is the function or the syntax that is
-    /// unknown, the user may know better. A known write stays one.
-    fn may_insist(&self) -> bool {
-        !self.request.leaves_something
-            && matches!(
-                self.request.why,
-                Why::UnknownFunction | Why::ParseFailure | Why::TooComplex | Why::NodeDependent
-            )
-    }
+/// Whether a user who asks for a replica gets one for a statement in doubt: where it is the function or the syntax that is
+/// unknown, the user may know better. A known write stays one.
+fn may_insist(request: &Request) -> bool {
+    !request.leaves_something
+        && matches!(request.why, Why::UnknownFunction | Why::ParseFailure | Why::TooComplex | Why::NodeDependent)
 }
 
 fn classify(classifier: &Classifier, sql: &[u8]) -> Arc<Class> {

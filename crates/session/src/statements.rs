@@ -32,7 +32,7 @@ pub(crate) struct Prepared {
 pub(crate) struct Identity([u8; 16]);
 
 impl Identity {
-    fn new(sql: &[u8], types: &[u8], settings: &Settings) -> Identity {
+    pub(crate) fn new(sql: &[u8], types: &[u8], settings: &Settings) -> Identity {
         let mut digest = Sha256::new();
         let mut add = |part: &[u8]| {
             digest.update(u64::to_be_bytes(part.len() as u64));
@@ -80,7 +80,7 @@ impl Prepared {
     }
 }
 
-/// What goes, or went, by a name.
+/// What goes by a name.
 pub(crate) type Named = (Box<[u8]>, Option<Arc<Prepared>>);
 
 /// One client's prepared statements.
@@ -105,6 +105,14 @@ impl Statements {
 
     pub(crate) fn remove(&mut self, name: &[u8]) -> Option<Arc<Prepared>> {
         if name.is_empty() { self.unnamed.take() } else { self.named.remove(name) }
+    }
+
+    /// Gives a name back what it stood for.
+    pub(crate) fn restore(&mut self, name: &[u8], before: Option<Arc<Prepared>>) {
+        match before {
+            Some(statement) => self.insert(name, statement),
+            None => drop(self.remove(name)),
+        }
     }
 
     pub(crate) fn clear(&mut self) {

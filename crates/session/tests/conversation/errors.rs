@@ -17,9 +17,14 @@ fn an_error_discards_until_sync() {
 #[test]
 fn an_error_is_told_at_once() {
     check(&[
-        ("P - wrong | H", "p.P(- wrong) p.H", "E(42601)"),
+        ("P - wrong | B - | H", "p.P(- wrong) p.B(-) p.H", "E(42601)"),
         ("B - | E | H", "", ""),
         ("S", "p.S", "Z(I)"),
+        ("!released", "", ""),
+        ("P - wrong | H", "p.P(- wrong) p.S", "E(42601)"),
+        ("!released", "", ""),
+        ("B - | E | H", "", ""),
+        ("S", "", "Z(I)"),
         ("!released", "", ""),
     ]);
 }
@@ -32,9 +37,9 @@ fn a_simple_query_is_discarded_too() {
         ("!held", "", ""),
         ("S", "p.S", "Z(I)"),
         ("!released", "", ""),
-        ("P - wrong | H", "p.P(- wrong) p.H", "E(42601)"),
+        ("P - wrong | H", "p.P(- wrong) p.S", "E(42601)"),
         ("Q insert into t", "", ""),
-        ("S", "p.S", "Z(I)"),
+        ("S", "", "Z(I)"),
         ("!released", "", ""),
     ]);
 }
@@ -76,7 +81,11 @@ fn a_request_too_large_to_keep_goes_out_in_parts() {
         ("B - | E", "p.B(-) p.E", ""),
         ("S", "p.S", "1 2 D(a long enough one) C(SELECT 1) Z(I)"),
         ("!released", "", ""),
-        ("P s wrong but long | P t select something else", "p.P(#1 wrong but long)", "E(42601)"),
+        (
+            "P s wrong but long | P t select something else",
+            "p.P(#1 wrong but long) p.P(#2 select something else)",
+            "E(42601)",
+        ),
         ("S", "p.S", "Z(I)"),
         ("B t | S", "p.B(t) p.S", "E(26000) Z(I)"),
     ]);

@@ -157,7 +157,7 @@ fn settings_of_a_lost_transaction_are_undone() {
 #[test]
 fn lost_between_the_parts_of_a_request() {
     check(&[
-        ("P s select 1 | D s s | H", "p.P(#1 select 1) p.D(#1) p.H", "1 t T"),
+        ("P s select 1 | D s s | B s | H", "p.P(#1 select 1) p.D(#1) p.B(#1) p.H", "1 t T 2"),
         ("!lose", "", "E(57P01)"),
         ("B s | E | S", "", "Z(I)"),
         // The client has been told that it is prepared.
@@ -170,4 +170,58 @@ fn what_a_session_left_on_its_server_is_not_lost_unsaid() {
     let listen: Line = ("Q listen a", "p.Q(listen a)", "C(LISTEN) Z(I)");
     check(&[listen, ("!held", "", ""), ("!lose", "", ""), ("Q select 1", "", "E(57P01) Z(I)"), AGAIN]);
     check(&[listen, ("!fault primary die select", "", ""), ("Q select 1", "p.Q(select 1)", "E(57P01) Z(I)"), AGAIN]);
+}
+
+#[test]
+fn a_pipeline_of_reads_is_run_again_from_the_first_that_was_not_answered() {
+    check(&[
+        ("!fault replica die select 2", "", ""),
+        (
+            "Q select 1 | Q select 2 | Q select 3",
+            "r.Q(select 1) r.Q(select 2) r.Q(select 3) retry.lost p.Q(select 2) p.Q(select 3)",
+            "T D(1) C(SELECT 1) Z(I) T D(2) C(SELECT 1) Z(I) T D(3) C(SELECT 1) Z(I)",
+        ),
+        ("!fault replica error:40001 select 2", "", ""),
+        (
+            "Q select 1 | Q select 2 | Q select 3",
+            "r.Q(select 1) r.Q(select 2) r.Q(select 3) retry.conflict p.Q(select 2) p.Q(select 3)",
+            "T D(1) C(SELECT 1) Z(I) T D(2) C(SELECT 1) Z(I) T D(3) C(SELECT 1) Z(I)",
+        ),
+        // The first has sent a row; those behind it have not.
+        ("!fault replica late-die select 1", "", ""),
+        (
+            "Q select 1 | Q select 2",
+            "r.Q(select 1) r.Q(select 2) r.Q(select 2)",
+            "T D(early) E(57P01) Z(I) T D(2) C(SELECT 1) Z(I)",
+        ),
+    ]);
+}
+
+#[test]
+fn every_write_of_a_lost_pipeline_is_uncertain() {
+    check(&[
+        ("!fault primary die insert into b", "", ""),
+        (
+            "Q insert into a | Q insert into b | Q select 1 | Q insert into c | Q select 2",
+            "p.Q(insert into a) p.Q(insert into b) p.Q(select 1) p.Q(insert into c) p.Q(select 2) r.Q(select 2)",
+            "C(INSERT 0 1) Z(I) E(08007) Z(I) E(57P01) Z(I) E(08007) Z(I) T D(2) C(SELECT 1) Z(I)",
+        ),
+        ("Q begin", "", "C(BEGIN) Z(T)"),
+        ("!fault primary die insert into b", "", ""),
+        // It is certain that nothing was committed.
+        (
+            "Q insert into a | Q insert into b | Q select 1 | Q rollback",
+            "p.Q(BEGIN) p.Q(insert into a) p.Q(insert into b) p.Q(select 1) p.Q(rollback)",
+            "C(INSERT 0 1) Z(T) E(40001) Z(E) E(25P02) Z(E) C(ROLLBACK) Z(I)",
+        ),
+        ("Q begin", "", "C(BEGIN) Z(T)"),
+        ("!fault primary die insert into b", "", ""),
+        // The server may have got to the COMMIT.
+        (
+            "Q insert into a | Q insert into b | Q commit",
+            "p.Q(BEGIN) p.Q(insert into a) p.Q(insert into b) p.Q(commit)",
+            "C(INSERT 0 1) Z(T) E(08007) Z(I) E(08007) Z(I)",
+        ),
+        AGAIN,
+    ]);
 }

@@ -25,7 +25,7 @@ pub(crate) struct Proxy {
     classifier: Rc<Classifier>,
     pub(crate) clients: Vec<Client>,
     idle: Vec<Connection>,
-    faults: Faults,
+    pub(crate) faults: Faults,
     names: Names,
     log: Vec<String>,
     prepared_max: usize,
@@ -34,6 +34,13 @@ pub(crate) struct Proxy {
     fresh: bool,
     /// Whether there is any server.
     up: bool,
+    /// Decides, by chance, whether a client is listened to before its server; zero listens to the client first.
+    pub(crate) order: u64,
+    /// How many requests went out ahead of the answers to earlier ones.
+    pub(crate) ahead: usize,
+    /// The most requests that were on their way at once.
+    pub(crate) most_ahead: usize,
+    on_their_way: usize,
 }
 
 pub(crate) struct Client {
@@ -79,6 +86,10 @@ impl Proxy {
             now: Instant::now(),
             fresh: true,
             up: true,
+            order: 0,
+            ahead: 0,
+            most_ahead: 0,
+            on_their_way: 0,
         };
         (0..clients).for_each(|_| proxy.connect(policy(), &[]));
         proxy
@@ -139,10 +150,10 @@ impl Proxy {
                     ("torn-die", _) => What::TornDie,
                     (other, _) => panic!("no such fault: {other}"),
                 };
-                self.faults.borrow_mut().push(Fault { role, what, sql: words[3].to_owned() });
+                self.faults.borrow_mut().faults.push(Fault { role, what, sql: words[3].to_owned() });
             }
             "lose" => {
-                self.clients[client].lease.as_mut().expect("the client holds a server").server.dead = true;
+                self.kill(client);
                 self.pump(client);
             }
             "stale" => self.fresh = false,
@@ -151,6 +162,13 @@ impl Proxy {
             "released" => assert!(self.clients[client].lease.is_none(), "the client holds its server"),
             "held" => assert!(self.clients[client].lease.is_some(), "the client holds no server"),
             other => panic!("no such event: {other}"),
+        }
+    }
+
+    /// The server that a client holds, if it holds one, dies.
+    pub(crate) fn kill(&mut self, client: usize) {
+        if let Some(connection) = &mut self.clients[client].lease {
+            connection.server.dead = true;
         }
     }
 
@@ -203,15 +221,23 @@ impl Proxy {
         }
         client.session.take_output(&mut client.outgoing);
         client.received.append(&mut client.outgoing);
-        let Some(step) = take(client, &self.classifier) else { return false };
+        let step = match client.session.backlog() {
+            Some(intent) => Step::Request(intent),
+            None => match take(client, &self.classifier) {
+                Some(step) => step,
+                None => return false,
+            },
+        };
         match step {
             Step::Request(intent) if self.up => {
                 client.lease = Some(self.checkout(intent.need));
+                self.on_their_way = 1;
                 self.send(client, true);
             }
             Step::Request(_) => client.session.refuse(&wire::backend::Failure::error("57P03", "nobody is there")),
             Step::Terminate => client.closed = true,
             Step::Copy => panic!("there is no server to copy to"),
+            Step::Later => panic!("there is nothing to wait for"),
             Step::Answered | Step::Gathering => {}
         }
         true
@@ -239,8 +265,25 @@ impl Proxy {
         }
     }
 
+    /// One turn with a server: it takes the client's frames, or the server's, in whichever order this proxy has.
     fn relay(&mut self, client: &mut Client) -> bool {
         client.session.take_output(&mut client.outgoing);
+        if self.goes_ahead() {
+            return self.gather(client) || self.digest(client);
+        }
+        self.digest(client) || self.gather(client)
+    }
+
+    /// Whether the client is listened to first, though its server has something to say.
+    fn goes_ahead(&mut self) -> bool {
+        // xorshift; zero stays zero.
+        self.order ^= self.order << 13;
+        self.order ^= self.order >> 7;
+        self.order ^= self.order << 17;
+        self.order == 0 || self.order % 3 > 0
+    }
+
+    fn digest(&mut self, client: &mut Client) -> bool {
         let connection = client.lease.as_mut().expect("a server is held");
         if connection.server.sent.is_empty() && connection.server.dead {
             self.lose(client, false, None);
@@ -249,6 +292,7 @@ impl Proxy {
         let sent = std::mem::take(&mut connection.server.sent);
         let moved = !sent.is_empty();
         let mut rest = &sent[..];
+        let mut some = if self.order == 0 { usize::MAX } else { 1 + (self.order % 5) as usize };
         while let Some(connection) = &mut client.lease {
             let Some(frame) = Frame::take(rest).unwrap() else {
                 if !rest.is_empty() {
@@ -262,11 +306,18 @@ impl Proxy {
                 }
                 break;
             };
+            if some == 0 {
+                let mut unread = rest.to_vec();
+                unread.append(&mut connection.server.sent);
+                connection.server.sent = unread;
+                break;
+            }
+            some -= 1;
             rest = &rest[frame.whole.len()..];
             let verdict = client.session.on_server(frame.tag, frame.body(), &mut connection.memory, self.now);
             match verdict {
                 Verdict::Forward | Verdict::Ready { .. } => client.outgoing.extend_from_slice(frame.whole),
-                Verdict::Swallow => {}
+                Verdict::Swallow | Verdict::HiddenReady { .. } => {}
                 Verdict::Retry { clean, reason } => {
                     self.log.push(format!("retry.{}", reason.as_str()));
                     client.outgoing.clear();
@@ -290,11 +341,16 @@ impl Proxy {
                     return true;
                 }
             }
+            if let Verdict::Ready { .. } | Verdict::HiddenReady { .. } = verdict {
+                self.on_their_way = self.on_their_way.saturating_sub(1);
+                // What belongs to another request than the next one is not held back with it.
+                client.received.append(&mut client.outgoing);
+            }
             client.session.take_output(&mut client.outgoing);
             let mut bytes = Vec::new();
             client.session.take_to_server(&mut bytes);
             self.deliver(client, &bytes);
-            if let Verdict::Ready { free: true } = verdict {
+            if let Verdict::Ready { free: true } | Verdict::HiddenReady { free: true } = verdict {
                 assert!(rest.is_empty(), "a free server has nothing more to say");
                 let connection = client.lease.take().expect("a server is held");
                 self.give_back(connection, &mut client.session);
@@ -303,14 +359,29 @@ impl Proxy {
         if client.session.may_flush() || client.lease.is_none() {
             client.received.append(&mut client.outgoing);
         }
-        if client.lease.is_none() || !(client.session.is_quiet() || client.session.copies_in()) {
-            return moved;
+        moved
+    }
+
+    fn gather(&mut self, client: &mut Client) -> bool {
+        if client.lease.is_none() || !client.session.takes_more() {
+            return false;
         }
-        let ends_copy = client.unread.first().is_some_and(|tag| [tag::COPY_DONE, tag::COPY_FAIL].contains(tag));
+        let ends_copy = client.unread.first().is_some_and(|tag| *tag != tag::COPY_DATA);
         let frame = Frame::take(&client.unread).unwrap().map(|frame| frame.whole.to_vec());
-        let Some(step) = take(client, &self.classifier) else { return moved };
+        let quiet = client.session.is_quiet();
+        let Some(step) = take(client, &self.classifier) else { return false };
         match step {
-            Step::Request(_) => self.send(client, false),
+            Step::Later => return false,
+            Step::Request(_) => {
+                self.on_their_way = if quiet { 1 } else { self.on_their_way + 1 };
+                self.most_ahead = self.most_ahead.max(self.on_their_way);
+                if quiet {
+                    client.received.append(&mut client.outgoing);
+                } else {
+                    self.ahead += 1;
+                }
+                self.send(client, false);
+            }
             Step::Copy => {
                 self.deliver(client, &frame.expect("a frame was taken"));
                 if ends_copy {
@@ -350,6 +421,8 @@ fn take(client: &mut Client, classifier: &Classifier) -> Option<Step> {
     let frame = Frame::take(&client.unread).unwrap()?;
     let length = frame.whole.len();
     let step = client.session.on_client(frame, classifier).expect("a well-formed message");
-    client.unread.drain(..length);
+    if step != Step::Later {
+        client.unread.drain(..length);
+    }
     Some(step)
 }

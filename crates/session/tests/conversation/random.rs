@@ -2,7 +2,20 @@
 
 use proptest::prelude::*;
 
-use crate::walks::{REQUESTS, check, check_garbage};
+use crate::walks::{Event, REQUESTS, WHOLE, WRONG, check, check_garbage, check_losses, check_pipelined};
+
+/// Several requests at once.
+fn batch(lines: usize) -> impl Strategy<Value = Vec<usize>> {
+    prop::collection::vec(0..lines, 1..8)
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        6 => batch(WHOLE.len()).prop_map(Event::Say),
+        1 => Just(Event::Kill),
+        2 => (0..WRONG.len()).prop_map(Event::Fault),
+    ]
+}
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
@@ -17,6 +30,25 @@ proptest! {
         lines in prop::collection::vec((0..3usize, 0..REQUESTS.len()), 1..60), prepared_max in 1..4usize,
     ) {
         check(3, &lines, prepared_max);
+    }
+
+    #[test]
+    fn a_pipeline_is_answered_as_by_a_server_of_its_own(
+        batches in prop::collection::vec((0..1usize, batch(REQUESTS.len())), 1..8), order: u64,
+    ) {
+        check_pipelined(1, &batches, 100, order);
+    }
+
+    #[test]
+    fn pipelines_of_several_clients(
+        batches in prop::collection::vec((0..3usize, batch(REQUESTS.len())), 1..16), prepared_max in 1..4usize, order: u64,
+    ) {
+        check_pipelined(3, &batches, prepared_max, order);
+    }
+
+    #[test]
+    fn each_request_is_answered_once_whatever_is_lost(events in prop::collection::vec(event(), 1..16), order: u64) {
+        check_losses(&events, order);
     }
 
     #[test]

@@ -38,7 +38,14 @@ pub(crate) enum What {
     TornDie,
 }
 
-pub(crate) type Faults = Rc<RefCell<Vec<Fault>>>;
+/// What servers share: what is to go wrong, and what they have written.
+#[derive(Default)]
+pub(crate) struct World {
+    pub(crate) faults: Vec<Fault>,
+    pub(crate) inserted: Vec<String>,
+}
+
+pub(crate) type Faults = Rc<RefCell<World>>;
 
 type Values = BTreeMap<String, String>;
 
@@ -441,7 +448,10 @@ impl Server {
             }
             "create" if sql.contains("temp") => self.leave(sql, "CREATE TABLE"),
             "create" => "CREATE TABLE",
-            "insert" => "INSERT 0 1",
+            "insert" => {
+                self.faults.borrow_mut().inserted.push(sql.to_owned());
+                "INSERT 0 1"
+            }
             "update" => "UPDATE 1",
             _ => return Err(Trouble::Error("42601")),
         };
@@ -535,9 +545,9 @@ impl Server {
 
     fn go_wrong(&mut self, sql: &str) -> Result<(), Trouble> {
         let found =
-            self.faults.borrow().iter().position(|fault| fault.role == self.role && sql.starts_with(&fault.sql));
+            self.faults.borrow().faults.iter().position(|fault| fault.role == self.role && sql.starts_with(&fault.sql));
         let Some(at) = found else { return Ok(()) };
-        let fault = self.faults.borrow_mut().remove(at);
+        let fault = self.faults.borrow_mut().faults.remove(at);
         match fault.what {
             What::Error(code) => return Err(Trouble::Error(code)),
             What::LateError(code) => {

@@ -11,7 +11,7 @@ use wire::frame::{Frame, Frames};
 
 use crate::proxy::{Proxy, policy};
 use crate::script::{frame, replies, requests};
-use crate::server::Server;
+use crate::server::{Fault, Server, What};
 
 /// What clients say. Each is a request with an end of its own, or, in the last group, what stands before one.
 pub(crate) const REQUESTS: &[&str] = &[
@@ -130,6 +130,119 @@ pub(crate) fn check(clients: usize, requests_made: &[(usize, usize)], prepared_m
     proxy.clients.iter().for_each(|client| {
         assert!(client.session.is_quiet() && !client.session.is_attached(), "{done:#?}");
     });
+}
+
+/// Runs requests of several clients through one proxy, several requests of a client at once, and each client's on a server of its
+/// own. `order` decides when the proxy listens to whom.
+pub(crate) fn check_pipelined(clients: usize, batches: &[(usize, Vec<usize>)], prepared_max: usize, order: u64) {
+    let mut proxy = Proxy::new(clients).prepared_max(prepared_max);
+    proxy.order = order;
+    let mut own: Vec<Server> = (0..clients).map(|_| Server::new(Role::Primary, Rc::new(RefCell::default()))).collect();
+    let mut done = Vec::new();
+    let way_out = (0..clients).map(|client| (client, vec!["f no | S", "Q rollback", "Q show work_mem", "S"]));
+    let said = batches.iter().map(|(client, lines)| {
+        let lines = lines.iter().map(|line| REQUESTS[line % REQUESTS.len()]).chain(["S"]).collect();
+        (client % clients, lines)
+    });
+    for (client, lines) in said.chain(way_out) {
+        let lines: Vec<&str> = lines;
+        let bytes: Vec<u8> = lines.iter().flat_map(|line| requests(line)).collect();
+        done.push(format!("{}: {}", client + 1, lines.join(" || ")));
+        let (expected, found) = (alone(&mut own[client], &bytes), replies(&proxy.exchange(client, &bytes)));
+        // Whether a setting is told before or after what else is said is the server's business.
+        assert_eq!(found, expected, "after {done:#?}, order {order}");
+    }
+    proxy.clients.iter().for_each(|client| {
+        assert!(client.session.is_quiet() && !client.session.is_attached(), "{done:#?}");
+    });
+}
+
+/// What may happen to a client that loses servers.
+#[derive(Clone, Debug)]
+pub(crate) enum Event {
+    /// It says several of [`WHOLE`] at once.
+    Say(Vec<usize>),
+    /// Its server dies, if it holds one, before it says the next thing.
+    Kill,
+    /// The next statement that begins so goes wrong.
+    Fault(usize),
+}
+
+/// Requests with an end of their own. `insert` is told from all other inserts.
+pub(crate) const WHOLE: &[&str] = &[
+    "Q select 1",
+    "Q select 1/0",
+    "Q insert",
+    "Q begin",
+    "Q begin read only",
+    "Q commit",
+    "Q rollback",
+    "Q select 1; insert; select 2",
+    "Q savepoint a",
+    "Q rollback to a",
+    "Q set work_mem to 1",
+    "Q show work_mem",
+    "P - select 1 | B - | D p - | E | S",
+    "P - select 1 | B - | E | S",
+    "P - insert | B - | E | S",
+    "P - begin | B - | E | S",
+    "P - commit | B - | E | S",
+    "P s1 select 1 | D s s1 | S",
+    "P s2 select 1/0 | S",
+    "B s1 | E | S",
+    "B s2 | E | S",
+    "C s s1 | S",
+    "P - wrong | S",
+    "S",
+];
+
+/// What goes wrong with which statements.
+pub(crate) const WRONG: &[(Role, What, &str)] = &[
+    (Role::Replica, What::Error("40001"), "select"),
+    (Role::Replica, What::Error("25006"), "select"),
+    (Role::Replica, What::Die, "select"),
+    (Role::Replica, What::LateDie, "select"),
+    (Role::Replica, What::Fatal("57P01"), "select"),
+    (Role::Primary, What::Die, "insert"),
+    (Role::Primary, What::Die, "commit"),
+    (Role::Primary, What::LateDie, "select"),
+    (Role::Primary, What::Fatal("57P01"), "select"),
+    (Role::Primary, What::Error("25006"), "insert"),
+];
+
+/// Whatever happens to servers, each request gets one ReadyForQuery, nothing is written twice, and the connection lives.
+pub(crate) fn check_losses(events: &[Event], order: u64) {
+    let mut proxy = Proxy::new(1);
+    proxy.order = order;
+    let (mut numbered, mut rows) = (0, Vec::new());
+    let way_out = [Event::Say(vec![6]), Event::Say(vec![0])];
+    for event in events.iter().chain(&way_out) {
+        rows.push(format!("{event:?}"));
+        match event {
+            Event::Say(lines) => {
+                let mut bytes = Vec::new();
+                let mut owed = 0;
+                for line in lines.iter().map(|line| WHOLE[line % WHOLE.len()]) {
+                    numbered += 1;
+                    bytes.extend(requests(&line.replace("insert", &format!("insert into t values ({numbered})"))));
+                    owed += 1;
+                }
+                let answer = replies(&proxy.exchange(0, &bytes));
+                rows.push(answer.clone());
+                assert_eq!(answer.matches("Z(").count(), owed, "{rows:#?}, order {order}");
+                assert!(answer.is_empty() || answer.ends_with(')'), "{rows:#?}");
+            }
+            Event::Kill => proxy.kill(0),
+            Event::Fault(which) => {
+                let (role, what, sql) = WRONG[which % WRONG.len()].clone();
+                proxy.faults.borrow_mut().faults = vec![Fault { role, what, sql: sql.to_owned() }];
+            }
+        }
+        let world = proxy.faults.borrow();
+        let distinct: std::collections::BTreeSet<&String> = world.inserted.iter().collect();
+        assert_eq!(distinct.len(), world.inserted.len(), "written twice: {:?} {rows:#?}", world.inserted);
+    }
+    assert!(!proxy.clients[0].closed && !proxy.clients[0].session.is_attached(), "{rows:#?}");
 }
 
 /// Any bytes, in frames that the session may see. The server's side, too, may be anybody.
