@@ -18,6 +18,7 @@ mod library;
 mod limits;
 mod loss;
 mod memory;
+mod pipeline;
 mod program;
 mod raw;
 mod reload;
