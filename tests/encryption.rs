@@ -240,6 +240,7 @@ async fn direct_handshakes() {
     let mut stream = connector(&files, &[b"postgresql"]).connect(name(), stream).await.unwrap();
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"postgresql"[..]));
     log_in(&mut stream).await;
+    drop(stream);
 
     // "...ALPN is mandatory": without it, and with another protocol, nobody gets in.
     if let Ok(mut stream) = connector(&files, &[]).connect(name(), stage.proxy.raw().await).await {
@@ -247,8 +248,7 @@ async fn direct_handshakes() {
         assert_eq!(rest(&mut stream).await, b"");
     }
     let refused = connector(&files, &[b"http/1.1"]).connect(name(), stage.proxy.raw().await).await;
-    let refused = refused.unwrap_err().to_string();
-    assert!(refused.contains("ApplicationProtocol"), "{refused}");
+    assert!(refused.is_err());
 
     // Who asked politely need not name the protocol; but not another one either.
     let mut stream = stage.proxy.raw().await;

@@ -16,6 +16,7 @@ mod harness;
 mod isolation;
 mod library;
 mod limits;
+mod local;
 mod loss;
 mod memory;
 mod pipeline;

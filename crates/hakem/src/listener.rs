@@ -14,8 +14,31 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpListener;
 use wire::backend::Failure;
 
+use crate::local::LocalSocket;
 use crate::service::Service;
 use crate::worker::Handle;
+
+/// Where clients come in.
+pub(crate) enum Door {
+    /// From anywhere.
+    Tcp(TcpListener),
+    /// From this machine.
+    Local(LocalSocket),
+}
+
+impl Door {
+    /// The next client; `None` when it has gone already.
+    async fn accept(&self, keepalive: impl FnOnce() -> Option<Keepalive>) -> io::Result<Option<Detached>> {
+        let detached = match self {
+            Door::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                prepare(&stream, keepalive()).and_then(|()| stream.into_std()).map(Detached::Tcp)
+            }
+            Door::Local(socket) => socket.accept().await?.into_std().map(Detached::Unix),
+        };
+        Ok(detached.ok())
+    }
+}
 
 /// Opens a door.
 ///
@@ -31,10 +54,11 @@ pub(crate) fn open(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Deals connections until it is dropped.
-pub(crate) async fn deal(listener: TcpListener, service: Arc<Service>, workers: Arc<Vec<Handle>>) {
+pub(crate) async fn deal(door: Door, service: Arc<Service>, workers: Arc<Vec<Handle>>) {
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let stream = match door.accept(|| service.config().proxy.keepalive).await {
+            Ok(Some(stream)) => stream,
+            Ok(None) => continue,
             Err(error) => {
                 // Out of descriptors, or the peer gave up: neither is helped by asking again at once.
                 tracing::warn!(%error, "could not accept a connection");
@@ -42,18 +66,12 @@ pub(crate) async fn deal(listener: TcpListener, service: Arc<Service>, workers: 
                 continue;
             }
         };
-        let prepared = prepare(&stream, service.config().proxy.keepalive).and_then(|()| stream.into_std());
-        let stream = match prepared {
-            Ok(stream) => stream,
-            // The client has gone already.
-            Err(_) => continue,
-        };
         if !service.client_comes() {
             refuse(stream);
             continue;
         }
         if let Some(worker) = workers.iter().min_by_key(|worker| worker.load()) {
-            worker.serve(Detached::Tcp(stream));
+            worker.serve(stream);
         }
     }
 }
@@ -71,14 +89,17 @@ fn prepare(stream: &tokio::net::TcpStream, keepalive: Option<Keepalive>) -> io::
 }
 
 /// Tells a client that there are too many; one write into an empty socket buffer, without waiting.
-fn refuse(mut stream: std::net::TcpStream) {
+fn refuse(stream: Detached) {
     use std::io::Write;
     let mut out = Vec::new();
     Failure::fatal("53300", "no more connections allowed (max_client_conn)").put(&mut out);
-    let _ = stream.write_all(&out);
+    let _ = match stream {
+        Detached::Tcp(mut stream) => stream.write_all(&out),
+        Detached::Unix(mut stream) => stream.write_all(&out),
+    };
 }
 
 /// Connections that the kernel keeps while they wait to be accepted.
-const BACKLOG: i32 = 4096;
+pub(crate) const BACKLOG: i32 = 4096;
 
 const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);

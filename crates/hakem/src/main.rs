@@ -17,6 +17,7 @@ mod counters;
 mod demo;
 mod http;
 mod listener;
+mod local;
 mod logging;
 mod login;
 mod metrics;

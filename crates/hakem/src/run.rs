@@ -2,6 +2,7 @@
 //!
 //! Owns the order of starting and stopping, and the signals.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +17,8 @@ use topology::Writer;
 
 use crate::counters::Counters;
 use crate::http::{self, Pages};
-use crate::listener;
+use crate::listener::{self, Door};
+use crate::local::LocalSocket;
 use crate::metrics::Metrics;
 use crate::service::Service;
 use crate::tls::Files;
@@ -90,6 +92,16 @@ impl Proxy {
         }
         let addresses =
             listeners.iter().map(tokio::net::TcpListener::local_addr).collect::<std::io::Result<Vec<_>>>()?;
+        let mut doors: Vec<Door> = listeners.into_iter().map(Door::Tcp).collect();
+        if let Some(unix_socket) = &config.proxy.unix_socket {
+            let ports: BTreeSet<u16> = addresses.iter().map(SocketAddr::port).collect();
+            for port in ports {
+                let socket = LocalSocket::open(unix_socket, port, listener::BACKLOG)
+                    .with_context(|| format!("cannot listen in {}", unix_socket.directory.display()))?;
+                tracing::info!(path = %socket.path().display(), "accepting local connections");
+                doors.push(Door::Local(socket));
+            }
+        }
         let http_listen = config.proxy.http_listen;
         let files = Files::read(&config)?;
         let service = Service::new(config, source, workers, files);
@@ -109,8 +121,8 @@ impl Proxy {
             None => None,
         };
         tokio::spawn(sweep(service.clone()));
-        let deal = |listener| tokio::spawn(listener::deal(listener, service.clone(), workers.clone()));
-        let doors = listeners.into_iter().map(deal).collect();
+        let deal = |door| tokio::spawn(listener::deal(door, service.clone(), workers.clone()));
+        let doors = doors.into_iter().map(deal).collect();
         for address in &addresses {
             tracing::info!(%address, workers = workers.len(), "accepting connections");
         }

@@ -182,6 +182,19 @@ async fn servers_that_ask_who_we_are() {
     assert!(found != "tls" && found != "clear", "{found}");
 }
 
+/// On a Unix socket there is nobody to hide from, whatever the mode.
+#[tokio::test]
+async fn unix_sockets() {
+    let stage = Stage::start().await;
+    let directory = stage.cluster.directory().to_str().unwrap().to_owned();
+    for mode in [None, Some(PREFER), Some(REQUIRE)] {
+        let target = Target { host: directory.clone(), ..target(stage.port(), mode) };
+        assert_eq!(outcome(&target).await, "clear");
+    }
+    let nowhere = Target { host: directory, ..target(1, None) };
+    assert!(outcome(&nowhere).await.contains("No such file"));
+}
+
 /// The password goes out in clear text to nobody but a server that TLS vouches for.
 #[tokio::test]
 async fn passwords_in_clear_text() {
