@@ -88,7 +88,7 @@ async fn strangers_are_turned_away() {
         (b"\xff\xff\xff\xff\0\x03\0\0", Some("08P01")),
         (&old, Some("0A000")),
         (&session(&[("database", "postgres")]), Some("28000")),
-        (&session(&[("user", "postgres"), ("replication", "true")]), Some("0A000")),
+        (&session(&[("user", "postgres"), ("replication", "maybe")]), Some("22023")),
         (&cancel(7, 7), None),
     ];
     for (said, expected) in cases {

@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod cancel;
 mod certificates;
 mod copying;
 mod demo;
@@ -19,9 +20,13 @@ mod limits;
 mod local;
 mod loss;
 mod memory;
+mod peers;
 mod pipeline;
 mod program;
 mod raw;
 mod reload;
+mod replication;
 mod routing;
 mod smoke;
+mod startup;
+mod tap;

@@ -9,7 +9,7 @@ use toml::de::DeTable;
 use crate::problem::{self, Problem};
 use crate::reader::{Found, Reader, Section, Setting};
 use crate::sections::{
-    self, Auth, AuthMethod, Cluster, Database, Log, Overrides, Pool, Proxy, Routing, Topology, User,
+    self, Auth, AuthMethod, Cluster, Database, Log, Overrides, Peer, Pool, Proxy, Routing, Topology, User,
 };
 use crate::tls::Tls;
 
@@ -36,6 +36,8 @@ pub struct Config {
     pub clusters: BTreeMap<String, Cluster>,
     /// `[databases.NAME]` by name. Never empty; `*` stands for the ones not named.
     pub databases: BTreeMap<String, Database>,
+    /// `[peers.NUMBER]` by number: the other proxies behind the same address.
+    pub peers: BTreeMap<u16, Peer>,
     /// Every key with its value and default, for `SHOW CONFIG`.
     pub settings: Vec<Setting>,
 }
@@ -72,6 +74,7 @@ impl Config {
             topology: root.section("topology", Topology::read),
             users: read_users(root, auth.method, &pool),
             databases: read_databases(root, &clusters, &pool),
+            peers: read_peers(root),
             auth,
             tls,
             pool,
@@ -160,6 +163,24 @@ fn read_databases(
         );
     }
     databases
+}
+
+fn read_peers(root: &mut Section<'_, '_>) -> BTreeMap<u16, Peer> {
+    let mut peers = BTreeMap::new();
+    for found in root.named("peers") {
+        let name = found.name.clone();
+        let number = match name.parse() {
+            Ok(number @ 1..=sections::PEER_ID_MAX) if name == u16::to_string(&number) => number,
+            _ => {
+                let text =
+                    format!("{name:?} in [peers] is not a peer's \"peer_id\", from 1 to {}", sections::PEER_ID_MAX);
+                root.problem(found.place.clone(), text);
+                0
+            }
+        };
+        peers.insert(number, root.open(header("peers", &name), found, Peer::read));
+    }
+    peers
 }
 
 /// The cluster that a database names; without a name, the only one that there is.

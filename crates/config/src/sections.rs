@@ -32,6 +32,14 @@ pub struct Proxy {
     pub shutdown_timeout: Duration,
     /// The largest request, in bytes, that is retained and so can be retried; a larger one is streamed.
     pub message_retain_max: usize,
+    /// The number of connections that have not logged in yet, beyond which the oldest are dropped.
+    pub logins_max: usize,
+    /// The largest message of a client, in bytes.
+    pub max_packet_size: usize,
+    /// The number of this proxy among its peers; 0 is none.
+    pub peer_id: u16,
+    /// The longest that passing a cancel request on may take.
+    pub cancel_wait_timeout: Duration,
     /// How dead peers are noticed; `None` leaves sockets without keepalive.
     pub keepalive: Option<Keepalive>,
 }
@@ -151,6 +159,17 @@ pub struct Cluster {
     pub probe_database: String,
     /// How its servers are connected to.
     pub tls: ServerTls,
+}
+
+/// `[peers.NUMBER]`: another proxy behind the same address, which may get cancel requests that are meant for this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// A host name or an IP address.
+    pub host: String,
+    /// The TCP port.
+    pub port: u16,
+    /// The most cancel requests on their way to it at a time, instead of [`Pool::size`].
+    pub pool_size: Option<usize>,
 }
 
 /// `[databases.NAME]`: a database that clients may ask for.
@@ -279,6 +298,12 @@ impl Proxy {
             client_login_timeout: section.within("client_login_timeout", seconds(15), TIMEOUT_MIN..=DURATION_MAX),
             shutdown_timeout: section.within("shutdown_timeout", seconds(30), Duration::ZERO..=DURATION_MAX),
             message_retain_max: section.within("message_retain_max", Size(1 << 20), Size(1 << 10)..=Size(1 << 30)).0,
+            logins_max: count(section.within("logins_max", 2000, 1..=1_000_000)),
+            max_packet_size: section
+                .within("max_packet_size", Size(1 << 30), Size(1 << 14)..=Size(i32::MAX as usize))
+                .0,
+            peer_id: section.within("peer_id", 0, 0..=u32::from(PEER_ID_MAX)) as u16,
+            cancel_wait_timeout: section.within("cancel_wait_timeout", seconds(10), TIMEOUT_MIN..=DURATION_MAX),
             keepalive: keepalive.then_some(timing),
         }
     }
@@ -376,6 +401,21 @@ impl Cluster {
             probe_password: plain_password(section, "probe_password"),
             probe_database: name(section, "probe_database", "postgres"),
             tls: ServerTls::read(section, &tls.server),
+        }
+    }
+}
+
+impl Peer {
+    pub(crate) fn read(section: &mut Section<'_, '_>) -> Peer {
+        let host = section.required::<String>("host").unwrap_or_default();
+        if host.is_empty() && section.place_of("host").is_some() {
+            let place = section.place_of("host");
+            section.problem(place, "\"host\" must not be empty");
+        }
+        Peer {
+            host,
+            port: section.within("port", 6432, 1..=65_535) as u16,
+            pool_size: section.optional_within("pool_size", 1..=POOL_SIZE_MAX).map(count),
         }
     }
 }
@@ -490,6 +530,8 @@ fn count(number: u32) -> usize {
 
 /// PostgreSQL's NAMEDATALEN, less the closing zero byte.
 pub(crate) const NAME_BYTES_MAX: usize = 63;
+/// PgBouncer's limit, so that the two can be peers.
+pub(crate) const PEER_ID_MAX: u16 = 16_383;
 const POOL_SIZE_MAX: u32 = 10_000;
 /// A timeout of nothing would fail everything, an interval of nothing would never rest.
 const TIMEOUT_MIN: Duration = Duration::from_millis(1);

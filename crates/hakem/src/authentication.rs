@@ -56,7 +56,9 @@ pub(crate) async fn authenticate(guest: &mut Guest, worker: &Worker, user: &str)
 
 async fn scram(guest: &mut Guest, worker: &Worker, user: &str) -> Result<(), Denied> {
     let mut out = Vec::new();
+    let served = guest.serve();
     let server = ScramServer::new(account(worker, user).await, None);
+    drop(served);
     backend::put_sasl(&mut out, server.mechanisms());
     guest.stream.write_all(&out).await?;
     let payload = password(guest).await?;

@@ -16,11 +16,14 @@ use session::{Intent, Need, RetryReason, ServerMemory, Session, Step, Transactio
 use tokio::io::AsyncWriteExt;
 use topology::NodeId;
 use wire::backend::{Failure, Status, tag};
-use wire::frame::{Frame, Frames};
+use wire::frame::Frames;
+use wire::frontend;
 
 use crate::ask::ask;
 use crate::buffers::Inbox;
-use crate::login::{self, Welcome};
+use crate::cancel::{self, Flights, Registered};
+use crate::lobby::Seat;
+use crate::login::{self, Entrance, Welcome};
 use crate::relay::{Gone, Outcome, Place, relay};
 use crate::route::{self, Missed, Wanted};
 use crate::service::Tenant;
@@ -32,6 +35,8 @@ pub(crate) struct Client {
     pub(crate) stream: Stream,
     /// What it has sent and nobody has taken; without memory while it is idle.
     pub(crate) inbox: Inbox,
+    /// The largest message that it may send.
+    pub(crate) packet_max: usize,
     /// Bytes still to come of a message that nobody wants any more.
     pub(crate) skip: usize,
     /// What it has to be sent before anything else.
@@ -43,16 +48,22 @@ pub(crate) struct Client {
 }
 
 /// Serves one connection to its end.
-pub(crate) async fn serve(stream: Stream, worker: Rc<Worker>) {
+pub(crate) async fn serve(stream: Stream, seat: Seat, worker: Rc<Worker>) {
     let presence = worker.enter();
     let id = presence.slot.id;
-    let Some(Welcome { stream, inbox, tenant, session, cancel }) = login::log_in(stream, &worker, id).await else {
-        return;
+    let Welcome { stream, inbox, tenant, session, cancel } = match login::log_in(stream, seat, &worker, &presence).await
+    {
+        None => return,
+        Some(Entrance::Session(welcome)) => welcome,
+        Some(Entrance::Replication(tunnel, stream, received)) => {
+            return Box::pin(tunnel.run(stream, received, &presence.slot)).await;
+        }
     };
     let mut client = Client {
         id,
         stream,
         inbox,
+        packet_max: worker.service.config().proxy.max_packet_size,
         skip: 0,
         unsent: Vec::new(),
         tenant,
@@ -64,12 +75,11 @@ pub(crate) async fn serve(stream: Stream, worker: Rc<Worker>) {
     let gone = client.converse(session, &cancel).await;
     tracing::debug!(client = id, ?gone, "client left");
     client.say_goodbye(&gone).await;
-    worker.service.cancels.forget(&cancel);
 }
 
 impl Client {
     /// Takes requests until the client leaves.
-    async fn converse(&mut self, mut session: Box<Session>, cancel: &crate::cancel::Registered) -> Gone {
+    async fn converse(&mut self, mut session: Box<Session>, cancel: &Registered) -> Gone {
         loop {
             let step = match session.backlog() {
                 Some(intent) => Step::Request(intent),
@@ -97,7 +107,8 @@ impl Client {
             let skipped = self.skip.min(self.inbox.unread().len());
             self.inbox.consume(skipped);
             self.skip -= skipped;
-            if let Some(frame) = Frame::take(self.inbox.unread()).map_err(|error| Gone::Violation(error.into()))? {
+            let taken = frontend::take(self.inbox.unread(), self.packet_max);
+            if let Some(frame) = taken.map_err(|error| Gone::Violation(error.into()))? {
                 let length = frame.whole.len();
                 let step = session.on_client(frame, &self.tenant.classifier).map_err(Gone::Violation)?;
                 self.inbox.consume(length);
@@ -153,12 +164,7 @@ impl Client {
     }
 
     /// Runs a request, and whatever the client sends until the server is free again. `Some` when the client is gone.
-    async fn request(
-        &mut self,
-        session: &mut Session,
-        intent: Intent,
-        cancel: &crate::cancel::Registered,
-    ) -> Option<Gone> {
+    async fn request(&mut self, session: &mut Session, intent: Intent, cancel: &Registered) -> Option<Gone> {
         // Earlier answers first; and a client that does not read them gets no server.
         if let Err(gone) = self.flush().await {
             return Some(gone);
@@ -166,7 +172,8 @@ impl Client {
         self.keep_up(session);
         let mut wanted = Wanted::new(intent.need, self.tenant.failover_deadline(Instant::now()));
         loop {
-            let (mut lease, taken) = match route::acquire(self, &wanted).await {
+            let acquired = cancel.unless_cancelled(route::acquire(self, &wanted)).await;
+            let (mut lease, taken) = match acquired.map_err(Missed::Refused).flatten() {
                 Ok(found) => found,
                 Err(Missed::Superseded) => {
                     self.keep_up(session);
@@ -183,11 +190,10 @@ impl Client {
             session.attach(taken.role);
             cancel.aim(&lease);
             let outcome = relay(self, session, &mut lease, Place { wanted: &wanted, taken }).await;
-            // A cancel request on its way might hit whoever has the server next.
-            let reusable = cancel.lower();
+            let flights = cancel.lower();
             match outcome {
                 Outcome::Free => {
-                    self.give_back(session, lease, reusable);
+                    self.give_back(session, lease, flights);
                     return None;
                 }
                 Outcome::Retry { reason, clean } => {
@@ -195,7 +201,7 @@ impl Client {
                     tracing::debug!(client = self.id, reason = reason.as_str(), node = %taken.node, "running a request again");
                     session.restart();
                     if clean {
-                        self.give_back(session, lease, reusable);
+                        self.give_back(session, lease, flights);
                     }
                     self.reconsider(&mut wanted, reason, taken.node).await;
                     // Answers to requests ahead of the one that is run again.
@@ -214,10 +220,12 @@ impl Client {
                     if matches!(gone, Gone::Terminated | Gone::Vanished)
                         && session.is_quiet()
                         && session.transaction() == Transaction::None
-                        && reusable
+                        && flights.is_none()
                         && reset(&mut lease).await.is_some()
                     {
                         lease.release(Instant::now());
+                    } else if !session.is_quiet() && !matches!(gone, Gone::Cut | Gone::Broken) {
+                        cancel::abandon(lease, self.worker.service.config().proxy.cancel_wait_timeout);
                     }
                     return Some(gone);
                 }
@@ -234,10 +242,12 @@ impl Client {
         }
     }
 
-    fn give_back(&self, session: &mut Session, mut lease: Lease<ServerMemory>, reusable: bool) {
+    fn give_back(&self, session: &mut Session, mut lease: Lease<ServerMemory>, flights: Option<Arc<Flights>>) {
         session.detach(&mut lease.memory);
-        if reusable {
-            lease.release(Instant::now());
+        match flights {
+            None => lease.release(Instant::now()),
+            // A cancel request on its way would hit whoever has the server next.
+            Some(flights) => cancel::release_after(flights, lease),
         }
     }
 

@@ -14,6 +14,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpListener;
 use wire::backend::Failure;
 
+use crate::lobby::Origin;
 use crate::local::LocalSocket;
 use crate::service::Service;
 use crate::worker::Handle;
@@ -66,13 +67,20 @@ pub(crate) async fn deal(door: Door, service: Arc<Service>, workers: Arc<Vec<Han
                 continue;
             }
         };
-        if !service.client_comes() {
+        let Some(seat) = service.lobby.enter(origin(&stream), service.config().proxy.logins_max) else {
             refuse(stream);
             continue;
-        }
+        };
         if let Some(worker) = workers.iter().min_by_key(|worker| worker.load()) {
-            worker.serve(stream);
+            worker.serve(stream, seat);
         }
+    }
+}
+
+fn origin(stream: &Detached) -> Origin {
+    match stream {
+        Detached::Tcp(stream) => stream.peer_addr().map_or(Origin::HERE, |address| Origin::of(address.ip())),
+        Detached::Unix(_) => Origin::HERE,
     }
 }
 
@@ -88,11 +96,11 @@ fn prepare(stream: &tokio::net::TcpStream, keepalive: Option<Keepalive>) -> io::
     Ok(())
 }
 
-/// Tells a client that there are too many; one write into an empty socket buffer, without waiting.
+/// Tells a client that too many are logging in; one write into an empty socket buffer, without waiting.
 fn refuse(stream: Detached) {
     use std::io::Write;
     let mut out = Vec::new();
-    Failure::fatal("53300", "no more connections allowed (max_client_conn)").put(&mut out);
+    Failure::fatal("53300", "too many connections are logging in (logins_max)").put(&mut out);
     let _ = match stream {
         Detached::Tcp(mut stream) => stream.write_all(&out),
         Detached::Unix(mut stream) => stream.write_all(&out),

@@ -13,16 +13,19 @@ use session::{Need, ServerMemory, Session, Settings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wire::backend::{self, Failure, Report, Status, tag};
 use wire::frame::Frames;
-use wire::startup::{PROTOCOL_3_0, SessionStartup, Startup};
+use wire::startup::{CancelKey, SessionStartup, Startup};
+use wire::version::Version;
 
 use crate::ask::ask;
 use crate::authentication::authenticate;
 use crate::buffers::Inbox;
 use crate::cancel::Registered;
+use crate::lobby::{Seat, Served};
+use crate::replication::{Replication, Tunnel};
 use crate::route::{self, Missed, Wanted};
 use crate::service::Tenant;
 use crate::tls::{HANDSHAKE, How, Security, secure};
-use crate::worker::Worker;
+use crate::worker::{Presence, Worker};
 
 /// A client that has been let in.
 pub(crate) struct Welcome {
@@ -31,6 +34,20 @@ pub(crate) struct Welcome {
     pub(crate) tenant: Arc<Tenant>,
     pub(crate) session: Box<Session>,
     pub(crate) cancel: Registered,
+}
+
+/// What a connection becomes.
+pub(crate) enum Entrance {
+    /// A session.
+    Session(Welcome),
+    /// A connection to the primary; what the client has sent for it already goes along.
+    Replication(Box<Tunnel>, Stream, Vec<u8>),
+}
+
+/// The same, before the client's socket is handed over.
+enum Admitted {
+    Session(Arc<Tenant>, Box<Session>, Registered),
+    Replication(Box<Tunnel>),
 }
 
 /// Why a connection does not become a session.
@@ -48,18 +65,28 @@ impl From<std::io::Error> for Refusal {
 }
 
 /// Takes a connection up to its first ReadyForQuery; `None` when it does not get there.
-pub(crate) async fn log_in(stream: Stream, worker: &Rc<Worker>, id: u64) -> Option<Welcome> {
+pub(crate) async fn log_in(stream: Stream, seat: Seat, worker: &Rc<Worker>, presence: &Presence) -> Option<Entrance> {
     let timeout = worker.service.config().proxy.client_login_timeout;
     let peer = stream.peer();
-    let mut guest = Guest { stream, received: Vec::new(), peer, security: Security::default() };
+    let (id, call) = (presence.slot.id, seat.call());
+    let mut guest = Guest { stream, received: Vec::new(), peer, security: Security::default(), seat: Some(seat) };
     // On the heap: a client spends its life beside this future's memory otherwise.
-    let admission = Box::pin(admit(&mut guest, worker, id));
-    let failure = match tokio::time::timeout(timeout, admission).await {
-        Ok(Ok((tenant, session, cancel))) => {
+    let admission = Box::pin(admit(&mut guest, worker, presence));
+    let outcome = tokio::select! {
+        outcome = tokio::time::timeout(timeout, admission) => outcome,
+        () = call.notified() => Ok(Err(too_many("too many connections are logging in (logins_max)"))),
+    };
+    let failure = match outcome {
+        Ok(Ok(admitted)) => {
             worker.counters.login(true);
             let Guest { stream, received, .. } = guest;
             // A client may send its first request without waiting to be let in.
-            return Some(Welcome { stream, inbox: Inbox::of(received), tenant, session, cancel });
+            return Some(match admitted {
+                Admitted::Replication(tunnel) => Entrance::Replication(tunnel, stream, received),
+                Admitted::Session(tenant, session, cancel) => {
+                    Entrance::Session(Welcome { stream, inbox: Inbox::of(received), tenant, session, cancel })
+                }
+            });
         }
         Ok(Err(Refusal::Silent)) => return None,
         Ok(Err(Refusal::Told(failure))) => failure,
@@ -77,21 +104,32 @@ pub(crate) async fn log_in(stream: Stream, worker: &Rc<Worker>, id: u64) -> Opti
     None
 }
 
-async fn admit(
-    guest: &mut Guest,
-    worker: &Rc<Worker>,
-    id: u64,
-) -> Result<(Arc<Tenant>, Box<Session>, Registered), Refusal> {
+async fn admit(guest: &mut Guest, worker: &Rc<Worker>, presence: &Presence) -> Result<Admitted, Refusal> {
+    let id = presence.slot.id;
     let packet = guest.startup(worker).await?;
     let Ok(Some((Startup::Session(startup), _))) = Startup::take(&packet, STARTUP_MAX) else {
         return Err(Refusal::Silent);
     };
-    let Asked { user, database, settings, hakem } = Asked::read(&startup).map_err(Refusal::Told)?;
-    guest.negotiate(&startup).await?;
+    let version = guest.negotiate(&startup).await?;
+    let Asked { user, database, replication, settings, hakem } = Asked::read(&startup).map_err(Refusal::Told)?;
     authenticate(guest, worker, &user).await?;
     tracing::debug!(client = id, %user, %database, encrypted = guest.security.tls.is_some(), "authenticated");
-    let mut tenant =
-        worker.service.tenant(&database, &user).map_err(|error| Refusal::Told(unresolved(error, &database, &user)))?;
+    if !presence.count() {
+        return Err(too_many("no more connections allowed (max_client_conn)"));
+    }
+    guest.seat = None;
+    let resolved = match replication {
+        Some(Replication::Physical) => worker.service.any_tenant(&database, &user),
+        Some(Replication::Logical) | None => worker.service.tenant(&database, &user),
+    };
+    let mut tenant = resolved.map_err(|error| Refusal::Told(unresolved(error, &database, &user)))?;
+    let cancel = worker.service.cancels.register(version, worker.service.config().proxy.peer_id);
+    if let Some(kind) = replication {
+        let opening = Tunnel::open(tenant, &worker.service.tunnels, kind, &settings, cancel, worker.id);
+        let tunnel = opening.await.map_err(Refusal::Told)?;
+        guest.welcome(&tunnel.server.parameters, tunnel.key()).await?;
+        return Ok(Admitted::Replication(Box::new(tunnel)));
+    }
     let mut session = Box::new(Session::new(
         tenant.policy.clone(),
         Settings::new(settings.iter().map(|(n, v)| (n.as_str(), v.as_str()))),
@@ -112,18 +150,8 @@ async fn admit(
             }
         }
     };
-    let cancel = worker.service.cancels.register();
-    let mut out = Vec::new();
-    for (name, value) in parameters.iter() {
-        backend::put_parameter_status(&mut out, name, value);
-    }
-    backend::put_backend_key_data(&mut out, &cancel.key);
-    backend::put_ready(&mut out, Status::Idle);
-    if guest.stream.write_all(&out).await.is_err() {
-        worker.service.cancels.forget(&cancel);
-        return Err(Refusal::Silent);
-    }
-    Ok((tenant, session, cancel))
+    guest.welcome(&parameters, &cancel.key).await?;
+    Ok(Admitted::Session(tenant, session, cancel))
 }
 
 /// A connection that is not a client yet.
@@ -135,6 +163,8 @@ pub(crate) struct Guest {
     pub(crate) peer: Peer,
     /// What is known of its encryption.
     pub(crate) security: Security,
+    /// Its place among those who have not logged in.
+    seat: Option<Seat>,
 }
 
 impl Guest {
@@ -176,7 +206,8 @@ impl Guest {
                 continue;
             }
             if let Ok(Some((Startup::Cancel(key), _))) = Startup::take(&packet, STARTUP_MAX) {
-                worker.service.cancels.cancel(&key).await;
+                let _served = self.serve();
+                worker.service.cancels.cancel(key, &worker.service.config()).await;
                 return Err(Refusal::Silent);
             }
             if encryption.requires(&self.peer) && !self.stream.is_encrypted() {
@@ -187,16 +218,36 @@ impl Guest {
         Err(Refusal::Told(Failure::fatal("08P01", "too many encryption requests")))
     }
 
-    /// "...the server responds with NegotiateProtocolVersion" to a newer minor version or unknown options (protocol-flow).
-    async fn negotiate(&mut self, startup: &SessionStartup<'_>) -> Result<(), Refusal> {
+    /// "...the server responds with NegotiateProtocolVersion" to a newer minor version or unknown options (protocol-flow): once, and
+    /// with the version that is spoken from now on. Our own cancel keys are all that 3.2 changes, so that it does not matter which
+    /// version the servers speak.
+    async fn negotiate(&mut self, startup: &SessionStartup<'_>) -> Result<Version, Refusal> {
+        let granted = startup.version.granted();
+        let granted = granted.ok_or_else(|| Refusal::Told(Failure::fatal("0A000", startup.version.refusal())))?;
         let unknown: Vec<&[u8]> =
             startup.parameters.iter().map(|(name, _)| *name).filter(|name| name.starts_with(b"_pq_.")).collect();
-        if startup.version == PROTOCOL_3_0 && unknown.is_empty() {
-            return Ok(());
+        if startup.version != granted || !unknown.is_empty() {
+            let mut out = Vec::new();
+            backend::put_negotiate_protocol_version(&mut out, granted, &unknown);
+            self.stream.write_all(&out).await?;
         }
+        Ok(granted)
+    }
+
+    /// The end of the login.
+    async fn welcome(&mut self, parameters: &Parameters, key: &CancelKey) -> Result<(), Refusal> {
         let mut out = Vec::new();
-        backend::put_negotiate_protocol_version(&mut out, PROTOCOL_3_0, &unknown);
+        for (name, value) in parameters {
+            backend::put_parameter_status(&mut out, name, value);
+        }
+        backend::put_backend_key_data(&mut out, key);
+        backend::put_ready(&mut out, Status::Idle);
         Ok(self.stream.write_all(&out).await?)
+    }
+
+    /// From now on the guest waits for us, and is not shown out, until the answer is dropped.
+    pub(crate) fn serve(&self) -> Option<Served> {
+        self.seat.as_ref().map(Seat::serve)
     }
 
     pub(crate) async fn read(&mut self) -> Result<(), Refusal> {
@@ -208,6 +259,7 @@ impl Guest {
 struct Asked {
     user: String,
     database: String,
+    replication: Option<Replication>,
     /// Settings for the servers.
     settings: Vec<(String, String)>,
     /// Settings for the proxy, without their `hakem.`.
@@ -216,14 +268,7 @@ struct Asked {
 
 impl Asked {
     fn read(startup: &SessionStartup<'_>) -> Result<Asked, Failure> {
-        if startup.version >> 16 != PROTOCOL_3_0 >> 16 {
-            let (major, minor) = (startup.version >> 16, startup.version & 0xffff);
-            return Err(Failure::fatal(
-                "0A000",
-                format!("unsupported frontend protocol {major}.{minor}: server supports 3.0"),
-            ));
-        }
-        let (mut user, mut database, mut pairs) = (None, None, Vec::new());
+        let (mut user, mut database, mut replication, mut pairs) = (None, None, None, Vec::new());
         for (name, value) in &startup.parameters {
             let text = |bytes: &[u8]| {
                 String::from_utf8(bytes.to_vec())
@@ -233,11 +278,7 @@ impl Asked {
             match name.as_str() {
                 "user" => user = Some(value),
                 "database" => database = Some(value),
-                "replication" if is_off(&value) => {}
-                "replication" => {
-                    return Err(Failure::fatal("0A000", "replication connections are not supported")
-                        .hint("Connect to the primary itself."));
-                }
+                "replication" => replication = Replication::read(&value)?,
                 "options" => pairs.extend(parse_options(&value)?),
                 name if name.starts_with("_pq_.") => {}
                 _ => pairs.push((name, value)),
@@ -250,7 +291,7 @@ impl Asked {
         let (hakem, settings): (Vec<_>, Vec<_>) =
             pairs.into_iter().partition(|(name, _)| name.starts_with(PROXY_PREFIX));
         let hakem = hakem.into_iter().map(|(name, value)| (name[PROXY_PREFIX.len()..].to_owned(), value)).collect();
-        Ok(Asked { user, database, settings, hakem })
+        Ok(Asked { user, database, replication, settings, hakem })
     }
 }
 
@@ -323,17 +364,19 @@ async fn set_up(stream: &mut Stream, sql: &str, parameters: &mut Parameters) -> 
             tag::ERROR_RESPONSE => {
                 let report = Report::new(frame.body());
                 // The server's own code where a startup packet's parameters can cause it.
-                let code = match report.sqlstate() {
-                    Some(code) if &code.0 == b"42704" => "42704",
-                    Some(code) if &code.0 == b"42501" => "42501",
-                    _ => "22023",
-                };
+                let found = report.sqlstate();
+                let own = SET_UP_CODES.into_iter().find(|code| found.is_some_and(|found| code.as_bytes() == found.0));
+                let code = own.unwrap_or("22023");
                 refused = Some(Failure::fatal(code, report.message()));
             }
             _ => {}
         }
     }
     refused.map_or(Ok(()), Err)
+}
+
+fn too_many(message: &str) -> Refusal {
+    Refusal::Told(Failure::fatal("53300", message))
 }
 
 fn unresolved(error: ResolveError, database: &str, user: &str) -> Failure {
@@ -345,10 +388,6 @@ fn unresolved(error: ResolveError, database: &str, user: &str) -> Failure {
     }
 }
 
-fn is_off(value: &str) -> bool {
-    ["false", "off", "no", "0", "f", "n"].contains(&value.to_ascii_lowercase().as_str())
-}
-
 const PROXY_PREFIX: &str = "hakem.";
 
 /// Bytes of a startup packet: PostgreSQL's `MAX_STARTUP_PACKET_LENGTH`.
@@ -356,6 +395,9 @@ const STARTUP_MAX: usize = 10_000;
 
 /// SSLRequest, GSSENCRequest and the startup packet itself; PostgreSQL takes each request once.
 const REQUESTS_MAX: usize = 3;
+
+/// What a server refuses a setting with: unknown, not permitted, not now.
+const SET_UP_CODES: [&str; 3] = ["42704", "42501", "55P02"];
 
 /// Bytes of a server's answer to the session's settings.
 const SET_UP_MAX: usize = 256 * 1024;

@@ -15,13 +15,16 @@ mod client;
 mod clusters;
 mod counters;
 mod demo;
+mod descriptors;
 mod http;
 mod listener;
+mod lobby;
 mod local;
 mod logging;
 mod login;
 mod metrics;
 mod relay;
+mod replication;
 mod route;
 mod run;
 mod service;
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run { config: path } => with_config(&path, |config| {
             logging::start(&config.log);
+            descriptors::raise(&config);
             control_loop()?.block_on(run::run(path.clone(), config))
         }),
         Command::Check { config } => {

@@ -42,6 +42,9 @@ impl Metrics {
         let out = Out { recorder: &recorder };
         self.collect_workers(&out);
         out.gauge("hakem_clients", &[], service.clients() as f64);
+        out.gauge("hakem_logins_open", &[], service.lobby.count() as f64);
+        out.gauge("hakem_replication_connections", &[], service.tunnels.count() as f64);
+        out.counter("hakem_logins_dropped_total", &[], service.lobby.shown_out());
         collect_pools(service, &out);
         collect_topology(service, &out);
         recorder.handle().render()
@@ -151,16 +154,19 @@ fn key(name: &'static str, labels: &[(&'static str, &str)]) -> Key {
 
 const METADATA: Metadata<'static> = Metadata::new("hakem", Level::INFO, None);
 
-const COUNTERS: [(&str, &str); 5] = [
+const COUNTERS: [(&str, &str); 6] = [
     ("hakem_statements_total", "Requests by where they went and why."),
     ("hakem_retries_total", "Requests run again elsewhere, by reason."),
     ("hakem_refused_total", "Requests refused for want of a server."),
     ("hakem_servers_lost_total", "Servers lost under a request or transaction that could not be retried."),
     ("hakem_logins_total", "Logins of clients, by outcome."),
+    ("hakem_logins_dropped_total", "Connections dropped before their login to make room for others."),
 ];
 
-const GAUGES: [(&str, &str); 9] = [
-    ("hakem_clients", "Client connections."),
+const GAUGES: [(&str, &str); 11] = [
+    ("hakem_clients", "Clients that have logged in."),
+    ("hakem_logins_open", "Connections that have not logged in yet."),
+    ("hakem_replication_connections", "Clients with a server connection of their own for replication."),
     ("hakem_server_connections", "Server connections by state."),
     ("hakem_clients_waiting", "Clients that wait for a server connection."),
     ("hakem_node_state", "1 for the state that a node is in."),

@@ -13,7 +13,7 @@ use pool::Lease;
 use session::{Loss, RetryReason, Role, ServerMemory, Session, Step, Verdict};
 use tokio::io::AsyncWrite;
 use wire::backend::{Report, SqlState, tag};
-use wire::frame::{Frame, Header};
+use wire::frame::Header;
 use wire::frontend;
 
 use crate::buffers::{INBOX_BYTES, Inbox, Outgoing};
@@ -288,7 +288,8 @@ impl Pump<'_> {
             if self.session.copies_in() && self.pass_copy_data()? {
                 taken = Intake::Something;
             }
-            let Some(frame) = Frame::take(self.client.inbox.unread())? else { return Ok(taken) };
+            let frame = frontend::take(self.client.inbox.unread(), self.client.packet_max)?;
+            let Some(frame) = frame else { return Ok(taken) };
             let (length, tag) = (frame.whole.len(), frame.tag);
             let step = self.session.on_client(frame, &self.client.tenant.classifier)?;
             if step == Step::Later {
@@ -344,7 +345,7 @@ impl Pump<'_> {
         while self.to_server.len() < INBOX_BYTES {
             let unread = self.client.inbox.unread();
             if self.copy_span == 0 {
-                match Header::peek(unread)? {
+                match frontend::peek(unread, self.client.packet_max)? {
                     Some(header) if header.tag == frontend::tag::COPY_DATA => self.copy_span = header.length,
                     _ => return Ok(passed),
                 }

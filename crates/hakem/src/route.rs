@@ -159,7 +159,7 @@ fn still_holds(tenant: &Tenant, taken: Taken, need: &topology::Need) -> bool {
     }
 }
 
-async fn wait_for_news(tenant: &Tenant, version: u64, until: Instant) {
+pub(crate) async fn wait_for_news(tenant: &Tenant, version: u64, until: Instant) {
     let _hurry = tenant.watcher.wait_guard();
     let news = async {
         tokio::select! {
@@ -172,7 +172,7 @@ async fn wait_for_news(tenant: &Tenant, version: u64, until: Instant) {
 }
 
 /// What a client is told when a server will not have us: the server's own SQLSTATE where there is one.
-fn refusal(error: &DialError) -> Failure {
+pub(crate) fn refusal(error: &DialError) -> Failure {
     match error {
         DialError::Refused { code: Some(code), message } => {
             let known = KNOWN_CODES.iter().find(|known| known.as_bytes() == code.0);
@@ -183,7 +183,7 @@ fn refusal(error: &DialError) -> Failure {
 }
 
 /// The pause before the primary is tried again after a failed attempt to connect to it.
-const RETRY_PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// What PostgreSQL refuses connections with.
 const KNOWN_CODES: [&str; 10] =

@@ -16,6 +16,8 @@ use topology::NodeId;
 
 use crate::cancel::Cancels;
 use crate::clusters::{Cluster, Clusters};
+use crate::lobby::Lobby;
+use crate::replication::Tunnels;
 use crate::tenant::Common;
 pub(crate) use crate::tenant::Tenant;
 use crate::tls::{Encryption, Files};
@@ -25,7 +27,9 @@ pub(crate) struct Service {
     config: ArcSwap<Config>,
     /// The file that the configuration is read from again; none when it was not read from one.
     source: Option<PathBuf>,
-    pub(crate) cancels: Cancels,
+    pub(crate) cancels: Arc<Cancels>,
+    pub(crate) lobby: Arc<Lobby>,
+    pub(crate) tunnels: Tunnels,
     pub(crate) encryption: Encryption,
     pub(crate) workers: usize,
     clusters: ArcSwap<Clusters>,
@@ -47,7 +51,9 @@ impl Service {
         let service = Arc::new(Service {
             config: ArcSwap::new(config.clone()),
             source,
-            cancels: Cancels::default(),
+            cancels: Arc::default(),
+            lobby: Arc::default(),
+            tunnels: Tunnels::default(),
             encryption: Encryption::new(files),
             workers,
             clusters: ArcSwap::default(),
@@ -96,6 +102,20 @@ impl Service {
         let tenant = Arc::new(Tenant::new(key.clone(), &config, self.workers, cluster, resolved, common));
         tenants.insert(key, tenant.clone());
         Ok(tenant)
+    }
+
+    /// The same for somebody who wants no database in particular: where the one that is named is not known, any will do, as long as
+    /// all are in one cluster.
+    ///
+    /// # Errors
+    /// When there are several clusters, or the configuration does not know the user.
+    pub(crate) fn any_tenant(&self, database: &str, user: &str) -> Result<Arc<Tenant>, ResolveError> {
+        let named = self.tenant(database, user);
+        let config = self.config();
+        match (named, config.databases.keys().next()) {
+            (Err(ResolveError::UnknownDatabase), Some(first)) if config.clusters.len() == 1 => self.tenant(first, user),
+            (named, _) => named,
+        }
     }
 
     /// What a tenant has become since the configuration was reloaded; itself, when its database or user is gone.

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::buffers::Spares;
 use crate::counters::Counters;
+use crate::lobby::Seat;
 use crate::service::Service;
 
 /// What the clients of one thread share.
@@ -47,7 +48,7 @@ pub(crate) struct Handle {
 /// What a worker is told.
 enum Order {
     /// Serve this connection.
-    Serve(Detached),
+    Serve(Detached, Seat),
     /// Dismiss clients as they become idle.
     Drain,
     /// Drop everything.
@@ -90,10 +91,10 @@ impl Handle {
     }
 
     /// Gives it a connection.
-    pub(crate) fn serve(&self, stream: Detached) {
+    pub(crate) fn serve(&self, stream: Detached, seat: Seat) {
         self.load.fetch_add(1, Ordering::Relaxed);
         // A worker that has stopped is of a program that is ending.
-        let _ = self.orders.send(Order::Serve(stream));
+        let _ = self.orders.send(Order::Serve(stream, seat));
     }
 
     /// Dismisses clients as they become idle.
@@ -111,13 +112,12 @@ impl Handle {
 async fn run(worker: Rc<Worker>, mut orders: mpsc::UnboundedReceiver<Order>) {
     while let Some(order) = orders.recv().await {
         match order {
-            Order::Serve(stream) => match stream.attach() {
+            Order::Serve(stream, seat) => match stream.attach() {
                 Ok(socket) => {
-                    drop(tokio::task::spawn_local(crate::client::serve(Stream::Plain(socket), worker.clone())));
+                    drop(tokio::task::spawn_local(crate::client::serve(Stream::Plain(socket), seat, worker.clone())));
                 }
                 Err(error) => {
                     worker.load.fetch_sub(1, Ordering::Relaxed);
-                    worker.service.client_left();
                     tracing::warn!(%error, "could not take a connection over");
                 }
             },
@@ -128,12 +128,12 @@ async fn run(worker: Rc<Worker>, mut orders: mpsc::UnboundedReceiver<Order>) {
 }
 
 impl Worker {
-    /// A client comes; it is there until the answer is dropped.
+    /// Somebody comes, and is there until the answer is dropped.
     pub(crate) fn enter(self: &Rc<Worker>) -> Presence {
         let id = self.service.next_client_id();
         let slot = Rc::new(Slot { id, waker: RefCell::default(), dismissed: Cell::new(self.dismissed.get()) });
         self.slots.borrow_mut().insert(id, slot.clone());
-        Presence { worker: self.clone(), slot }
+        Presence { worker: self.clone(), slot, counted: Cell::new(false) }
     }
 
     fn dismiss_all(&self) {
@@ -151,13 +151,24 @@ impl Worker {
 pub(crate) struct Presence {
     worker: Rc<Worker>,
     pub(crate) slot: Rc<Slot>,
+    counted: Cell<bool>,
+}
+
+impl Presence {
+    /// Counts it as a client, which it is when it has said who it is; `false` when there are too many.
+    pub(crate) fn count(&self) -> bool {
+        self.counted.set(self.worker.service.client_comes());
+        self.counted.get()
+    }
 }
 
 impl Drop for Presence {
     fn drop(&mut self) {
         self.worker.slots.borrow_mut().remove(&self.slot.id);
         self.worker.load.fetch_sub(1, Ordering::Relaxed);
-        self.worker.service.client_left();
+        if self.counted.get() {
+            self.worker.service.client_left();
+        }
     }
 }
 

@@ -113,7 +113,21 @@ impl DialError {
 /// # Errors
 /// [`DialError`], within the target's timeout.
 pub async fn dial<M>(target: &Target, memory: M, worker: usize) -> Result<Connection<M>, DialError> {
-    let admitted = tokio::time::timeout(target.timeout, connect(target)).await.unwrap_or(Err(DialError::Timeout))?;
+    dial_with(target, &[], memory, worker).await
+}
+
+/// The same with more startup parameters than the user and the database.
+///
+/// # Errors
+/// [`DialError`], within the target's timeout.
+pub async fn dial_with<M>(
+    target: &Target,
+    more: &[(String, String)],
+    memory: M,
+    worker: usize,
+) -> Result<Connection<M>, DialError> {
+    let admitted =
+        tokio::time::timeout(target.timeout, connect(target, more)).await.unwrap_or(Err(DialError::Timeout))?;
     let Admitted { stream, parameters, cancel } = admitted;
     let since = Instant::now();
     Ok(Connection { stream, memory, cancel, parameters: Arc::new(parameters), since, home: worker })
@@ -126,25 +140,27 @@ struct Admitted {
     cancel: Option<Arc<CancelKey>>,
 }
 
-async fn connect(target: &Target) -> Result<Admitted, DialError> {
+async fn connect(target: &Target, more: &[(String, String)]) -> Result<Admitted, DialError> {
     let mut encrypted = false;
     let first = async {
         let stream = reach_as(target, true).await?;
         encrypted = stream.is_encrypted();
-        log_in(target, stream).await
+        log_in(target, more, stream).await
     };
     match first.await {
         Err(error) if is_optional(target) && may_do_in_the_clear(&error, encrypted) => {
-            log_in(target, reach_as(target, false).await?).await
+            log_in(target, more, reach_as(target, false).await?).await
         }
         admitted => admitted,
     }
 }
 
-async fn log_in(target: &Target, stream: Stream) -> Result<Admitted, DialError> {
+async fn log_in(target: &Target, more: &[(String, String)], stream: Stream) -> Result<Admitted, DialError> {
     let mut peer = Server { stream, received: Vec::new() };
     let mut packet = Vec::new();
-    startup::put_session(&mut packet, [("user", target.user.as_str()), ("database", target.database.as_str())]);
+    let who = [("user", target.user.as_str()), ("database", target.database.as_str())];
+    let more = more.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    startup::put_session(&mut packet, who.into_iter().chain(more));
     peer.stream.write_all(&packet).await?;
     // The password goes out in clear text only to a server that TLS vouches for.
     let vouched = peer.stream.is_encrypted() && target.tls.as_ref().is_some_and(Tls::verifies);

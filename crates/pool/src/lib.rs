@@ -18,7 +18,7 @@ pub mod tls;
 mod wallet;
 
 pub use connection::{Connection, Parameters};
-pub use dial::{DialError, Keepalive, Target, dial};
+pub use dial::{DialError, Keepalive, Target, dial, dial_with};
 pub use pool::{CheckoutError, Figures, Lease, Options, Pool};
 pub use reach::reach;
 pub use stream::{Detached, Peer, Socket, Stream};

@@ -8,8 +8,9 @@ use pgwire::messages::data::{DataRow, FieldDescription, RowDescription};
 use pgwire::messages::response::ErrorResponse;
 use pgwire::messages::startup::Authentication as Reply;
 
+use crate::cancel_key::CancelKey;
 use crate::frame::{Cursor, put};
-use crate::startup::CancelKey;
+use crate::version::Version;
 
 /// The tags of backend messages, by PostgreSQL's names.
 pub mod tag {
@@ -206,7 +207,7 @@ pub fn parameter_status(body: &[u8]) -> Option<(&[u8], &[u8])> {
 pub fn backend_key_data(body: &[u8]) -> Option<CancelKey> {
     let mut cursor = Cursor::new(body);
     let process = cursor.int()?.cast_unsigned();
-    (4..=256).contains(&cursor.rest().len()).then(|| CancelKey { process, secret: cursor.rest().into() })
+    CancelKey::SECRET_BYTES.contains(&cursor.rest().len()).then(|| CancelKey { process, secret: cursor.rest().into() })
 }
 
 /// Writes AuthenticationOk.
@@ -257,10 +258,10 @@ pub fn put_backend_key_data(out: &mut Vec<u8>, key: &CancelKey) {
     });
 }
 
-/// Writes NegotiateProtocolVersion: the newest minor version spoken, and the `_pq_.` options that are unknown.
-pub fn put_negotiate_protocol_version(out: &mut Vec<u8>, version: u32, unknown: &[&[u8]]) {
+/// Writes NegotiateProtocolVersion: the version that is granted, and the `_pq_.` options that are unknown.
+pub fn put_negotiate_protocol_version(out: &mut Vec<u8>, version: Version, unknown: &[&[u8]]) {
     put(out, tag::NEGOTIATE_PROTOCOL_VERSION, |out| {
-        out.extend_from_slice(&version.to_be_bytes());
+        out.extend_from_slice(&version.0.to_be_bytes());
         out.extend_from_slice(&u32::try_from(unknown.len()).expect("bounded by the packet's length").to_be_bytes());
         for name in unknown {
             out.extend_from_slice(name);

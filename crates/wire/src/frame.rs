@@ -29,6 +29,13 @@ impl Header {
             Err(Malformed::Length { tag, claimed })
         }
     }
+
+    /// What is wrong with a message that is longer than its receiver takes.
+    #[must_use]
+    pub(crate) fn refuse(self) -> Malformed {
+        let claimed = u32::try_from(self.length - 1).expect("a header's length came from 32 bits");
+        Malformed::Length { tag: self.tag, claimed }
+    }
 }
 
 /// One complete frame, borrowed from a buffer.

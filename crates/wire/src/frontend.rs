@@ -3,7 +3,7 @@
 //!
 //! Owns the form of these messages. Does not keep any state.
 
-use crate::frame::{Cursor, Frame, Malformed, put};
+use crate::frame::{Cursor, Frame, Header, Malformed, put};
 
 /// The tags of frontend messages, by PostgreSQL's names.
 pub mod tag {
@@ -73,6 +73,34 @@ pub enum Target<'a> {
     Statement(&'a [u8]),
     /// A portal.
     Portal(&'a [u8]),
+}
+
+/// Takes the header of a client's message; `None` when it has not arrived.
+///
+/// # Errors
+/// [`Malformed::Length`] when the message has more than `length_max` bytes, or is of a type that has no use for more than a few: no
+/// memory is to be kept for it.
+#[inline]
+pub fn peek(bytes: &[u8], length_max: usize) -> Result<Option<Header>, Malformed> {
+    let Some(header) = Header::peek(bytes)? else { return Ok(None) };
+    let length_max = match header.tag {
+        tag::BIND | tag::COPY_DATA | tag::FUNCTION_CALL | tag::PARSE | tag::QUERY => length_max,
+        _ => SMALL_MAX.min(length_max),
+    };
+    if header.length > length_max {
+        return Err(header.refuse());
+    }
+    Ok(Some(header))
+}
+
+/// Takes the first complete message of what a client has sent; `None` when it has not arrived whole.
+///
+/// # Errors
+/// As [`peek`].
+#[inline]
+pub fn take(bytes: &[u8], length_max: usize) -> Result<Option<Frame<'_>>, Malformed> {
+    Ok(peek(bytes, length_max)?
+        .and_then(|header| bytes.get(..header.length).map(|whole| Frame { tag: header.tag, whole })))
 }
 
 impl<'a> Frontend<'a> {
@@ -190,6 +218,9 @@ fn put_string(out: &mut Vec<u8>, text: &[u8]) {
     out.push(0);
 }
 
+/// PostgreSQL's `PQ_SMALL_MESSAGE_LIMIT`, with the type byte: for messages that carry a name at most.
+const SMALL_MAX: usize = 10_001;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,6 +259,22 @@ mod tests {
         check(&written(|out| put(out, tag::DESCRIBE, |out| out.extend_from_slice(b"Xs\0"))), None);
         check(&written(|out| put(out, tag::CLOSE, |out| out.extend_from_slice(b"Ss\0x"))), None);
         check(&written(|out| put(out, b'~', |_| {})), None);
+    }
+
+    #[test]
+    fn long_messages_are_refused_by_their_header() {
+        let length = |tag: u8, claimed: u32| {
+            let header = [&[tag][..], &claimed.to_be_bytes()].concat();
+            peek(&header, 20_000).map(|header| header.map(|header| header.length)).map_err(drop)
+        };
+        assert_eq!(length(b'Q', 19_999), Ok(Some(20_000)));
+        assert_eq!(length(b'Q', 20_000), Err(()));
+        assert_eq!(length(b'd', 0x7fff_ffff), Err(()));
+        for small in *b"SHXECDcfp?\0" {
+            assert_eq!(length(small, 10_000), Ok(Some(10_001)), "{small}");
+            assert_eq!(length(small, 10_001), Err(()), "{small}");
+        }
+        assert_eq!(peek(b"Q\0\0", 20_000), Ok(None));
     }
 
     proptest::proptest! {

@@ -3,7 +3,9 @@
 //! Owns the reading of SSLRequest, GSSENCRequest, CancelRequest and StartupMessage, and the writing of the latter two towards
 //! servers. Does not decide what a parameter means.
 
+pub use crate::cancel_key::CancelKey;
 use crate::frame::{Cursor, Malformed};
+use crate::version::Version;
 
 /// A packet without a type byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,8 +23,8 @@ pub enum Startup<'a> {
 /// A StartupMessage's contents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionStartup<'a> {
-    /// The requested protocol version: 3 in the upper 16 bits for every version that we can speak.
-    pub version: u32,
+    /// The requested protocol version.
+    pub version: Version,
     /// Parameter names and values, in the order in which they came. Values are bytes in no known encoding.
     pub parameters: Vec<(&'a [u8], &'a [u8])>,
 }
@@ -33,15 +35,6 @@ impl SessionStartup<'_> {
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         self.parameters.iter().rev().find(|(key, _)| *key == name.as_bytes()).map(|&(_, value)| value)
     }
-}
-
-/// What identifies a connection to CancelRequest: BackendKeyData's contents.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct CancelKey {
-    /// The process id; a proxy's is an invention.
-    pub process: u32,
-    /// The secret, 4 bytes in protocol 3.0, up to 256 in 3.2.
-    pub secret: Box<[u8]>,
 }
 
 impl<'a> Startup<'a> {
@@ -65,8 +58,12 @@ impl<'a> Startup<'a> {
             GSSENC_REQUEST if cursor.is_empty() => Startup::GssEncRequest,
             CANCEL_REQUEST => Startup::Cancel(cancel_key(cursor).ok_or(body_error("cancel key"))?),
             SSL_REQUEST | GSSENC_REQUEST => return Err(body_error("an encryption request with a body")),
+            // Whatever follows has a form of that version: 2.0 had fields of fixed lengths.
+            version if Version(version).granted().is_none() => {
+                Startup::Session(SessionStartup { version: Version(version), parameters: Vec::new() })
+            }
             version => Startup::Session(SessionStartup {
-                version,
+                version: Version(version),
                 parameters: parameters(cursor).ok_or(body_error("parameters are not terminated"))?,
             }),
         };
@@ -76,7 +73,7 @@ impl<'a> Startup<'a> {
 
 /// Writes a StartupMessage of protocol 3.0.
 pub fn put_session<'a>(out: &mut Vec<u8>, parameters: impl IntoIterator<Item = (&'a str, &'a str)>) {
-    put_packet(out, PROTOCOL_3_0, |out| {
+    put_packet(out, Version::V3_0.0, |out| {
         for text in parameters.into_iter().flat_map(|(name, value)| [name, value]) {
             out.extend_from_slice(text.as_bytes());
             out.push(0);
@@ -98,9 +95,6 @@ pub fn put_cancel(out: &mut Vec<u8>, key: &CancelKey) {
     });
 }
 
-/// Protocol 3.0, the one that every server speaks.
-pub const PROTOCOL_3_0: u32 = 3 << 16;
-
 fn put_packet(out: &mut Vec<u8>, code: u32, body: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.extend_from_slice(&[0; 4]);
@@ -113,8 +107,7 @@ fn put_packet(out: &mut Vec<u8>, code: u32, body: impl FnOnce(&mut Vec<u8>)) {
 fn cancel_key(mut cursor: Cursor<'_>) -> Option<CancelKey> {
     let process = cursor.int()?.cast_unsigned();
     let secret = cursor.rest();
-    // "The secret key [...] is of variable length, from 4 to 256 bytes" (protocol-message-formats, CancelRequest, 3.2).
-    (4..=256).contains(&secret.len()).then(|| CancelKey { process, secret: secret.into() })
+    CancelKey::SECRET_BYTES.contains(&secret.len()).then(|| CancelKey { process, secret: secret.into() })
 }
 
 /// "...after the last name/value pair a zero byte is required as a terminator" (protocol-message-formats).
@@ -175,7 +168,7 @@ mod tests {
         let (packet, length) = Startup::take(&bytes, MAX).expect("well formed").expect("complete");
         assert_eq!(length, bytes.len());
         let Startup::Session(session) = packet else { panic!("{packet:?}") };
-        assert_eq!((session.version, session.get("user")), (PROTOCOL_3_0, Some(&b"v"[..])));
+        assert_eq!((session.version, session.get("user")), (Version::V3_0, Some(&b"v"[..])));
         for cut in 0..bytes.len() {
             check(&bytes[..cut], Ok(None));
         }
@@ -186,9 +179,12 @@ mod tests {
         check(b"\0\0\0\x07....", Err(()));
         check(b"\0\0\x7f\xff....", Err(()));
         check(b"GET / HTTP/1.1\r\n", Err(()));
-        check(&packet(PROTOCOL_3_0, b"user\0u\0"), Err(()));
-        check(&packet(PROTOCOL_3_0, b"user"), Err(()));
-        check(&packet(PROTOCOL_3_0, b"user\0u\0\0garbage"), Err(()));
+        check(&packet(Version::V3_0.0, b"user\0u\0"), Err(()));
+        check(&packet(Version::V3_0.0, b"user"), Err(()));
+        check(&packet(Version::V3_0.0, b"user\0u\0\0garbage"), Err(()));
+        let version = Version::new(2, 0);
+        let old = Startup::Session(SessionStartup { version, parameters: Vec::new() });
+        check(&packet(version.0, b"no\0terminator"), Ok(Some(old)));
     }
 
     proptest::proptest! {

@@ -506,3 +506,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn peers() {
+    let peers =
+        parse(&format!("[peers.2]\nhost = \"b\"\n[peers.16383]\nhost = \"::1\"\nport = 7\npool_size = 3\n{LEAST}"))
+            .peers;
+    assert_eq!(peers.keys().copied().collect::<Vec<_>>(), [2, 16_383]);
+    assert_eq!((peers[&2].host.as_str(), peers[&2].port, peers[&2].pool_size), ("b", 6432, None));
+    assert_eq!((peers[&16_383].host.as_str(), peers[&16_383].port, peers[&16_383].pool_size), ("::1", 7, Some(3)));
+    for wrong in ["0", "16384", "01", "a"] {
+        let text = format!("proxy.toml:1: \"{wrong}\" in [peers] is not a peer's \"peer_id\", from 1 to 16383");
+        check(&format!("[peers.{wrong}]\nhost = \"b\""), &text);
+    }
+    check("[peers.1]\nport = 7", "proxy.toml:1: [peers.1] must state \"host\"");
+    check("[peers.1]\nhost = \"\"", "proxy.toml:2: \"host\" must not be empty");
+}
