@@ -29,4 +29,5 @@ mod replication;
 mod routing;
 mod smoke;
 mod startup;
+mod strangers;
 mod tap;
