@@ -171,6 +171,7 @@ impl Client {
         }
         self.keep_up(session);
         let mut wanted = Wanted::new(intent.need, self.tenant.failover_deadline(Instant::now()));
+        let (mut retries, mut losses) = (0, 0);
         loop {
             let acquired = cancel.unless_cancelled(route::acquire(self, &wanted)).await;
             let (mut lease, taken) = match acquired.map_err(Missed::Refused).flatten() {
@@ -202,6 +203,14 @@ impl Client {
                     session.restart();
                     if clean {
                         self.give_back(session, lease, flights);
+                    }
+                    retries += 1;
+                    losses += u32::from(reason == RetryReason::ServerLost);
+                    if retries > RETRIES_MAX || losses > LOSSES_MAX {
+                        self.tenant.watcher.suspect(taken.node);
+                        session
+                            .refuse(&Failure::error("08006", "the servers that ran this were lost, one after another"));
+                        return None;
                     }
                     self.reconsider(&mut wanted, reason, taken.node).await;
                     // Answers to requests ahead of the one that is run again.
@@ -317,6 +326,12 @@ async fn reset(lease: &mut Lease<ServerMemory>) -> Option<()> {
     lease.memory.discard_all();
     Some(())
 }
+
+/// How often a request is run again, whatever the reason.
+const RETRIES_MAX: u32 = 10;
+
+/// How often a request is run again after its server was lost: a request may be what kills servers, and is not to kill them all.
+const LOSSES_MAX: u32 = 2;
 
 /// Bytes of a server's answer to DISCARD ALL.
 const RESET_MAX: usize = 64 * 1024;
