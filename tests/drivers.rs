@@ -85,6 +85,32 @@ async fn diesel() {
     check(rust_program("diesel"), 2).await;
 }
 
+#[tokio::test]
+async fn libpq() {
+    let header = Path::new("/usr/include/postgresql/libpq-fe.h");
+    let program = header.exists().then(|| {
+        let compiler = ["cc", "-I", header.parent().unwrap().to_str().unwrap()];
+        compiled(&compiler, &driver("libpq.c"), &["-lpq"], &[], "libpq")
+    });
+    check(program.ok_or("there is no libpq to compile with"), 2).await;
+}
+
+#[tokio::test]
+async fn go_lib_pq() {
+    check(go_program("pq", "lib/pq"), 2).await;
+}
+
+#[tokio::test]
+async fn go_pgx() {
+    check(go_program("pgx", "jackc/pgx"), 2).await;
+}
+
+#[tokio::test]
+async fn active_record() {
+    let program = found("ruby").map(|ruby| Program::new(ruby, &[], driver("active_record.rb")));
+    check(program.ok_or("there is no ruby"), 2).await;
+}
+
 /// A program and what comes in front of its own name.
 struct Program {
     runtime: PathBuf,
@@ -131,6 +157,30 @@ fn rust_program(name: &str) -> Result<Program, &'static str> {
     // It takes no script: the arguments are its own.
     let program = program.exists().then(|| Program { runtime: program, arguments: vec![], script: None });
     program.ok_or("there is no target/rust-drivers")
+}
+
+fn go_program(name: &str, library: &str) -> Result<Program, &'static str> {
+    let home = "/usr/share/gocode";
+    let there = Path::new(home).join("src/github.com").join(library).exists() && found("go").is_some();
+    let program = there.then(|| {
+        let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/go-cache");
+        std::fs::create_dir_all(&cache).unwrap();
+        let cache = cache.canonicalize().unwrap();
+        let environment = [("GO111MODULE", "off"), ("GOPATH", home), ("GOCACHE", cache.to_str().unwrap())];
+        let source = driver("go").join(name).join("main.go");
+        compiled(&["go", "build"], &source, &[], &environment, name)
+    });
+    program.ok_or("there is no go, or no such library in /usr/share/gocode")
+}
+
+/// What a compiler makes of a source.
+fn compiled(compiler: &[&str], source: &Path, more: &[&str], environment: &[(&str, &str)], name: &str) -> Program {
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let mut command = std::process::Command::new(compiler[0]);
+    command.args(&compiler[1..]).arg("-o").arg(&program).arg(source).args(more).envs(environment.iter().copied());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}\n{}", String::from_utf8_lossy(&output.stderr));
+    Program { runtime: program, arguments: vec![], script: None }
 }
 
 /// A program on the PATH.
