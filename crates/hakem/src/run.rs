@@ -156,6 +156,10 @@ impl Proxy {
             }
             () = hurry => {}
         }
+        // While their event loops still run: an encrypted connection has a last word to say.
+        for tenant in self.service.tenants() {
+            tenant.pools().for_each(|(_, pool)| pool.retire());
+        }
         for cluster in self.service.clusters().values() {
             cluster.stop();
         }
