@@ -62,6 +62,10 @@ public class Jdbc {
         var properties = new Properties();
         properties.setProperty("user", environment.get("PGUSER"));
         properties.setProperty("password", environment.get("PGPASSWORD"));
+        if (environment.containsKey("PGSSLMODE")) {
+            properties.setProperty("sslmode", environment.get("PGSSLMODE"));
+            properties.setProperty("sslrootcert", environment.get("PGSSLROOTCERT"));
+        }
         for (var i = 0; i < options.length; i += 2) properties.setProperty(options[i], options[i + 1]);
         var place = environment.get("PGHOST") + ":" + environment.get("PGPORT") + "/" + environment.get("PGDATABASE");
         return DriverManager.getConnection("jdbc:postgresql://" + place, properties);
@@ -490,6 +494,10 @@ public class Jdbc {
         source.setPortNumbers(new int[] {Integer.parseInt(environment.get("PGPORT"))});
         source.setDatabaseName(environment.get("PGDATABASE"));
         source.setPrepareThreshold(2);
+        if (environment.containsKey("PGSSLMODE")) {
+            source.setSslMode(environment.get("PGSSLMODE"));
+            source.setSslRootCert(environment.get("PGSSLROOTCERT"));
+        }
         ExecutorService executor = Executors.newFixedThreadPool(8);
         var results = new ArrayList<Future<Integer>>();
         for (var i = 0; i < 8; i++) {

@@ -38,7 +38,7 @@ func main() {
 }
 
 func connect(options string) *pgxpool.Pool {
-	pool, err := pgxpool.Connect(ctx, "sslmode=disable "+options)
+	pool, err := pgxpool.Connect(ctx, options)
 	check(err)
 	return pool
 }
@@ -86,7 +86,7 @@ func modes(pool *pgxpool.Pool) {
 		func(c *pgx.ConnConfig) { c.BuildStatementCache = nil },
 		func(c *pgx.ConnConfig) { c.PreferSimpleProtocol = true },
 	} {
-		config, err := pgx.ParseConfig("sslmode=disable")
+		config, err := pgx.ParseConfig("")
 		check(err)
 		change(config)
 		one, err := pgx.ConnectConfig(ctx, config)

@@ -34,11 +34,19 @@ func main() {
 }
 
 func open(options string) *sql.DB {
-	db, err := sql.Open("postgres", "sslmode=disable "+options)
+	db, err := sql.Open("postgres", encryption()+options)
 	check(err)
 	db.SetMaxOpenConns(8)
 	db.SetMaxIdleConns(8)
 	return db
+}
+
+// encryption is demanded by lib/pq if nothing is said about it.
+func encryption() string {
+	if os.Getenv("PGSSLMODE") == "" {
+		return "sslmode=disable "
+	}
+	return ""
 }
 
 func basics(db *sql.DB) {
@@ -219,7 +227,7 @@ func types(db *sql.DB) {
 }
 
 func listen(db *sql.DB) {
-	listener := pq.NewListener("sslmode=disable", time.Second, time.Second, nil)
+	listener := pq.NewListener(encryption(), time.Second, time.Second, nil)
 	check(listener.Listen("events"))
 	exec(db, "notify events, 'one'")
 	exec(db, "select pg_notify('events', $1)", "two")
