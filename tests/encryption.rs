@@ -373,6 +373,105 @@ async fn certificates_are_exchanged_under_way() {
     assert!(refused.contains("proxy.key") && refused.contains("private key"), "{refused}");
 }
 
+#[tokio::test]
+async fn versions_and_ciphers() {
+    let setup = setup();
+    let cluster = cluster(&setup).await;
+    let files = Files::new(&cluster);
+    let cases = [
+        ("tlsv1.2", "default", "protocol: TLSv1.2, cipher: ECDHE-ECDSA-"),
+        ("tlsv1.3", "default", "protocol: TLSv1.3, cipher: TLS_"),
+        ("tlsv1.2", "ECDHE-ECDSA-AES128-GCM-SHA256", "cipher: ECDHE-ECDSA-AES128-GCM-SHA256"),
+        ("tlsv1.3", "TLS_AES_128_GCM_SHA256", "cipher: TLS_AES_128_GCM_SHA256"),
+        (
+            "secure",
+            "TLS_CHACHA20_POLY1305_SHA256:ECDHE-ECDSA-AES256-GCM-SHA384",
+            "cipher: TLS_CHACHA20_POLY1305_SHA256",
+        ),
+    ];
+    for (protocols, ciphers, expected) in cases {
+        let setup = files.offered(&setup, "require");
+        let setup = setup.with("tls", "client_tls_protocols", &format!("{protocols:?}"));
+        let proxy = setup.with("tls", "client_tls_ciphers", &format!("{ciphers:?}")).proxy(&cluster).await.unwrap();
+        let target = "sslmode=require";
+        let output = proxy.client_program(&postgres_program("psql"), &["-XAtq", "-c", "\\conninfo", target], "").await;
+        assert!(output.stdout.contains(expected), "{protocols} {ciphers}: {expected}: {output:?}");
+    }
+
+    // Who begins with a handshake where there is none to be had gets no answer.
+    let proxy = setup.proxy(&cluster).await.unwrap();
+    assert!(connector(&files, &[b"postgresql"]).connect(name(), proxy.raw().await).await.is_err());
+    deserted(&proxy).await;
+}
+
+/// Whom we believe may change while connections are open: those go on, and new ones are judged anew.
+#[tokio::test]
+async fn authorities_are_exchanged_under_way() {
+    let setup = setup();
+    let cluster = cluster(&setup).await;
+    let server = cluster.nodes()[0].data_directory().to_owned();
+    let root = certificates::write(cluster.directory(), "root.crt", "");
+    let appear = async |authority: &Authority| {
+        let (cert, key) = authority.issue("server", &["127.0.0.1"]).write(&server, "server");
+        cluster.set(0, "ssl_cert_file", cert.to_str().unwrap()).await.unwrap();
+        cluster.set(0, "ssl_key_file", key.to_str().unwrap()).await.unwrap();
+        cluster.set(0, "ssl", "on").await.unwrap();
+    };
+    let (old, new) = (Authority::new("old"), Authority::new("new"));
+    appear(&old).await;
+    certificates::write(cluster.directory(), "root.crt", &old.pem);
+    let setup = setup
+        .with("tls", "server_tls_sslmode", "\"verify-full\"")
+        .with("tls", "server_tls_ca_file", &format!("{:?}", root.to_str().unwrap()))
+        .with("pool", "mode", "\"session\"");
+    let proxy = setup.proxy(&cluster).await.unwrap();
+    until("the server to be believed", async || proxy.page("/ready").await.is_ok_and(|(status, _)| status == 200))
+        .await
+        .unwrap();
+    let settled = proxy.connect().await;
+    let backend = settled.value("select pg_backend_pid()").await.unwrap();
+
+    appear(&new).await;
+    certificates::write(cluster.directory(), "root.crt", &new.pem);
+    proxy.signal("HUP");
+    let encrypted = "select ssl from pg_stat_ssl where pid = pg_backend_pid()";
+    until("the new server to be believed", async || {
+        let client = proxy.connect_with(|_| {}).await;
+        match client {
+            Ok(client) => client.value(encrypted).await.is_ok_and(|answer| answer == "t"),
+            Err(_) => false,
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(settled.value("select pg_backend_pid()").await.unwrap(), backend);
+}
+
+/// The tunnel of a replication connection is encrypted on both sides, too.
+#[tokio::test]
+async fn a_base_backup() {
+    let (stage, files) = stage("require").await;
+    let directory = stage.cluster.nodes()[0].data_directory();
+    let (cert, key) = files.authority.issue("server", &["127.0.0.1"]).write(directory, "server");
+    stage.cluster.set(0, "ssl_cert_file", cert.to_str().unwrap()).await.unwrap();
+    stage.cluster.set(0, "ssl_key_file", key.to_str().unwrap()).await.unwrap();
+    stage.cluster.set(0, "ssl", "on").await.unwrap();
+    certificates::write(
+        directory,
+        "pg_hba.conf",
+        "local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-256\nhostssl replication all 127.0.0.1/32 scram-sha-256\n",
+    );
+    stage.direct(0, "select pg_reload_conf()").await;
+    let backup = stage.cluster.directory().join("backup");
+    let target = format!("sslmode=verify-full sslrootcert={}", files.root.display());
+    let arguments = ["-d", &target, "-D", backup.to_str().unwrap(), "-X", "stream", "-c", "fast", "-w"];
+    let output = stage.run("pg_basebackup", &arguments, "").await;
+    assert!(output.status.success(), "{output:?}");
+    let verified = stage.run("pg_verifybackup", &[backup.to_str().unwrap()], "").await;
+    assert!(verified.stdout.contains("backup successfully verified"), "{verified:?}");
+    deserted(&stage.proxy).await;
+}
+
 /// Servers that take encrypted connections only: for probes, for clients' statements and for what cancels them.
 #[tokio::test]
 async fn servers_that_demand_it() {
@@ -552,6 +651,33 @@ async fn a_client_that_reads_slowly() {
         tail.drain(..tail.len().saturating_sub(16));
     }
     assert!(length > BYTES);
+}
+
+/// What TLS keeps of a conversation is small while nobody says anything.
+#[tokio::test]
+async fn idle_clients_cost_little() {
+    const CLIENTS: u64 = 200;
+    const KB_MAX: u64 = 32;
+    let (stage, files) = stage("require").await;
+    let mut question = Vec::new();
+    wire::frontend::put_query(&mut question, "select repeat('x', 200000)");
+    let talkative = async || {
+        let mut stream = encrypted(&stage.proxy, &files).await;
+        log_in(&mut stream).await;
+        stream.write_all(&question).await.unwrap();
+        until_message(&mut stream, tag::READY_FOR_QUERY).await;
+        stream
+    };
+    let mut clients = Vec::new();
+    for _ in 0..50 {
+        clients.push(talkative().await);
+    }
+    let before = stage.proxy.memory_kb("VmRSS");
+    for _ in 0..CLIENTS {
+        clients.push(talkative().await);
+    }
+    let each = stage.proxy.memory_kb("VmRSS").saturating_sub(before) / CLIENTS;
+    assert!(each < KB_MAX, "{each} kB each");
 }
 
 /// Whatever a stranger begins with, and wherever it stops, costs nobody anything.
