@@ -34,6 +34,8 @@ pub(crate) struct Stage {
 pub(crate) struct Setup {
     /// The cluster.
     pub(crate) cluster: cluster::Options,
+    /// What stands in the program's environment besides the test's own.
+    pub(crate) environment: Vec<(String, String)>,
     keys: Vec<(String, String, String)>,
     tail: String,
 }
@@ -106,8 +108,13 @@ impl Setup {
     /// Starts the program in front of a cluster that exists; returns when it listens.
     pub(crate) async fn proxy(&self, cluster: &Cluster) -> Result<Proxy> {
         let path = self.write(cluster)?;
-        let mut child =
-            program("run", &path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+        let mut child = program("run", &path)
+            .envs(self.environment.clone())
+            .envs(self.environment.clone())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()?;
         let log = Arc::new(Mutex::new(String::new()));
         let stderr = child.stderr.take().context("stderr is a pipe")?;
         let copy = log.clone();

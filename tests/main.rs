@@ -7,6 +7,7 @@
 
 mod cancel;
 mod certificates;
+mod console;
 mod copying;
 mod demo;
 mod drivers;
@@ -22,12 +23,12 @@ mod loss;
 mod memory;
 mod peers;
 mod pipeline;
-mod postgres_programs;
 mod program;
 mod raw;
 mod reload;
 mod replication;
 mod routing;
+mod signals;
 mod smoke;
 mod startup;
 mod strangers;

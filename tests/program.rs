@@ -89,7 +89,7 @@ async fn logs_are_json_and_keep_secrets() {
         until("the server to be back", async || someone.failure("create table if not exists t ()").await.is_none())
             .await
             .unwrap();
-        stage.proxy.signal("TERM");
+        stage.proxy.signal("INT");
         assert!(stage.proxy.ended().await.unwrap().success());
         let log = stage.proxy.log();
         for secret in SECRETS {
@@ -110,13 +110,13 @@ async fn logs_are_json_and_keep_secrets() {
 }
 
 #[tokio::test]
-async fn sigterm_lets_transactions_finish() {
+async fn sigint_lets_transactions_finish() {
     let mut stage: Stage = Setup::replicas(0).start().await.unwrap();
     let mut idle = stage.connect().await;
     let busy = stage.connect().await;
     busy.batch_execute("create table t (n int)").await.unwrap();
     busy.batch_execute("begin; insert into t values (1)").await.unwrap();
-    stage.proxy.signal("TERM");
+    stage.proxy.signal("INT");
     // The idle one is told, and gone.
     assert!(idle.message().await.is_none());
     let error = idle.batch_execute("select 1").await.unwrap_err();

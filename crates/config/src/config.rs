@@ -9,7 +9,7 @@ use toml::de::DeTable;
 use crate::problem::{self, Problem};
 use crate::reader::{Found, Reader, Section, Setting};
 use crate::sections::{
-    self, Auth, AuthMethod, Cluster, Database, Log, Overrides, Peer, Pool, Proxy, Routing, Topology, User,
+    self, Auth, AuthMethod, Cluster, Console, Database, Log, Overrides, Peer, Pool, Proxy, Routing, Topology, User,
 };
 use crate::tls::Tls;
 
@@ -18,6 +18,8 @@ use crate::tls::Tls;
 pub struct Config {
     /// `[proxy]`.
     pub proxy: Proxy,
+    /// `[console]`.
+    pub console: Console,
     /// `[log]`.
     pub log: Log,
     /// `[auth]`.
@@ -69,6 +71,7 @@ impl Config {
         let clusters = read_clusters(root, &tls);
         Config {
             proxy: root.section("proxy", Proxy::read),
+            console: root.section("console", Console::read),
             log: root.section("log", Log::read),
             routing: root.section("routing", Routing::read),
             topology: root.section("topology", Topology::read),

@@ -25,7 +25,7 @@ pub use reader::Setting;
 pub use resolve::{ResolveError, Resolved};
 pub use secret::Secret;
 pub use sections::{
-    Auth, AuthMethod, Cluster, Consistency, Database, Keepalive, Log, LogFormat, LogLevel, Overrides, Peer, Pool,
-    PoolMode, Proxy, Route, Routing, Topology, UnixSocket, User,
+    Auth, AuthMethod, Cluster, Consistency, Console, Database, Keepalive, Log, LogFormat, LogLevel, Overrides, Peer,
+    Pool, PoolMode, Proxy, Route, Routing, Topology, UnixSocket, User,
 };
 pub use tls::{Ciphers, ClientTls, Protocols, ServerTls, SslMode, Tls};

@@ -76,6 +76,12 @@ impl Config {
         })
     }
 
+    /// Whether clients may ask for this database.
+    #[must_use]
+    pub fn knows_database(&self, name: &str) -> bool {
+        self.database(name).is_some()
+    }
+
     /// The entry of a database, which may be the one for any database.
     fn database(&self, name: &str) -> Option<&Database> {
         match self.databases.get(name) {

@@ -11,7 +11,7 @@ use crate::address::Address;
 use crate::reader::Section;
 use crate::secret::{self, Secret};
 use crate::tls::{ServerTls, Tls};
-use crate::value::{FileMode, Keyword, Size};
+use crate::value::{FileMode, Keyword, Names, Size};
 
 /// `[proxy]`: the program as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +64,17 @@ pub struct Keepalive {
     pub interval: Duration,
     /// The number of unanswered probes after which the peer is dead.
     pub count: u32,
+}
+
+/// `[console]`: the admin console, which is the databases `hakem` and `pgbouncer`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Console {
+    /// Who may do everything there.
+    pub admin_users: Vec<String>,
+    /// Who may look.
+    pub stats_users: Vec<String>,
+    /// The period that averages are of.
+    pub stats_period: Duration,
 }
 
 /// `[log]`.
@@ -305,6 +316,21 @@ impl Proxy {
             peer_id: section.within("peer_id", 0, 0..=u32::from(PEER_ID_MAX)) as u16,
             cancel_wait_timeout: section.within("cancel_wait_timeout", seconds(10), TIMEOUT_MIN..=DURATION_MAX),
             keepalive: keepalive.then_some(timing),
+        }
+    }
+}
+
+impl Console {
+    pub(crate) fn read(section: &mut Section<'_, '_>) -> Console {
+        let users = |section: &mut Section<'_, '_>, key| {
+            let Names(names) = section.value(key, Names(Vec::new()));
+            names.iter().for_each(|name| check_name(section, key, name));
+            names
+        };
+        Console {
+            admin_users: users(section, "admin_users"),
+            stats_users: users(section, "stats_users"),
+            stats_period: section.within("stats_period", seconds(60), seconds(1)..=seconds(86_400)),
         }
     }
 }

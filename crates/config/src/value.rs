@@ -235,6 +235,23 @@ impl Value for Option<SocketAddr> {
     }
 }
 
+/// A list of names, which may be empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Names(pub(crate) Vec<String>);
+
+impl Value for Names {
+    fn read(value: &DeValue<'_>) -> Result<Names, Refusal> {
+        match value.as_array() {
+            Some(elements) if elements.is_empty() => Ok(Names(Vec::new())),
+            _ => Vec::read(value).map(Names),
+        }
+    }
+
+    fn show(&self) -> String {
+        self.0.show()
+    }
+}
+
 /// A list whose elements all differ.
 impl<T: Value + PartialEq> Value for Vec<T> {
     fn read(value: &DeValue<'_>) -> Result<Vec<T>, Refusal> {

@@ -20,8 +20,11 @@ use wire::frame::Frames;
 use wire::frontend;
 
 use crate::ask::ask;
+use crate::books::{Books, timed};
 use crate::buffers::Inbox;
 use crate::cancel::{self, Flights, Registered};
+use crate::console;
+use crate::ledger::Entry;
 use crate::lobby::Seat;
 use crate::login::{self, Entrance, Welcome};
 use crate::relay::{Gone, Outcome, Place, relay};
@@ -43,7 +46,8 @@ pub(crate) struct Client {
     pub(crate) unsent: Vec<u8>,
     pub(crate) tenant: Arc<Tenant>,
     pub(crate) worker: Rc<Worker>,
-    slot: Rc<Slot>,
+    pub(crate) slot: Rc<Slot>,
+    pub(crate) books: Books,
     last_write: Option<Instant>,
 }
 
@@ -51,14 +55,16 @@ pub(crate) struct Client {
 pub(crate) async fn serve(stream: Stream, seat: Seat, worker: Rc<Worker>) {
     let presence = worker.enter();
     let id = presence.slot.id;
-    let Welcome { stream, inbox, tenant, session, cancel } = match login::log_in(stream, seat, &worker, &presence).await
-    {
-        None => return,
-        Some(Entrance::Session(welcome)) => welcome,
-        Some(Entrance::Replication(tunnel, stream, received)) => {
-            return Box::pin(tunnel.run(stream, received, &presence.slot)).await;
-        }
-    };
+    let Welcome { stream, inbox, tenant, session, cancel, application_name } =
+        match login::log_in(stream, seat, &worker, &presence).await {
+            None => return,
+            Some(Entrance::Session(welcome)) => welcome,
+            Some(Entrance::Replication(tunnel, stream, received)) => {
+                return Box::pin(tunnel.run(stream, received, &presence.slot)).await;
+            }
+            Some(Entrance::Console(visitor)) => return Box::pin(console::serve(*visitor, &worker)).await,
+        };
+    presence.slot.standing.enter(&tenant, application_name, &stream);
     let mut client = Client {
         id,
         stream,
@@ -69,10 +75,16 @@ pub(crate) async fn serve(stream: Stream, seat: Seat, worker: Rc<Worker>) {
         tenant,
         worker: worker.clone(),
         slot: presence.slot.clone(),
+        books: Books::new(Instant::now()),
         last_write: None,
     };
     tracing::debug!(client = id, "client logged in");
-    let gone = client.converse(session, &cancel).await;
+    client.enter(Entry::Login, 1);
+    let gone = tokio::select! {
+        biased;
+        () = presence.slot.killed() => Gone::Killed,
+        gone = client.converse(session, &cancel) => gone,
+    };
     tracing::debug!(client = id, ?gone, "client left");
     client.say_goodbye(&gone).await;
 }
@@ -110,6 +122,7 @@ impl Client {
             let taken = frontend::take(self.inbox.unread(), self.packet_max);
             if let Some(frame) = taken.map_err(|error| Gone::Violation(error.into()))? {
                 let length = frame.whole.len();
+                self.note_frame(frame.tag);
                 let step = session.on_client(frame, &self.tenant.classifier).map_err(Gone::Violation)?;
                 self.inbox.consume(length);
                 if step != Step::Gathering {
@@ -160,6 +173,7 @@ impl Client {
             filled.map_err(|_| Gone::Vanished)
         })
         .await?;
+        self.books.received += length;
         if length == 0 { Err(Gone::Vanished) } else { Ok(()) }
     }
 
@@ -170,10 +184,15 @@ impl Client {
             return Some(gone);
         }
         self.keep_up(session);
-        let mut wanted = Wanted::new(intent.need, self.tenant.failover_deadline(Instant::now()));
+        let now = Instant::now();
+        self.note_request(now);
+        let mut wanted = Wanted::new(intent.need, self.tenant.failover_deadline(now));
         let (mut retries, mut losses) = (0, 0);
         loop {
-            let acquired = cancel.unless_cancelled(route::acquire(self, &wanted)).await;
+            let (acquired, waited) = timed(cancel.unless_cancelled(route::acquire(self, &wanted))).await;
+            if let Some(since) = waited {
+                self.enter(Entry::WaitTime, u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX));
+            }
             let (mut lease, taken) = match acquired.map_err(Missed::Refused).flatten() {
                 Ok(found) => found,
                 Err(Missed::Superseded) => {
@@ -183,15 +202,18 @@ impl Client {
                 }
                 Err(Missed::Refused(failure)) => {
                     self.worker.counters.refused();
+                    self.note_rest();
                     session.refuse(&failure);
                     return None;
                 }
             };
             self.worker.counters.routed(taken.role, intent.why);
             session.attach(taken.role);
+            self.note_lease(&lease);
             cancel.aim(&lease);
             let outcome = relay(self, session, &mut lease, Place { wanted: &wanted, taken }).await;
             let flights = cancel.lower();
+            self.note_return(&lease);
             match outcome {
                 Outcome::Free => {
                     self.give_back(session, lease, flights);
@@ -247,6 +269,7 @@ impl Client {
         if self.tenant.is_superseded() {
             let next = self.worker.service.successor(&self.tenant);
             session.adopt(&self.tenant.policy, &next.policy);
+            self.slot.standing.belong(&next);
             self.tenant = next;
         }
     }
@@ -299,6 +322,11 @@ impl Client {
             }
             Gone::Violation(violation) => Failure::fatal("08P01", violation.to_string()),
             Gone::Broken => Failure::fatal("08006", "the server is out of step, or refused the session's settings"),
+            // In the middle of an answer nothing can be said.
+            Gone::Killed if self.unsent.is_empty() && !self.slot.standing.holds() => {
+                Failure::fatal("57P01", "admin forced disconnect")
+            }
+            Gone::Killed => return,
             Gone::Cut if self.slot.is_dismissed() => Failure::fatal("57P01", "server shutting down"),
             // In the middle of a message there is nothing that could be said.
             Gone::Cut => return,

@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use classifier::Why;
+use classifier::{PinReason, Why};
 use session::{RetryReason, Role};
 
 /// What one worker has done.
@@ -17,6 +17,7 @@ pub(crate) struct Counters {
     lost: AtomicU64,
     logins: AtomicU64,
     failed_logins: AtomicU64,
+    pins: [AtomicU64; PINS.len()],
 }
 
 /// Where a statement went.
@@ -61,6 +62,17 @@ impl Counters {
         }
     }
 
+    pub(crate) fn pin(&self, reason: PinReason) {
+        if let Some(at) = PINS.iter().position(|known| *known == reason) {
+            add(&self.pins[at]);
+        }
+    }
+
+    /// How often clients were pinned, in the order of [`PINS`].
+    pub(crate) fn pins(&self) -> [u64; PINS.len()] {
+        std::array::from_fn(|at| self.pins[at].load(Ordering::Relaxed))
+    }
+
     pub(crate) fn refused(&self) {
         add(&self.refused);
     }
@@ -99,6 +111,19 @@ pub(crate) const RETRIES: [RetryReason; 5] = [
     RetryReason::NotReplayed,
     RetryReason::ServerLost,
     RetryReason::Demoted,
+];
+
+/// The reasons for pins, in the order of their counters.
+pub(crate) const PINS: [PinReason; 9] = [
+    PinReason::Listen,
+    PinReason::AdvisoryLock,
+    PinReason::TempTable,
+    PinReason::HoldCursor,
+    PinReason::SqlPrepare,
+    PinReason::SetConfig,
+    PinReason::Load,
+    PinReason::SequenceState,
+    PinReason::Other,
 ];
 
 /// Every reason of the classifier's.

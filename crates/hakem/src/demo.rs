@@ -36,6 +36,8 @@ use report::{Report, Scene};
 use stage::Stage;
 use view::View;
 
+use crate::control::Shutdown;
+
 /// What to show.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Arguments {
@@ -139,7 +141,7 @@ pub(crate) async fn demo(arguments: Arguments) -> Result<ExitCode> {
         }
     }
     arguments.say("Stopping.");
-    proxy.stop(another(&mut signals)).await;
+    proxy.stop(Shutdown::WaitForServers, another(&mut signals)).await;
     director.end().await?;
     Ok(verdict)
 }

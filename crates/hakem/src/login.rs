@@ -20,6 +20,7 @@ use crate::ask::ask;
 use crate::authentication::authenticate;
 use crate::buffers::Inbox;
 use crate::cancel::Registered;
+use crate::console;
 use crate::lobby::{Seat, Served};
 use crate::replication::{Replication, Tunnel};
 use crate::route::{self, Missed, Wanted};
@@ -34,6 +35,7 @@ pub(crate) struct Welcome {
     pub(crate) tenant: Arc<Tenant>,
     pub(crate) session: Box<Session>,
     pub(crate) cancel: Registered,
+    pub(crate) application_name: String,
 }
 
 /// What a connection becomes.
@@ -42,12 +44,16 @@ pub(crate) enum Entrance {
     Session(Welcome),
     /// A connection to the primary; what the client has sent for it already goes along.
     Replication(Box<Tunnel>, Stream, Vec<u8>),
+    /// The console.
+    Console(Box<console::Visitor>),
 }
 
 /// The same, before the client's socket is handed over.
 enum Admitted {
-    Session(Arc<Tenant>, Box<Session>, Registered),
+    /// The name is the application's, as a server reports it.
+    Session(Arc<Tenant>, Box<Session>, Registered, String),
     Replication(Box<Tunnel>),
+    Console(console::Role, Registered),
 }
 
 /// Why a connection does not become a session.
@@ -83,8 +89,12 @@ pub(crate) async fn log_in(stream: Stream, seat: Seat, worker: &Rc<Worker>, pres
             // A client may send its first request without waiting to be let in.
             return Some(match admitted {
                 Admitted::Replication(tunnel) => Entrance::Replication(tunnel, stream, received),
-                Admitted::Session(tenant, session, cancel) => {
-                    Entrance::Session(Welcome { stream, inbox: Inbox::of(received), tenant, session, cancel })
+                Admitted::Console(role, cancel) => {
+                    Entrance::Console(Box::new(console::Visitor { stream, received, role, cancel }))
+                }
+                Admitted::Session(tenant, session, cancel, application_name) => {
+                    let inbox = Inbox::of(received);
+                    Entrance::Session(Welcome { stream, inbox, tenant, session, cancel, application_name })
                 }
             });
         }
@@ -118,6 +128,12 @@ async fn admit(guest: &mut Guest, worker: &Rc<Worker>, presence: &Presence) -> R
         return Err(too_many("no more connections allowed (max_client_conn)"));
     }
     guest.seat = None;
+    if console::is_console(&database) && replication.is_none() {
+        return admit_to_console(guest, worker, &user, version).await;
+    }
+    if worker.service.gates.of(&database).is_disabled() {
+        return Err(Refusal::Told(Failure::fatal("57P03", format!("database \"{database}\" is disabled"))));
+    }
     let resolved = match replication {
         Some(Replication::Physical) => worker.service.any_tenant(&database, &user),
         Some(Replication::Logical) | None => worker.service.tenant(&database, &user),
@@ -151,7 +167,24 @@ async fn admit(guest: &mut Guest, worker: &Rc<Worker>, presence: &Presence) -> R
         }
     };
     guest.welcome(&parameters, &cancel.key).await?;
-    Ok(Admitted::Session(tenant, session, cancel))
+    let named = parameters.iter().find(|(name, _)| **name == *b"application_name");
+    let application_name = named.map_or_else(String::new, |(_, value)| String::from_utf8_lossy(value).into_owned());
+    Ok(Admitted::Session(tenant, session, cancel, application_name))
+}
+
+/// Lets an administrator in, whom the console alone concerns: no server takes part.
+async fn admit_to_console(
+    guest: &mut Guest,
+    worker: &Worker,
+    user: &str,
+    version: Version,
+) -> Result<Admitted, Refusal> {
+    let config = worker.service.config();
+    let role = console::role(&config, user);
+    let role = role.ok_or_else(|| Refusal::Told(Failure::fatal("28000", "not allowed")))?;
+    let cancel = worker.service.cancels.register(version, config.proxy.peer_id);
+    guest.welcome(&console::parameters(), &cancel.key).await?;
+    Ok(Admitted::Console(role, cancel))
 }
 
 /// A connection that is not a client yet.
@@ -206,8 +239,7 @@ impl Guest {
                 continue;
             }
             if let Ok(Some((Startup::Cancel(key), _))) = Startup::take(&packet, STARTUP_MAX) {
-                // Who cancels what is ours waits for us; who names a peer may be anybody.
-                let _served = worker.service.cancels.knows(&key).then(|| self.serve());
+                let _served = self.serve();
                 worker.service.cancels.cancel(key, &worker.service.config()).await;
                 return Err(Refusal::Silent);
             }

@@ -8,26 +8,33 @@
 
 mod ask;
 mod authentication;
+mod books;
 mod buffers;
 mod cancel;
 mod check;
 mod client;
 mod clusters;
+mod console;
+mod control;
 mod counters;
 mod demo;
 mod descriptors;
+mod gate;
 mod http;
+mod ledger;
 mod listener;
 mod lobby;
 mod local;
 mod logging;
 mod login;
 mod metrics;
+mod notify;
 mod relay;
 mod replication;
 mod route;
 mod run;
 mod service;
+mod standing;
 mod tenant;
 mod tls;
 mod worker;
@@ -86,7 +93,7 @@ fn main() -> ExitCode {
 }
 
 fn with_config(path: &std::path::Path, run: impl FnOnce(config::Config) -> anyhow::Result<()>) -> ExitCode {
-    match run::load(path).and_then(run) {
+    match run::load(path).and_then(|(_, config)| run(config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("hakem: {error:#}");

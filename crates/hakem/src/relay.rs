@@ -12,7 +12,7 @@ use std::time::Instant;
 use pool::Lease;
 use session::{Loss, RetryReason, Role, ServerMemory, Session, Step, Verdict};
 use tokio::io::AsyncWrite;
-use wire::backend::{Report, SqlState, tag};
+use wire::backend::{self, Report, SqlState, tag};
 use wire::frame::Header;
 use wire::frontend;
 
@@ -49,6 +49,8 @@ pub(crate) enum Gone {
     Violation(session::Violation),
     /// What it was sent cannot be completed.
     Cut,
+    /// An administrator has ended its session.
+    Killed,
     /// Its server is out of step, or would not take the session's settings.
     Broken,
 }
@@ -144,6 +146,7 @@ impl Pump<'_> {
             if self.finished.is_none() && self.has_room() {
                 match self.from_server.poll_fill(&mut self.lease.stream, context) {
                     Poll::Ready(Ok(length)) if length > 0 => {
+                        self.client.books.sent += length;
                         progress = true;
                         self.digest(Instant::now());
                     }
@@ -258,7 +261,10 @@ impl Pump<'_> {
             self.client.inbox.grow();
         }
         match self.client.inbox.poll_fill(&mut self.client.stream, context) {
-            Poll::Ready(Ok(length)) if length > 0 => Poll::Ready(Ok(true)),
+            Poll::Ready(Ok(length)) if length > 0 => {
+                self.client.books.received += length;
+                Poll::Ready(Ok(true))
+            }
             Poll::Ready(_) => Poll::Ready(Err(Gone::Vanished)),
             Poll::Pending => Poll::Pending,
         }
@@ -295,6 +301,7 @@ impl Pump<'_> {
             if step == Step::Later {
                 return Ok(taken);
             }
+            self.client.note_frame(tag);
             taken = Intake::Something;
             match step {
                 Step::Copy => {
@@ -312,6 +319,7 @@ impl Pump<'_> {
                     } else {
                         counters.routed(self.place.taken.role, intent.why);
                     }
+                    self.client.note_next_request();
                     self.session.encode(&mut self.lease.memory, &mut self.to_server);
                     self.client.inbox.consume(length);
                     self.take_output();
@@ -396,6 +404,12 @@ impl Pump<'_> {
             let at_hand = header.length.min(unread.len());
             let body = &unread[Header::SIZE..at_hand];
             let verdict = self.session.on_server(header.tag, body, &mut self.lease.memory, now);
+            if header.tag == tag::PARAMETER_STATUS
+                && verdict == Verdict::Forward
+                && let Some((name, value)) = backend::parameter_status(body)
+            {
+                self.client.slot.standing.note_parameter(name, value);
+            }
             let farewell = (verdict == Verdict::Leaving).then(|| Report::new(body).sqlstate());
             let rest = header.length - at_hand;
             match verdict {
@@ -433,6 +447,7 @@ impl Pump<'_> {
             }
             if let Verdict::Ready { free } | Verdict::HiddenReady { free } = verdict {
                 self.client.note_write(self.session.last_write());
+                self.client.note_answer(self.session, matches!(verdict, Verdict::Ready { .. }), now);
                 self.free = free;
             }
         }

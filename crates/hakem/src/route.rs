@@ -89,7 +89,11 @@ pub(crate) async fn find(
         if tenant.is_superseded() {
             return Err(Missed::Superseded);
         }
-        let now = Instant::now();
+        let mut now = Instant::now();
+        if tenant.gate.is_closed() {
+            wait_for_gate(tenant, now).await?;
+            now = Instant::now();
+        }
         let need = wanted.need(tenant, now);
         let (choice, version) = {
             let snapshot = tenant.watcher.snapshot();
@@ -112,7 +116,18 @@ pub(crate) async fn find(
                 continue;
             }
         };
-        match tenant.pool(taken.node).checkout(worker, now).await {
+        let checkout = async {
+            tokio::select! {
+                biased;
+                lease = tenant.pool(taken.node).checkout(worker, now) => Some(lease),
+                // Polled only when it has to wait.
+                () = tenant.gate.closed() => None,
+            }
+        };
+        let Some(checkout) = checkout.await else { continue };
+        match checkout {
+            // While it waited for a connection, everything was paused.
+            Ok(lease) if tenant.gate.is_closed() => lease.release(Instant::now()),
             Ok(lease) if still_holds(tenant, taken, &need) => return Ok((lease, taken)),
             // While it waited for a connection, the node has become something else.
             Ok(lease) => lease.release(Instant::now()),
@@ -157,6 +172,20 @@ fn still_holds(tenant: &Tenant, taken: Taken, need: &topology::Need) -> bool {
         }
         (Role::Replica, topology::Need::Write) => false,
     }
+}
+
+/// Waits until an administrator lets requests pass: for as long as a client waits for a server.
+async fn wait_for_gate(tenant: &Tenant, now: Instant) -> Result<(), Missed> {
+    let opened = async {
+        tokio::select! {
+            () = tenant.gate.opened() => {}
+            () = tenant.until_superseded() => {}
+        }
+    };
+    let timely = tokio::time::timeout_at((now + tenant.wait_timeout()).into(), opened).await;
+    let timeout = CheckoutError::Timeout;
+    timely.map_err(|_| Missed::Refused(Failure::error("57014", timeout.to_string())))?;
+    if tenant.is_superseded() { Err(Missed::Superseded) } else { Ok(()) }
 }
 
 pub(crate) async fn wait_for_news(tenant: &Tenant, version: u64, until: Instant) {

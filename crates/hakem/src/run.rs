@@ -11,15 +11,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use config::Config;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use topology::Writer;
 
+use crate::control::{Order, Shutdown};
 use crate::counters::Counters;
 use crate::http::{self, Pages};
 use crate::listener::{self, Door};
 use crate::local::LocalSocket;
 use crate::metrics::Metrics;
+use crate::notify;
 use crate::service::Service;
 use crate::tls::Files;
 use crate::worker::Handle;
@@ -35,47 +38,124 @@ pub(crate) struct Proxy {
     workers: Arc<Vec<Handle>>,
     doors: Vec<JoinHandle<()>>,
     draining: Arc<AtomicBool>,
+    /// From the console.
+    orders: mpsc::UnboundedReceiver<Order>,
 }
 
 /// Reads and checks a configuration file.
 ///
 /// # Errors
 /// All of its problems, a line each.
-pub(crate) fn load(path: &Path) -> Result<Config> {
+pub(crate) fn load(path: &Path) -> Result<(String, Config)> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    Config::parse(&text, &path.display().to_string()).map_err(|problems| {
+    let config = parse(&text, &path.display().to_string())?;
+    Ok((text, config))
+}
+
+/// Checks the text of a configuration; `name` is only quoted.
+///
+/// # Errors
+/// All of its problems, a line each.
+pub(crate) fn parse(text: &str, name: &str) -> Result<Config> {
+    Config::parse(text, name).map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
         anyhow::anyhow!(lines.join("\n"))
     })
 }
 
-/// Runs until a signal ends it. SIGTERM and SIGINT let clients finish, the second one does not.
+/// Runs until a signal or the console ends it. The signals are PgBouncer's: SIGTERM waits for clients to leave, SIGINT for what runs
+/// to end, and a second one for nothing; SIGQUIT ends it at once. SIGHUP reloads, SIGUSR1 pauses, SIGUSR2 resumes.
 ///
 /// # Errors
 /// When it cannot start.
 pub(crate) async fn run(path: PathBuf, config: Config) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let proxy = Proxy::start(Arc::new(config), Some(path)).await?;
+    let mut signals = Signals::hear()?;
+    let mut proxy = Proxy::start(Arc::new(config), Some(path)).await?;
     let service = proxy.service.clone();
+    let mut orders = std::mem::replace(&mut proxy.orders, mpsc::unbounded_channel().1);
     let mut told_to_end = async || {
         loop {
-            tokio::select! {
-                _ = terminate.recv() => return,
-                _ = interrupt.recv() => return,
-                _ = hangup.recv() => {
-                    if let Err(error) = service.reload().await {
-                        tracing::error!("the configuration stays as it was: {error:#}");
-                    }
-                }
+            let order = tokio::select! {
+                order = signals.next() => order,
+                // Its sender lives in the service.
+                Some(order) = orders.recv() => order,
+            };
+            if let Some(shutdown) = obey(&service, order).await {
+                return shutdown;
             }
         }
     };
-    told_to_end().await;
-    tracing::info!("shutting down: waiting for clients to finish");
-    proxy.stop(told_to_end()).await;
+    let shutdown = told_to_end().await;
+    let hurry = async {
+        told_to_end().await;
+    };
+    proxy.stop(shutdown, hurry).await;
     Ok(())
+}
+
+/// Does what it is told; `Some` when that is to end.
+async fn obey(service: &Arc<Service>, order: Order) -> Option<Shutdown> {
+    match order {
+        Order::Reload(answer) => {
+            notify::reloading();
+            let done = service.reload().await;
+            notify::ready();
+            if let Err(error) = &done {
+                tracing::error!("the configuration stays as it was: {error:#}");
+            }
+            // Whoever does not wait for the answer reads the log.
+            let _ = answer.send(done.map_err(|error| format!("{error:#}")));
+        }
+        Order::Set { key, value, answer } => {
+            let done = service.set(key, &value).await;
+            let _ = answer.send(done.map_err(|error| format!("{error:#}")));
+        }
+        Order::Pause => {
+            service.gates.pause(true);
+            for tenant in service.tenants() {
+                tenant.pools().for_each(|(_, pool)| pool.recycle());
+            }
+        }
+        Order::Resume => drop(service.gates.pause(false)),
+        Order::Shutdown(shutdown) => return Some(shutdown),
+    }
+    None
+}
+
+/// What an administrator says by signals.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    quit: Signal,
+    hangup: Signal,
+    pause: Signal,
+    resume: Signal,
+}
+
+impl Signals {
+    fn hear() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            hangup: signal(SignalKind::hangup())?,
+            pause: signal(SignalKind::user_defined1())?,
+            resume: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    async fn next(&mut self) -> Order {
+        let (name, order) = tokio::select! {
+            _ = self.terminate.recv() => ("SIGTERM", Order::Shutdown(Shutdown::WaitForClients)),
+            _ = self.interrupt.recv() => ("SIGINT", Order::Shutdown(Shutdown::WaitForServers)),
+            _ = self.quit.recv() => ("SIGQUIT", Order::Shutdown(Shutdown::Immediate)),
+            _ = self.hangup.recv() => ("SIGHUP", Order::Reload(oneshot::channel().0)),
+            _ = self.pause.recv() => ("SIGUSR1", Order::Pause),
+            _ = self.resume.recv() => ("SIGUSR2", Order::Resume),
+        };
+        tracing::info!("got {name}");
+        order
+    }
 }
 
 impl Proxy {
@@ -104,13 +184,15 @@ impl Proxy {
         }
         let http_listen = config.proxy.http_listen;
         let files = Files::read(&config)?;
-        let service = Service::new(config, source, workers, files);
+        let (sender, orders) = mpsc::unbounded_channel();
+        let service = Service::new(config, source, workers, files, sender);
         let counters: Vec<Arc<Counters>> = (0..workers).map(|_| Arc::default()).collect();
         let metrics = Arc::new(Metrics::new(counters.clone()));
         let mut handles = Vec::new();
         for (id, counters) in counters.into_iter().enumerate() {
             handles.push(Handle::spawn(id, service.clone(), counters).context("cannot start a worker")?);
         }
+        service.employ(handles.iter().map(Handle::staff).collect());
         let workers = Arc::new(handles);
         let draining = Arc::new(AtomicBool::new(false));
         let http = match http_listen {
@@ -121,6 +203,7 @@ impl Proxy {
             None => None,
         };
         tokio::spawn(sweep(service.clone()));
+        tokio::spawn(turn_pages(service.clone()));
         let deal = |door| tokio::spawn(listener::deal(door, service.clone(), workers.clone()));
         let doors = doors.into_iter().map(deal).collect();
         for address in &addresses {
@@ -129,36 +212,43 @@ impl Proxy {
         if let Some(address) = http {
             tracing::info!(%address, "serving /metrics, /health and /ready");
         }
-        Ok(Proxy { addresses, http, service, metrics, workers, doors, draining })
+        notify::ready();
+        Ok(Proxy { addresses, http, service, metrics, workers, doors, draining, orders })
     }
 
-    /// Lets clients finish what they are doing, up to the shutdown timeout or until `hurry` is ready.
-    pub(crate) async fn stop(self, hurry: impl Future<Output = ()>) {
+    /// Ends, after waiting for what `shutdown` says, up to the shutdown timeout or until `hurry` is ready.
+    pub(crate) async fn stop(self, shutdown: Shutdown, hurry: impl Future<Output = ()>) {
         self.draining.store(true, Ordering::Relaxed);
+        notify::stopping();
         for door in &self.doors {
             door.abort();
         }
-        for worker in self.workers.iter() {
-            worker.drain();
+        let dismiss = || self.workers.iter().for_each(Handle::drain);
+        match shutdown {
+            Shutdown::WaitForClients => tracing::info!("shutting down: waiting for clients to leave"),
+            Shutdown::WaitForServers => {
+                tracing::info!("shutting down: waiting for clients to finish");
+                dismiss();
+            }
+            Shutdown::Immediate => tracing::info!("shutting down"),
         }
-        let service = self.service.clone();
-        let empty = async move {
-            while service.clients() > 0 {
+        let empty = async || {
+            while self.service.clients() > self.service.consoles() {
                 tokio::time::sleep(DRAIN_POLL).await;
             }
         };
         let timeout = self.service.config().proxy.shutdown_timeout;
-        tokio::select! {
-            result = tokio::time::timeout(timeout, empty) => {
-                if result.is_err() {
-                    tracing::warn!(clients = self.service.clients(), "clients did not finish in time");
-                }
-            }
-            () = hurry => {}
-        }
-        // While their event loops still run: an encrypted connection has a last word to say.
-        for tenant in self.service.tenants() {
-            tenant.pools().for_each(|(_, pool)| pool.retire());
+        let timely = tokio::select! {
+            biased;
+            () = std::future::ready(()), if shutdown == Shutdown::Immediate => true,
+            result = tokio::time::timeout(timeout, empty()) => result.is_ok(),
+            () = hurry => true,
+        };
+        if !timely {
+            tracing::warn!(clients = self.service.clients(), "clients did not finish in time");
+            // Those who are idle are told, if they listen.
+            dismiss();
+            let _ = tokio::time::timeout(DISMISSAL_MAX, empty()).await;
         }
         for cluster in self.service.clusters().values() {
             cluster.stop();
@@ -179,6 +269,14 @@ async fn sweep(service: Arc<Service>) {
     loop {
         ticks.tick().await;
         service.sweep(Instant::now());
+    }
+}
+
+/// Ends the periods of the console's averages.
+async fn turn_pages(service: Arc<Service>) {
+    loop {
+        tokio::time::sleep(service.config().console.stats_period).await;
+        service.turn_pages(Instant::now());
     }
 }
 
@@ -204,5 +302,7 @@ pub(crate) async fn until_ready(service: &Service, limit: Duration) -> Result<()
     Ok(())
 }
 
+/// How long clients are given to hear that their time is up.
+const DISMISSAL_MAX: Duration = Duration::from_millis(100);
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);

@@ -6,27 +6,45 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use auth::Verifier;
 use config::{Config, ResolveError};
+use tokio::sync::mpsc;
 use topology::NodeId;
 
 use crate::cancel::Cancels;
 use crate::clusters::{Cluster, Clusters};
+use crate::console::settings;
+use crate::control::Order;
+use crate::counters::PINS;
+use crate::gate::Gates;
+use crate::ledger::Ledger;
 use crate::lobby::Lobby;
 use crate::replication::Tunnels;
-use crate::tenant::Common;
+use crate::standing::Sighting;
 pub(crate) use crate::tenant::Tenant;
+use crate::tenant::{Common, Kept};
 use crate::tls::{Encryption, Files};
+use crate::worker::Staff;
 
 /// What all workers share.
 pub(crate) struct Service {
     config: ArcSwap<Config>,
     /// The file that the configuration is read from again; none when it was not read from one.
     source: Option<PathBuf>,
+    /// The text in force: the file's, and what the console has set since.
+    text: Mutex<String>,
+    /// To the control loop.
+    orders: mpsc::UnboundedSender<Order>,
+    staff: OnceLock<Vec<Staff>>,
+    /// What an administrator has closed.
+    pub(crate) gates: Gates,
+    /// What the console has done.
+    pub(crate) console_ledger: Ledger,
+    consoles: AtomicUsize,
     pub(crate) cancels: Arc<Cancels>,
     pub(crate) lobby: Arc<Lobby>,
     pub(crate) tunnels: Tunnels,
@@ -46,11 +64,23 @@ pub(crate) struct Service {
 
 impl Service {
     /// Starts watching the clusters, on the current runtime.
-    pub(crate) fn new(config: Arc<Config>, source: Option<PathBuf>, workers: usize, files: Files) -> Arc<Service> {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        source: Option<PathBuf>,
+        workers: usize,
+        files: Files,
+        orders: mpsc::UnboundedSender<Order>,
+    ) -> Arc<Service> {
         let encrypted: Vec<_> = config.clusters.keys().map(|name| files.cluster(name)).collect();
         let service = Arc::new(Service {
             config: ArcSwap::new(config.clone()),
             source,
+            text: Mutex::default(),
+            orders,
+            staff: OnceLock::new(),
+            gates: Gates::default(),
+            console_ledger: Ledger::new(workers, Instant::now()),
+            consoles: AtomicUsize::new(0),
             cancels: Arc::default(),
             lobby: Arc::default(),
             tunnels: Tunnels::default(),
@@ -99,7 +129,10 @@ impl Service {
         let sibling = tenants.values().find(|tenant| tenant.shares_with(&resolved));
         let common = sibling.map_or_else(|| Arc::new(Common::new(&config)), |sibling| sibling.common.clone());
         let cluster = clusters[&resolved.cluster].clone();
-        let tenant = Arc::new(Tenant::new(key.clone(), &config, self.workers, cluster, resolved, common));
+        let gate = self.gates.of(database);
+        let ledger = Arc::new(Ledger::new(self.workers, Instant::now()));
+        let tenant = Tenant::new(key.clone(), &config, self.workers, cluster, resolved, Kept { common, gate, ledger });
+        let tenant = Arc::new(tenant);
         tenants.insert(key, tenant.clone());
         Ok(tenant)
     }
@@ -136,11 +169,83 @@ impl Service {
     /// What is wrong with the file; the configuration stays as it was.
     pub(crate) async fn reload(self: &Arc<Self>) -> anyhow::Result<()> {
         let Some(source) = &self.source else { anyhow::bail!("the configuration was not read from a file") };
-        let config = crate::run::load(source)?;
+        let (text, config) = crate::run::load(source)?;
         let files = Files::read(&config)?;
         self.adopt(Arc::new(config), files).await;
+        *lock(&self.text) = text;
         tracing::info!("the configuration was reloaded");
         Ok(())
+    }
+
+    /// Puts one key at another value, until the next reload.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) async fn set(self: &Arc<Self>, key: (&str, &str), value: &str) -> anyhow::Result<()> {
+        let text = lock(&self.text).clone();
+        let text = match (text.is_empty(), &self.source) {
+            (true, Some(source)) => crate::run::load(source)?.0,
+            _ => text,
+        };
+        let text = settings::changed(&text, key, value).map_err(anyhow::Error::msg)?;
+        let config = crate::run::parse(&text, "SET")?;
+        let files = Files::read(&config)?;
+        self.adopt(Arc::new(config), files).await;
+        *lock(&self.text) = text;
+        tracing::info!("\"{}\" in [{}] is {value} until the configuration is reloaded", key.1, key.0);
+        Ok(())
+    }
+
+    /// Tells the control loop something.
+    pub(crate) fn order(&self, order: Order) {
+        // When nobody hears it any more, the program is ending.
+        let _ = self.orders.send(order);
+    }
+
+    /// The workers, once they are there.
+    pub(crate) fn employ(&self, staff: Vec<Staff>) {
+        // There is one set of workers.
+        let _ = self.staff.set(staff);
+    }
+
+    /// Every client that has logged in, and how often clients were pinned, by reason.
+    pub(crate) async fn look(&self) -> (Vec<Sighting>, [u64; PINS.len()]) {
+        let (mut clients, mut pins) = (Vec::new(), [0; PINS.len()]);
+        for staff in self.staff.get().into_iter().flatten() {
+            clients.extend(staff.look().await);
+            for (sum, count) in pins.iter_mut().zip(staff.pins()) {
+                *sum += count;
+            }
+        }
+        clients.sort_by_key(|client| client.id);
+        (clients, pins)
+    }
+
+    /// Ends the sessions of clients that `doomed` says; returns how many.
+    pub(crate) async fn kill(&self, doomed: impl Fn(&Sighting) -> bool + Send + Sync + 'static) -> usize {
+        let doomed = Arc::new(doomed);
+        let mut killed = 0;
+        for staff in self.staff.get().into_iter().flatten() {
+            killed += staff.kill(doomed.clone()).await;
+        }
+        killed
+    }
+
+    /// An administrator comes; it is there until the answer is dropped.
+    pub(crate) fn console_opens(self: &Arc<Self>) -> impl Drop + use<> {
+        self.consoles.fetch_add(1, Ordering::Relaxed);
+        ConsoleOpen(self.clone())
+    }
+
+    /// How many administrators there are.
+    pub(crate) fn consoles(&self) -> usize {
+        self.consoles.load(Ordering::Relaxed)
+    }
+
+    /// A period of the averages has ended.
+    pub(crate) fn turn_pages(&self, now: Instant) {
+        self.console_ledger.turn(now);
+        self.tenants().iter().for_each(|tenant| tenant.ledger.turn(now));
     }
 
     /// Puts a configuration in force. Must run where the watchers are to live.
@@ -233,6 +338,7 @@ impl Service {
     pub(crate) fn sweep(&self, now: Instant) {
         // The map's own hold is the only one left of a removed tenant when its last client has gone.
         lock(&self.tenants).retain(|_, tenant| !tenant.is_removed() || Arc::strong_count(tenant) > 1);
+        self.gates.sweep();
         let tenants = self.tenants();
         for tenant in &tenants {
             for (_, pool) in tenant.pools() {
@@ -254,6 +360,15 @@ impl Service {
                 pool.retire();
             }
         }
+    }
+}
+
+/// An administrator is there.
+struct ConsoleOpen(Arc<Service>);
+
+impl Drop for ConsoleOpen {
+    fn drop(&mut self) {
+        self.0.consoles.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

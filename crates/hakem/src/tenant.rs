@@ -17,6 +17,8 @@ use tokio::sync::watch;
 use topology::{NodeId, Watcher};
 
 use crate::clusters::Cluster;
+use crate::gate::Gate;
+use crate::ledger::Ledger;
 
 /// One database as one user sees it.
 pub(crate) struct Tenant {
@@ -28,6 +30,10 @@ pub(crate) struct Tenant {
     pub(crate) watcher: Watcher,
     pub(crate) classifier: Arc<Classifier>,
     pub(crate) common: Arc<Common>,
+    /// Whether an administrator lets its requests pass.
+    pub(crate) gate: Arc<Gate>,
+    /// What was done for it.
+    pub(crate) ledger: Arc<Ledger>,
     /// What its pools log in with.
     wallet: Wallet,
     /// By node.
@@ -46,6 +52,13 @@ pub(crate) struct Tenant {
     news: watch::Sender<()>,
     /// Its database or user is not in the configuration any more.
     removed: AtomicBool,
+}
+
+/// What a tenant leaves to the one that takes its place.
+pub(crate) struct Kept {
+    pub(crate) common: Arc<Common>,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) ledger: Arc<Ledger>,
 }
 
 /// What the users of one database on the servers have in common.
@@ -79,8 +92,9 @@ impl Tenant {
         workers: usize,
         cluster: Arc<Cluster>,
         resolved: Resolved,
-        common: Arc<Common>,
+        kept: Kept,
     ) -> Tenant {
+        let Kept { common, gate, ledger } = kept;
         let watcher = cluster.watcher.clone();
         let nodes = watcher.snapshot().nodes.len();
         let policy = Policy {
@@ -120,6 +134,8 @@ impl Tenant {
             watcher,
             classifier: common.classifier.clone(),
             common,
+            gate,
+            ledger,
             pools: (0..nodes).map(|_| OnceLock::new()).collect(),
             pool_options,
             connect_timeout: config.pool.server_connect_timeout,
@@ -151,7 +167,8 @@ impl Tenant {
             true => self.common.clone(),
             false => Arc::new(Common::new(config)),
         };
-        let mut next = Tenant::new(self.key.clone(), config, workers, cluster, resolved, common);
+        let kept = Kept { common, gate: self.gate.clone(), ledger: self.ledger.clone() };
+        let mut next = Tenant::new(self.key.clone(), config, workers, cluster, resolved, kept);
         // What was learnt stays known.
         if (&self.resolved.server_password, &next.resolved.server_password) == (&None, &None) {
             next.wallet = self.wallet.clone();
@@ -231,6 +248,11 @@ impl Tenant {
     /// The pools in use, with their nodes.
     pub(crate) fn pools(&self) -> impl Iterator<Item = (NodeId, &Arc<Pool<ServerMemory>>)> {
         (0..).map(NodeId).zip(&self.pools).filter_map(|(node, pool)| Some((node, pool.get()?)))
+    }
+
+    /// The longest that a client waits for a connection.
+    pub(crate) fn wait_timeout(&self) -> Duration {
+        self.pool_options.wait_timeout
     }
 
     /// Until when a request that comes now waits for a primary.

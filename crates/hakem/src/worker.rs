@@ -4,21 +4,24 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use pool::{Detached, Stream};
 use tokio::runtime::LocalOptions;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::buffers::Spares;
-use crate::counters::Counters;
+use crate::counters::{Counters, PINS};
 use crate::lobby::Seat;
 use crate::service::Service;
+use crate::standing::{Sighting, Standing};
 
 /// What the clients of one thread share.
 pub(crate) struct Worker {
@@ -34,6 +37,9 @@ pub(crate) struct Worker {
 /// A client's place at its worker: how it can be told to leave.
 pub(crate) struct Slot {
     pub(crate) id: u64,
+    /// What it is doing, for the console.
+    pub(crate) standing: Standing,
+    killed: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     dismissed: Cell<bool>,
 }
@@ -42,8 +48,18 @@ pub(crate) struct Slot {
 pub(crate) struct Handle {
     orders: mpsc::UnboundedSender<Order>,
     load: Arc<AtomicUsize>,
+    counters: Arc<Counters>,
     thread: JoinHandle<()>,
 }
+
+/// The console's hold on a worker.
+pub(crate) struct Staff {
+    orders: mpsc::UnboundedSender<Order>,
+    counters: Arc<Counters>,
+}
+
+/// Says of a client whether it has to go.
+type Doomed = Arc<dyn Fn(&Sighting) -> bool + Send + Sync>;
 
 /// What a worker is told.
 enum Order {
@@ -51,6 +67,10 @@ enum Order {
     Serve(Detached, Seat),
     /// Dismiss clients as they become idle.
     Drain,
+    /// Say who is there.
+    Look(oneshot::Sender<Vec<Sighting>>),
+    /// End the sessions of these clients, and say how many they are.
+    Kill(Doomed, oneshot::Sender<usize>),
     /// Drop everything.
     Stop,
 }
@@ -63,7 +83,7 @@ impl Handle {
     pub(crate) fn spawn(id: usize, service: Arc<Service>, counters: Arc<Counters>) -> io::Result<Handle> {
         let (orders, received) = mpsc::unbounded_channel();
         let load = Arc::new(AtomicUsize::new(0));
-        let shared = load.clone();
+        let (shared, counted) = (load.clone(), counters.clone());
         let thread = std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || {
             // Not a LocalSet on an ordinary runtime: that wakes itself through the kernel for each batch of events.
             let mut builder = tokio::runtime::Builder::new_current_thread();
@@ -75,14 +95,14 @@ impl Handle {
                 id,
                 service,
                 spares: Spares::default(),
-                counters,
+                counters: counted,
                 slots: RefCell::default(),
                 dismissed: Cell::new(false),
                 load: shared,
             });
             runtime.block_on(run(worker, received));
         })?;
-        Ok(Handle { orders, load, thread })
+        Ok(Handle { orders, load, counters, thread })
     }
 
     /// How many connections it serves.
@@ -97,6 +117,11 @@ impl Handle {
         let _ = self.orders.send(Order::Serve(stream, seat));
     }
 
+    /// What the console needs of it.
+    pub(crate) fn staff(&self) -> Staff {
+        Staff { orders: self.orders.clone(), counters: self.counters.clone() }
+    }
+
     /// Dismisses clients as they become idle.
     pub(crate) fn drain(&self) {
         let _ = self.orders.send(Order::Drain);
@@ -106,6 +131,28 @@ impl Handle {
     pub(crate) fn stop(self) {
         let _ = self.orders.send(Order::Stop);
         let _ = self.thread.join();
+    }
+}
+
+impl Staff {
+    /// The worker's clients that have logged in.
+    pub(crate) async fn look(&self) -> Vec<Sighting> {
+        let (answer, answered) = oneshot::channel();
+        let _ = self.orders.send(Order::Look(answer));
+        // A worker that has stopped has nobody.
+        answered.await.unwrap_or_default()
+    }
+
+    /// Ends the sessions of these clients; returns how many.
+    pub(crate) async fn kill(&self, doomed: Doomed) -> usize {
+        let (answer, answered) = oneshot::channel();
+        let _ = self.orders.send(Order::Kill(doomed, answer));
+        answered.await.unwrap_or_default()
+    }
+
+    /// How often its clients were pinned, by reason.
+    pub(crate) fn pins(&self) -> [u64; PINS.len()] {
+        self.counters.pins()
     }
 }
 
@@ -122,6 +169,9 @@ async fn run(worker: Rc<Worker>, mut orders: mpsc::UnboundedReceiver<Order>) {
                 }
             },
             Order::Drain => worker.dismiss_all(),
+            // Whoever has asked and gone does not need to know.
+            Order::Look(answer) => drop(answer.send(worker.sightings())),
+            Order::Kill(doomed, answer) => drop(answer.send(worker.kill(&doomed))),
             Order::Stop => return,
         }
     }
@@ -131,9 +181,25 @@ impl Worker {
     /// Somebody comes, and is there until the answer is dropped.
     pub(crate) fn enter(self: &Rc<Worker>) -> Presence {
         let id = self.service.next_client_id();
-        let slot = Rc::new(Slot { id, waker: RefCell::default(), dismissed: Cell::new(self.dismissed.get()) });
+        let slot = Rc::new(Slot {
+            id,
+            standing: Standing::new(Instant::now()),
+            killed: Cell::new(false),
+            waker: RefCell::default(),
+            dismissed: Cell::new(self.dismissed.get()),
+        });
         self.slots.borrow_mut().insert(id, slot.clone());
         Presence { worker: self.clone(), slot, counted: Cell::new(false) }
+    }
+
+    fn sightings(&self) -> Vec<Sighting> {
+        self.slots.borrow().values().filter_map(|slot| slot.standing.look(slot.id)).collect()
+    }
+
+    fn kill(&self, doomed: &Doomed) -> usize {
+        let slots = self.slots.borrow();
+        let doomed = slots.values().filter(|slot| slot.standing.look(slot.id).is_some_and(|client| doomed(&client)));
+        doomed.map(|slot| slot.kill()).count()
     }
 
     fn dismiss_all(&self) {
@@ -178,11 +244,27 @@ impl Slot {
         if self.dismissed.get() {
             return true;
         }
+        self.wait(context).is_ready()
+    }
+
+    fn kill(&self) {
+        self.killed.set(true);
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Waits until an administrator ends the session.
+    pub(crate) async fn killed(&self) {
+        poll_fn(|context| if self.killed.get() { Poll::Ready(()) } else { self.wait(context) }).await;
+    }
+
+    fn wait(&self, context: &mut Context<'_>) -> Poll<()> {
         let mut waker = self.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
             *waker = Some(context.waker().clone());
         }
-        false
+        Poll::Pending
     }
 
     pub(crate) fn is_dismissed(&self) -> bool {

@@ -13,6 +13,7 @@ use wire::backend::tag;
 use wire::frame::Frames;
 use wire::startup::CancelKey;
 
+use crate::roster::Entry;
 use crate::stream::Stream;
 
 /// A server's ParameterStatus messages: names and values, in the order in which they came.
@@ -31,11 +32,18 @@ pub struct Connection<M> {
     pub parameters: Arc<Parameters>,
     /// When it was made.
     pub since: Instant,
+    /// What others see of it; set by the pool that it enters.
+    pub(crate) entry: Option<Arc<Entry>>,
     /// The worker whose event loop it is registered with.
     pub(crate) home: usize,
 }
 
 impl<M> Connection<M> {
+    /// What others see of it.
+    pub fn entry(&self) -> Option<&Arc<Entry>> {
+        self.entry.as_ref()
+    }
+
     /// Whether nothing says that the connection is dead. Costs no system call while nothing has arrived: the event loop has
     /// noticed what has.
     pub(crate) fn is_alive(&mut self) -> bool {

@@ -2,7 +2,7 @@
 //!
 //! The crate's map: `connection` is one logged-in connection and what it carries; `dial` makes one; `stream` is what it runs over, for clients
 //! too; `pool` lends the
-//! connections of one server, database and user to many clients. What a connection remembers of the sessions that used it is
+//! connections of one server, database and user to many clients, and `roster` shows them to the console. What a connection remembers of the sessions that used it is
 //! the caller's, as a type parameter: the pool knows nothing of SQL.
 //!
 //! A pool is shared by all workers. A connection is registered with the event loop of one of them, its home; it moves only
@@ -13,6 +13,7 @@ mod connection;
 mod dial;
 mod pool;
 mod reach;
+mod roster;
 mod stream;
 pub mod tls;
 mod wallet;
@@ -21,6 +22,7 @@ pub use connection::{Connection, Parameters};
 pub use dial::{DialError, Keepalive, Target, dial, dial_with};
 pub use pool::{CheckoutError, Figures, Lease, Options, Pool};
 pub use reach::reach;
+pub use roster::Entry;
 pub use stream::{Detached, Peer, Socket, Stream};
 pub use tls::Tls;
 pub use wallet::Wallet;

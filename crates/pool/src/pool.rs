@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 
 use crate::connection::Connection;
 use crate::dial::{DialError, Target, dial};
+use crate::roster::{Entry, Roster};
 
 /// A pool's limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +55,7 @@ pub struct Pool<M: Send + 'static> {
     generation: AtomicU64,
     /// Connections of an older generation than this must not even be used for what comes next in a transaction. Likewise.
     fence: AtomicU64,
+    roster: Roster,
     state: Mutex<State<M>>,
 }
 
@@ -150,6 +152,7 @@ impl<M: Send + 'static> Pool<M> {
             memory_size,
             generation: AtomicU64::new(0),
             fence: AtomicU64::new(0),
+            roster: Roster::default(),
             state: Mutex::new(state),
         })
     }
@@ -233,6 +236,7 @@ impl<M: Send + 'static> Pool<M> {
 
     fn renew(self: &Arc<Self>, mut state: MutexGuard<'_, State<M>>) {
         self.generation.fetch_add(1, Ordering::Release);
+        self.roster.dismiss();
         state.failure = None;
         let idle: Vec<Idle<M>> = state.idle.iter_mut().flat_map(std::mem::take).collect();
         self.close_all(state, idle);
@@ -279,6 +283,11 @@ impl<M: Send + 'static> Pool<M> {
         let idle = state.idle.iter().map(Vec::len).sum();
         let waiting = state.waiters.iter().map(VecDeque::len).sum();
         Figures { idle, leased: state.open - idle - state.dialing, dialing: state.dialing, waiting }
+    }
+
+    /// Its connections, but for those that are being made.
+    pub fn roster(&self) -> Vec<Arc<Entry>> {
+        self.roster.list()
     }
 
     fn find(self: &Arc<Self>, worker: usize, now: Instant) -> Result<Found<M>, CheckoutError> {
@@ -350,7 +359,8 @@ impl<M: Send + 'static> Pool<M> {
         let made = dial(&self.target, (self.memory)(self.memory_size), worker).await;
         attempt.pending = false;
         match made {
-            Ok(connection) => {
+            Ok(mut connection) => {
+                connection.entry = Some(self.roster.enter(&connection));
                 let mut state = self.lock();
                 state.dialing -= 1;
                 state.failure = None;

@@ -15,6 +15,8 @@ pub struct ServerMemory {
     pub(crate) settings: Option<Map>,
     prepared: HashMap<Identity, u64>,
     prepared_max: usize,
+    /// How many statements have ever been prepared.
+    prepares: u64,
     /// Counts uses: the statement with the smallest number was used longest ago.
     uses: u64,
 }
@@ -27,19 +29,26 @@ impl ServerMemory {
             settings: Some(Arc::default()),
             prepared: HashMap::new(),
             prepared_max: prepared_max.max(1),
+            prepares: 0,
             uses: 0,
         }
     }
 
     /// Forgets everything, as after DISCARD ALL.
     pub fn discard_all(&mut self) {
-        *self = ServerMemory::new(self.prepared_max);
+        *self = ServerMemory { prepares: self.prepares, ..ServerMemory::new(self.prepared_max) };
     }
 
     /// How many statements are prepared there.
     #[must_use]
     pub fn prepared(&self) -> usize {
         self.prepared.len()
+    }
+
+    /// How many statements have ever been prepared there.
+    #[must_use]
+    pub fn prepares(&self) -> u64 {
+        self.prepares
     }
 
     pub(crate) fn deallocate_all(&mut self) {
@@ -64,6 +73,7 @@ impl ServerMemory {
             self.prepared.remove(&evicted);
         }
         self.uses += 1;
+        self.prepares += 1;
         self.prepared.insert(id, self.uses);
         evicted
     }

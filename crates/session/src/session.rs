@@ -366,6 +366,12 @@ impl Session {
         &self.pins
     }
 
+    /// How many prepared statements the client has.
+    #[must_use]
+    pub fn statements(&self) -> usize {
+        self.statements.len()
+    }
+
     /// When the session's last write was acknowledged.
     #[must_use]
     pub fn last_write(&self) -> Option<Instant> {

@@ -115,6 +115,10 @@ impl Statements {
         }
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.named.len() + usize::from(self.unnamed.is_some())
+    }
+
     pub(crate) fn clear(&mut self) {
         *self = Statements::default();
     }

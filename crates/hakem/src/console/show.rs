@@ -1,0 +1,666 @@
+//! What SHOW shows: the columns of each topic, in PgBouncer's names and order, and the rows.
+//!
+//! One row of SHOW POOLS is one database and user, summed over the servers of its cluster, of which each has a pool of its own; SHOW
+//! SERVERS and SHOW TOPOLOGY tell the servers apart. Nothing secret is ever read here.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime};
+
+use config::{Config, PoolMode};
+use pool::Figures;
+use topology::{NodeState, Writer};
+
+use super::clock::written;
+use super::grammar::Topic;
+use super::rows::{Column, Kind, Row, Value};
+use super::settings;
+use crate::counters::PINS;
+use crate::ledger::{ENTRIES, Sums, averages};
+use crate::service::{Service, Tenant};
+use crate::standing::{Doing, Sighting};
+
+use Kind::{Int4, Int8, Numeric, Text};
+
+/// What the rows are made from, at one moment.
+pub(crate) struct View<'a> {
+    pub(crate) service: &'a Service,
+    pub(crate) config: &'a Config,
+    /// Every client that has logged in.
+    pub(crate) clients: Vec<Sighting>,
+    /// How often clients were pinned, by reason.
+    pub(crate) pins: [u64; PINS.len()],
+    pub(crate) now: Instant,
+    pub(crate) wall: SystemTime,
+}
+
+/// The columns of a topic; none for one that has no rows.
+pub(crate) fn columns(topic: Topic) -> &'static [Column] {
+    match topic {
+        Topic::Help => &[],
+        Topic::Version => &[("version", Text)],
+        Topic::State => &[("key", Text), ("value", Text)],
+        Topic::Config => &[("key", Text), ("value", Text), ("default", Text), ("changeable", Text)],
+        Topic::Databases => &DATABASES,
+        Topic::Pools => &POOLS,
+        Topic::Peers => &[("peer_id", Int4), ("host", Text), ("port", Int4), ("pool_size", Int4)],
+        Topic::PeerPools => &[
+            ("peer_id", Int4),
+            ("cl_active_cancel_req", Int4),
+            ("cl_waiting_cancel_req", Int4),
+            ("sv_active_cancel", Int4),
+            ("sv_login", Int4),
+        ],
+        Topic::Users => &USERS,
+        Topic::Clients | Topic::Servers => &SOCKETS,
+        Topic::Stats => &STATS,
+        Topic::StatsTotals => &STATS_TOTALS,
+        Topic::StatsAverages => &STATS_AVERAGES,
+        Topic::Totals => &[("name", Text), ("value", Numeric)],
+        Topic::Lists => &[("list", Text), ("items", Int4)],
+        Topic::Mem => &[("name", Text), ("size", Int4), ("used", Int4), ("free", Int4), ("memtotal", Int4)],
+        Topic::DnsHosts => &[("hostname", Text), ("ttl", Int8), ("addrs", Text)],
+        Topic::DnsZones => &[("zonename", Text), ("serial", Int8), ("count", Int4)],
+        Topic::Topology => &TOPOLOGY,
+        Topic::Pins => &[
+            ("database", Text),
+            ("user", Text),
+            ("client_id", Int8),
+            ("reason", Text),
+            ("since", Text),
+            ("held", Int4),
+            ("held_us", Int4),
+        ],
+        Topic::PinTotals => &[("reason", Text), ("clients", Int4), ("total", Int8)],
+    }
+}
+
+impl View<'_> {
+    /// The rows of a topic.
+    pub(crate) fn rows(&self, topic: Topic) -> Vec<Row> {
+        match topic {
+            Topic::Help | Topic::DnsHosts | Topic::DnsZones => Vec::new(),
+            Topic::Version => vec![vec![VERSION.into()]],
+            Topic::State => self.state(),
+            Topic::Config => settings::shown(self.config),
+            Topic::Databases => self.databases(),
+            Topic::Pools => self.pools(),
+            Topic::Peers | Topic::PeerPools => Vec::new(),
+            Topic::Users => self.users(),
+            Topic::Clients => self.clients(),
+            Topic::Servers => self.servers(),
+            Topic::Stats => self.stats(|sums, averages| [sums, averages].concat()),
+            Topic::StatsTotals => self.stats(|sums, _| sums.to_vec()),
+            Topic::StatsAverages => self.stats(|_, averages| averages.to_vec()),
+            Topic::Totals => self.totals(),
+            Topic::Lists => self.lists(),
+            Topic::Mem => self.memory(),
+            Topic::Topology => self.topology(),
+            Topic::Pins => self.pins(),
+            Topic::PinTotals => self.pin_totals(),
+        }
+    }
+
+    fn state(&self) -> Vec<Row> {
+        let paused = self.service.gates.is_paused();
+        let word = |is: bool| if is { "yes" } else { "no" };
+        let rows = [("active", word(!paused)), ("paused", word(paused)), ("suspended", "no")];
+        rows.map(|(key, value)| vec![key.into(), value.into()]).to_vec()
+    }
+
+    fn databases(&self) -> Vec<Row> {
+        let tenants = self.service.tenants();
+        let mut names: Vec<&str> =
+            self.config.databases.keys().map(String::as_str).filter(|name| *name != "*").collect();
+        names.extend(tenants.iter().map(|tenant| tenant.key.0.as_str()));
+        names.sort_unstable();
+        names.dedup();
+        let mut rows: Vec<Row> = names.iter().map(|name| self.database(name, &tenants)).collect();
+        let mut console: Row = vec![PGBOUNCER.into(), Value::Null];
+        console.extend([self.port(), PGBOUNCER.into(), PGBOUNCER.into()]);
+        console.extend([2u32, 0, 0, 0].map(Value::from));
+        console.extend(["statement".into(), Value::Null]);
+        console.extend([0, 0, 0, self.service.consoles(), 0, 0].map(Value::from));
+        rows.push(console);
+        rows
+    }
+
+    fn database(&self, name: &str, tenants: &[std::sync::Arc<Tenant>]) -> Row {
+        let entry = self.config.databases.get(name).or_else(|| self.config.databases.get("*"));
+        let own: Vec<_> = tenants.iter().filter(|tenant| tenant.key.0 == name).collect();
+        let (mut hosts, mut port) = (String::new(), Value::Null);
+        let clusters = self.service.clusters();
+        if let Some(cluster) = entry.and_then(|entry| clusters.get(&entry.cluster)) {
+            let snapshot = cluster.watcher.snapshot();
+            hosts = snapshot.nodes.iter().map(|node| &*node.host).collect::<Vec<_>>().join(",");
+            port = snapshot.primary().or(snapshot.nodes.first()).map(|node| node.port).into();
+        }
+        let overrides = entry.map(|entry| &entry.overrides);
+        let size = overrides.and_then(|overrides| overrides.pool_size).unwrap_or(self.config.pool.size);
+        let servers: usize = own.iter().map(|tenant| open(tenant_figures(tenant))).sum();
+        let clients = self.clients.iter().filter(|client| client.database == name).count();
+        let gate = self.service.gates.of(name);
+        vec![
+            name.to_owned().into(),
+            hosts.into(),
+            port,
+            entry.and_then(|entry| entry.dbname.clone()).unwrap_or_else(|| name.to_owned()).into(),
+            Value::Null,
+            size.into(),
+            self.config.pool.min_size.into(),
+            0u32.into(),
+            self.config.pool.server_lifetime.as_secs().into(),
+            overrides.and_then(|overrides| overrides.pool_mode).map(mode).into(),
+            Value::Null,
+            0u32.into(),
+            servers.into(),
+            0u32.into(),
+            clients.into(),
+            gate.is_paused().into(),
+            gate.is_disabled().into(),
+        ]
+    }
+
+    fn port(&self) -> Value {
+        self.config.proxy.listen.first().map(|address| address.port()).into()
+    }
+
+    fn pools(&self) -> Vec<Row> {
+        let mut rows: Vec<Row> = self
+            .service
+            .tenants()
+            .iter()
+            .map(|tenant| {
+                let (database, user) = &tenant.key;
+                let own = self.clients.iter().filter(|client| client.database == *database && client.user == *user);
+                let (waiting, active): (Vec<_>, Vec<_>) = own.partition(|client| client.doing == Doing::Waiting);
+                let longest = waiting.iter().map(|client| self.waits(client)).max().unwrap_or_default();
+                let figures = tenant_figures(tenant);
+                let mut row: Row = vec![database.clone().into(), user.clone().into()];
+                row.extend([active.len(), waiting.len(), 0, 0, figures.leased, 0, 0, figures.idle].map(Value::from));
+                row.extend([0, 0, figures.dialing].map(Value::from));
+                row.extend([longest.as_secs().into(), longest.subsec_micros().into()]);
+                row.extend([mode(tenant.resolved.pool_mode).into(), Value::Null]);
+                row
+            })
+            .collect();
+        let mut console: Row = vec![PGBOUNCER.into(), PGBOUNCER.into(), self.service.consoles().into()];
+        console.extend([0u32; 12].map(Value::from));
+        console.extend(["statement".into(), Value::Null]);
+        rows.push(console);
+        rows
+    }
+
+    fn users(&self) -> Vec<Row> {
+        let tenants = self.service.tenants();
+        let row = |(name, user): (&String, &config::User)| {
+            let own = tenants.iter().filter(|tenant| tenant.key.1 == *name);
+            let servers: usize = own.map(|tenant| open(tenant_figures(tenant))).sum();
+            let clients = self.clients.iter().filter(|client| client.user == *name).count();
+            let size = user.overrides.pool_size.map_or_else(String::new, |size| format!("{size:9}"));
+            vec![
+                name.clone().into(),
+                size.into(),
+                "".into(),
+                user.overrides.pool_mode.map(mode).into(),
+                0u32.into(),
+                servers.into(),
+                0u32.into(),
+                clients.into(),
+            ]
+        };
+        self.config.users.iter().map(row).collect()
+    }
+
+    fn clients(&self) -> Vec<Row> {
+        let row = |client: &Sighting| {
+            let (state, link) = match client.doing {
+                Doing::Nothing => ("idle", String::new()),
+                Doing::Waiting => ("waiting", String::new()),
+                Doing::Holding(server) => ("active", pointer(server)),
+            };
+            let waits = if client.doing == Doing::Waiting { self.waits(client) } else { Duration::ZERO };
+            let (address, port, process) = address(&client.peer);
+            vec![
+                "C".into(),
+                client.user.clone().into(),
+                client.database.clone().into(),
+                "none".into(),
+                state.into(),
+                address.into(),
+                port.into(),
+                client.local.map_or_else(|| "unix".to_owned(), |local| local.ip().to_string()).into(),
+                client.local.map_or(0, |local| local.port()).into(),
+                self.moment(client.since).into(),
+                client.requested.map(|moment| self.moment(moment)).into(),
+                waits.as_secs().into(),
+                waits.subsec_micros().into(),
+                0u32.into(),
+                pointer(client.id).into(),
+                link.into(),
+                process.into(),
+                if client.encrypted { "TLS" } else { "" }.into(),
+                client.application_name.clone().into(),
+                client.prepared.into(),
+                client.id.into(),
+            ]
+        };
+        self.clients.iter().map(row).collect()
+    }
+
+    fn servers(&self) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for tenant in self.service.tenants() {
+            let (database, user) = &tenant.key;
+            for (_, pool) in tenant.pools() {
+                for entry in pool.roster() {
+                    let client = entry.client();
+                    let application_name = client
+                        .and_then(|id| self.clients.iter().find(|client| client.id == id))
+                        .map_or_else(String::new, |client| client.application_name.clone());
+                    let (address, port, _) = address(&entry.peer);
+                    rows.push(vec![
+                        "S".into(),
+                        user.clone().into(),
+                        database.clone().into(),
+                        "none".into(),
+                        if client.is_some() { "active" } else { "idle" }.into(),
+                        address.into(),
+                        port.into(),
+                        entry.local.map_or_else(|| "unix".to_owned(), |local| local.ip().to_string()).into(),
+                        entry.local.map_or(0, |local| local.port()).into(),
+                        self.moment(entry.since).into(),
+                        self.moment(entry.lent()).into(),
+                        0u32.into(),
+                        0u32.into(),
+                        entry.is_leaving().into(),
+                        pointer(entry.id).into(),
+                        client.map_or_else(String::new, pointer).into(),
+                        entry.process.unwrap_or(0).into(),
+                        if entry.encrypted { "TLS" } else { "" }.into(),
+                        application_name.into(),
+                        entry.prepared().into(),
+                        entry.id.into(),
+                    ]);
+                }
+            }
+        }
+        rows
+    }
+
+    /// The sums and averages of each database.
+    fn by_database(&self) -> BTreeMap<String, (Sums, Sums)> {
+        let mut databases: BTreeMap<String, (Sums, Sums)> = BTreeMap::new();
+        let tenants = self.service.tenants();
+        let ledgers = tenants.iter().map(|tenant| (tenant.key.0.as_str(), &*tenant.ledger));
+        for (name, ledger) in ledgers.chain([(PGBOUNCER, &self.service.console_ledger)]) {
+            let (sums, (period, micros)) = (ledger.sums(), ledger.last_period());
+            let known = databases.entry(name.to_owned()).or_insert(([0; ENTRIES], [0; ENTRIES]));
+            for at in 0..ENTRIES {
+                known.0[at] += sums[at];
+                known.1[at] += averages((period, micros))[at];
+            }
+        }
+        databases
+    }
+
+    fn stats(&self, choose: impl Fn(Sums, Sums) -> Vec<u64>) -> Vec<Row> {
+        let row = |(name, (sums, averages)): (String, (Sums, Sums))| {
+            let mut row: Row = vec![name.into()];
+            row.extend(choose(sums, averages).into_iter().map(Value::from));
+            row
+        };
+        self.by_database().into_iter().map(row).collect()
+    }
+
+    fn totals(&self) -> Vec<Row> {
+        let (mut sums, mut averages) = ([0; ENTRIES], [0; ENTRIES]);
+        for (more, average) in self.by_database().into_values() {
+            for at in 0..ENTRIES {
+                sums[at] += more[at];
+                averages[at] += average[at];
+            }
+        }
+        let rows = |prefix: &'static str, figures: Sums| {
+            TOTALS.iter().zip(figures).map(move |(name, figure)| vec![format!("{prefix}_{name}").into(), figure.into()])
+        };
+        rows("total", sums).chain(rows("avg", averages)).collect()
+    }
+
+    fn lists(&self) -> Vec<Row> {
+        let tenants = self.service.tenants();
+        let servers: usize = tenants.iter().map(|tenant| open(tenant_figures(tenant))).sum();
+        let known = self.clients.len() + self.service.consoles();
+        let lists = [
+            ("databases", self.databases().len()),
+            ("users", self.config.users.len()),
+            ("peers", 0),
+            ("pools", tenants.len() + 1),
+            ("peer_pools", 0),
+            ("free_clients", 0),
+            ("used_clients", known),
+            ("login_clients", self.service.clients().saturating_sub(known)),
+            ("free_servers", 0),
+            ("used_servers", servers),
+            ("dns_names", 0),
+            ("dns_zones", 0),
+            ("dns_queries", 0),
+            ("dns_pending", 0),
+        ];
+        lists.map(|(list, items)| vec![list.into(), items.into()]).to_vec()
+    }
+
+    /// What a client and a server take while nothing flows; buffers are shared by those for whom something does.
+    fn memory(&self) -> Vec<Row> {
+        let servers: usize = self.service.tenants().iter().map(|tenant| open(tenant_figures(tenant))).sum();
+        let client = size_of::<crate::client::Client>() + size_of::<session::Session>();
+        let server = size_of::<pool::Connection<session::ServerMemory>>();
+        let row = |(name, size, used): (&'static str, usize, usize)| {
+            vec![name.into(), size.into(), used.into(), 0u32.into(), (size * used).into()]
+        };
+        [("client_cache", client, self.clients.len()), ("server_cache", server, servers)].map(row).to_vec()
+    }
+
+    fn topology(&self) -> Vec<Row> {
+        let tenants = self.service.tenants();
+        let mut rows = Vec::new();
+        for (name, cluster) in self.service.clusters().iter() {
+            let snapshot = cluster.watcher.snapshot();
+            for node in &snapshot.nodes {
+                let mut servers = Figures::default();
+                let here = |tenant: &&std::sync::Arc<Tenant>| std::sync::Arc::ptr_eq(&tenant.cluster, cluster);
+                for tenant in tenants.iter().filter(here) {
+                    for (_, pool) in tenant.pools().filter(|(of, _)| *of == node.id) {
+                        add(&mut servers, pool.figures());
+                    }
+                }
+                let (timeline, streaming) = match &node.state {
+                    NodeState::Primary { timeline, .. } | NodeState::Fenced { timeline, .. } => (Some(*timeline), None),
+                    NodeState::Replica { timeline, streaming, .. } => {
+                        (Some(*timeline), Some(if *streaming { "yes" } else { "no" }))
+                    }
+                    NodeState::Unknown | NodeState::Unreachable { .. } => (None, None),
+                };
+                let writes = matches!(&snapshot.writer, Writer::Known(epoch) if epoch.primary == node.id);
+                let problem = match &node.state {
+                    NodeState::Unreachable { reason, .. } => Some(reason.to_string()),
+                    NodeState::Fenced { cause, .. } => Some(cause.to_string()),
+                    _ => None,
+                };
+                let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+                rows.push(vec![
+                    name.clone().into(),
+                    u32::from(node.id.0).into(),
+                    node.host.to_string().into(),
+                    node.port.into(),
+                    node.state.name().into(),
+                    if writes { "yes" } else { "no" }.into(),
+                    timeline.into(),
+                    node.lag(self.now).map(micros).into(),
+                    node.figures.replay_lag_bytes.into(),
+                    node.figures.receive_lag_bytes.into(),
+                    streaming.into(),
+                    servers.leased.into(),
+                    servers.idle.into(),
+                    servers.dialing.into(),
+                    node.figures.probes.into(),
+                    node.figures.failures.into(),
+                    node.figures.round_trip.map(micros).into(),
+                    problem.into(),
+                ]);
+            }
+        }
+        rows
+    }
+
+    fn pins(&self) -> Vec<Row> {
+        let row = |client: &Sighting, (reason, since): &(classifier::PinReason, Instant)| {
+            let held = self.now.saturating_duration_since(*since);
+            vec![
+                client.database.clone().into(),
+                client.user.clone().into(),
+                client.id.into(),
+                reason.as_str().into(),
+                self.moment(*since).into(),
+                held.as_secs().into(),
+                held.subsec_micros().into(),
+            ]
+        };
+        self.clients.iter().flat_map(|client| client.pins.iter().map(move |pin| row(client, pin))).collect()
+    }
+
+    fn pin_totals(&self) -> Vec<Row> {
+        let row = |(reason, total): (&classifier::PinReason, u64)| {
+            let pinned = self.clients.iter().filter(|client| client.pins.iter().any(|(pin, _)| pin == reason)).count();
+            vec![reason.as_str().into(), pinned.into(), total.into()]
+        };
+        PINS.iter().zip(self.pins).map(row).collect()
+    }
+
+    fn waits(&self, client: &Sighting) -> Duration {
+        client.requested.map_or(Duration::ZERO, |since| self.now.saturating_duration_since(since))
+    }
+
+    /// A moment of the monotonic clock as a wall clock would have shown it.
+    fn moment(&self, moment: Instant) -> String {
+        written(self.wall - self.now.saturating_duration_since(moment))
+    }
+}
+
+/// The sums of a tenant's pools.
+pub(crate) fn tenant_figures(tenant: &Tenant) -> Figures {
+    let mut sum = Figures::default();
+    tenant.pools().for_each(|(_, pool)| add(&mut sum, pool.figures()));
+    sum
+}
+
+fn add(sum: &mut Figures, more: Figures) {
+    sum.idle += more.idle;
+    sum.leased += more.leased;
+    sum.dialing += more.dialing;
+    sum.waiting += more.waiting;
+}
+
+/// Connections of any state.
+pub(crate) fn open(figures: Figures) -> usize {
+    figures.idle + figures.leased + figures.dialing
+}
+
+fn mode(mode: PoolMode) -> &'static str {
+    match mode {
+        PoolMode::Session => "session",
+        PoolMode::Transaction => "transaction",
+        PoolMode::Statement => "statement",
+    }
+}
+
+/// PgBouncer shows addresses in memory here, by which `link` leads from one row to another; a number does as well.
+fn pointer(id: u64) -> String {
+    format!("{id:#x}")
+}
+
+/// An address, a port, and a process of this machine.
+fn address(peer: &pool::Peer) -> (String, u16, u32) {
+    match peer {
+        pool::Peer::Tcp(address) => (address.ip().to_string(), address.port(), 0),
+        pool::Peer::Unix { process, .. } => ("unix".to_owned(), 0, process.map_or(0, i32::unsigned_abs)),
+        pool::Peer::Gone => (String::new(), 0, 0),
+    }
+}
+
+/// Whose surface this is: tools look for this version, people for the other.
+pub(crate) const VERSION: &str = concat!("PgBouncer 1.25.2 (Hakem ", env!("CARGO_PKG_VERSION"), ")");
+
+/// The name of the console in its own lists.
+const PGBOUNCER: &str = "pgbouncer";
+
+const DATABASES: [Column; 17] = [
+    ("name", Text),
+    ("host", Text),
+    ("port", Int4),
+    ("database", Text),
+    ("force_user", Text),
+    ("pool_size", Int4),
+    ("min_pool_size", Int4),
+    ("reserve_pool_size", Int4),
+    ("server_lifetime", Int4),
+    ("pool_mode", Text),
+    ("load_balance_hosts", Text),
+    ("max_connections", Int4),
+    ("current_connections", Int4),
+    ("max_client_connections", Int4),
+    ("current_client_connections", Int4),
+    ("paused", Int4),
+    ("disabled", Int4),
+];
+
+const POOLS: [Column; 17] = [
+    ("database", Text),
+    ("user", Text),
+    ("cl_active", Int4),
+    ("cl_waiting", Int4),
+    ("cl_active_cancel_req", Int4),
+    ("cl_waiting_cancel_req", Int4),
+    ("sv_active", Int4),
+    ("sv_active_cancel", Int4),
+    ("sv_being_canceled", Int4),
+    ("sv_idle", Int4),
+    ("sv_used", Int4),
+    ("sv_tested", Int4),
+    ("sv_login", Int4),
+    ("maxwait", Int4),
+    ("maxwait_us", Int4),
+    ("pool_mode", Text),
+    ("load_balance_hosts", Text),
+];
+
+const USERS: [Column; 8] = [
+    ("name", Text),
+    ("pool_size", Text),
+    ("reserve_pool_size", Text),
+    ("pool_mode", Text),
+    ("max_user_connections", Int4),
+    ("current_connections", Int4),
+    ("max_user_client_connections", Int4),
+    ("current_client_connections", Int4),
+];
+
+const SOCKETS: [Column; 21] = [
+    ("type", Text),
+    ("user", Text),
+    ("database", Text),
+    ("replication", Text),
+    ("state", Text),
+    ("addr", Text),
+    ("port", Int4),
+    ("local_addr", Text),
+    ("local_port", Int4),
+    ("connect_time", Text),
+    ("request_time", Text),
+    ("wait", Int4),
+    ("wait_us", Int4),
+    ("close_needed", Int4),
+    ("ptr", Text),
+    ("link", Text),
+    ("remote_pid", Int4),
+    ("tls", Text),
+    ("application_name", Text),
+    ("prepared_statements", Int4),
+    ("id", Int4),
+];
+
+const STATS: [Column; 25] = [
+    ("database", Text),
+    ("total_server_assignment_count", Numeric),
+    ("total_xact_count", Numeric),
+    ("total_query_count", Numeric),
+    ("total_received", Numeric),
+    ("total_sent", Numeric),
+    ("total_xact_time", Numeric),
+    ("total_query_time", Numeric),
+    ("total_wait_time", Numeric),
+    ("total_client_parse_count", Numeric),
+    ("total_server_parse_count", Numeric),
+    ("total_bind_count", Numeric),
+    ("total_client_login_count", Numeric),
+    ("avg_server_assignment_count", Numeric),
+    ("avg_xact_count", Numeric),
+    ("avg_query_count", Numeric),
+    ("avg_recv", Numeric),
+    ("avg_sent", Numeric),
+    ("avg_xact_time", Numeric),
+    ("avg_query_time", Numeric),
+    ("avg_wait_time", Numeric),
+    ("avg_client_parse_count", Numeric),
+    ("avg_server_parse_count", Numeric),
+    ("avg_bind_count", Numeric),
+    ("avg_client_login_count", Numeric),
+];
+
+const STATS_TOTALS: [Column; 13] = [
+    ("database", Text),
+    ("server_assignment_count", Numeric),
+    ("xact_count", Numeric),
+    ("query_count", Numeric),
+    ("bytes_received", Numeric),
+    ("bytes_sent", Numeric),
+    ("xact_time", Numeric),
+    ("query_time", Numeric),
+    ("wait_time", Numeric),
+    ("client_parse_count", Numeric),
+    ("server_parse_count", Numeric),
+    ("bind_count", Numeric),
+    ("client_login_count", Numeric),
+];
+
+const STATS_AVERAGES: [Column; 13] = [
+    ("database", Text),
+    ("server_assignment_count", Numeric),
+    ("xact_count", Numeric),
+    ("query_count", Numeric),
+    ("bytes_received", Numeric),
+    ("bytes_sent", Numeric),
+    ("xact_time", Numeric),
+    ("query_time", Numeric),
+    ("wait_time", Numeric),
+    ("avg_client_parse_count", Numeric),
+    ("avg_server_parse_count", Numeric),
+    ("avg_bind_count", Numeric),
+    ("avg_client_login_count", Numeric),
+];
+
+/// In the order of the ledger's entries.
+const TOTALS: [&str; ENTRIES] = [
+    "server_assignment_count",
+    "xact_count",
+    "query_count",
+    "client_bytes",
+    "server_bytes",
+    "xact_time",
+    "query_time",
+    "wait_time",
+    "ps_client_parse_count",
+    "ps_server_parse_count",
+    "ps_bind_count",
+    "client_login_count",
+];
+
+const TOPOLOGY: [Column; 18] = [
+    ("cluster", Text),
+    ("node", Int4),
+    ("host", Text),
+    ("port", Int4),
+    ("state", Text),
+    ("writes", Text),
+    ("timeline", Int4),
+    ("lag_us", Int8),
+    ("replay_lag_bytes", Int8),
+    ("receive_lag_bytes", Int8),
+    ("streaming", Text),
+    ("sv_active", Int4),
+    ("sv_idle", Int4),
+    ("sv_login", Int4),
+    ("probes", Int8),
+    ("failures", Int8),
+    ("round_trip_us", Int8),
+    ("problem", Text),
+];

@@ -1,0 +1,134 @@
+//! [`Gate`]: whether a database may be used at the moment. PAUSE and DISABLE close it, RESUME and ENABLE open it.
+//!
+//! Owns the administrator's word, by the name that clients know the database by. It outlives a reload. For a request the gate is two
+//! relaxed loads; whoever finds it closed waits for news.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+/// The gates of all databases.
+pub(crate) struct Gates {
+    everything: Arc<AtomicBool>,
+    gates: Mutex<HashMap<String, Arc<Gate>>>,
+}
+
+/// The gate of one database.
+pub(crate) struct Gate {
+    /// All databases are paused.
+    everything: Arc<AtomicBool>,
+    paused: AtomicBool,
+    disabled: AtomicBool,
+    news: watch::Sender<()>,
+}
+
+impl Default for Gates {
+    fn default() -> Gates {
+        Gates { everything: Arc::new(AtomicBool::new(false)), gates: Mutex::default() }
+    }
+}
+
+impl Gates {
+    /// The gate of a database.
+    pub(crate) fn of(&self, database: &str) -> Arc<Gate> {
+        let mut gates = self.lock();
+        if let Some(gate) = gates.get(database) {
+            return gate.clone();
+        }
+        let gate = Arc::new(Gate {
+            everything: self.everything.clone(),
+            paused: AtomicBool::new(false),
+            disabled: AtomicBool::new(false),
+            news: watch::Sender::new(()),
+        });
+        gates.insert(database.to_owned(), gate.clone());
+        gate
+    }
+
+    /// Pauses or resumes everything at once; what is paused by name stays so. Returns what held before.
+    pub(crate) fn pause(&self, paused: bool) -> bool {
+        let before = self.everything.swap(paused, Ordering::SeqCst);
+        self.lock().values().for_each(|gate| gate.tell());
+        before
+    }
+
+    /// Whether everything is paused.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.everything.load(Ordering::Relaxed)
+    }
+
+    /// Forgets the gates of databases that nobody uses and nobody has said anything about.
+    pub(crate) fn sweep(&self) {
+        self.lock().retain(|_, gate| Arc::strong_count(gate) > 1 || gate.is_paused() || gate.is_disabled());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Gate>>> {
+        self.gates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Gate {
+    /// Whether requests have to wait.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.everything.load(Ordering::Relaxed) || self.paused.load(Ordering::Relaxed)
+    }
+
+    /// Waits until requests may go on.
+    pub(crate) async fn opened(&self) {
+        let mut news = self.news.subscribe();
+        // The sender lives in `self`.
+        let _ = news.wait_for(|()| !self.is_closed()).await;
+    }
+
+    /// Waits until requests have to wait.
+    pub(crate) async fn closed(&self) {
+        let mut news = self.news.subscribe();
+        let _ = news.wait_for(|()| self.is_closed()).await;
+    }
+
+    /// Whether the database itself is paused.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
+    /// Pauses or resumes the database. Returns what held before.
+    pub(crate) fn pause(&self, paused: bool) -> bool {
+        let before = self.paused.swap(paused, Ordering::SeqCst);
+        self.tell();
+        before
+    }
+
+    /// Whether new clients are refused.
+    pub(crate) fn is_disabled(&self) -> bool {
+        self.disabled.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn disable(&self, disabled: bool) {
+        self.disabled.store(disabled, Ordering::Relaxed);
+    }
+
+    fn tell(&self) {
+        self.news.send_replace(());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_and_one_are_paused_apart() {
+        let gates = Gates::default();
+        let (a, b) = (gates.of("a"), gates.of("b"));
+        assert!(!a.pause(true) && a.is_closed() && !b.is_closed());
+        assert!(!gates.pause(true) && b.is_closed());
+        assert!(gates.pause(false) && a.is_closed() && !b.is_closed(), "a is still paused by name");
+        gates.sweep();
+        drop((a, b));
+        gates.sweep();
+        assert!(gates.of("a").is_closed(), "what was said of it is not forgotten");
+        assert!(gates.of("a").pause(false) && !gates.of("a").is_closed());
+    }
+}
