@@ -5,7 +5,10 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::harness::{Output, Setup, driver, python};
+use cluster::Cluster;
+
+use crate::certificates::{self, Authority};
+use crate::harness::{Output, Setup, Stage, driver, python};
 
 #[tokio::test]
 async fn psycopg() {
@@ -61,12 +64,7 @@ async fn prisma() {
 
 #[tokio::test]
 async fn jdbc() {
-    let classes = "/usr/share/java/postgresql.jar";
-    let program = found("java").filter(|_| Path::new(classes).exists()).map(|java| {
-        // It runs for seconds: what it would win by compiling better it has lost by then.
-        Program::new(java, &["-XX:TieredStopAtLevel=1", "-cp", classes], driver("Jdbc.java"))
-    });
-    check(program.ok_or("there is no java, or no PostgreSQL driver for it in /usr/share/java"), 2).await;
+    check(java_program(), 2).await;
 }
 
 #[tokio::test]
@@ -83,6 +81,67 @@ async fn sqlx() {
 #[tokio::test]
 async fn diesel() {
     check(rust_program("diesel"), 2).await;
+}
+
+#[tokio::test]
+async fn libpq() {
+    check(libpq_program(), 2).await;
+}
+
+#[tokio::test]
+async fn go_lib_pq() {
+    check(go_program("pq", "lib/pq"), 2).await;
+}
+
+#[tokio::test]
+async fn go_pgx() {
+    check(go_program("pgx", "jackc/pgx"), 2).await;
+}
+
+#[tokio::test]
+async fn active_record() {
+    let program = found("ruby").map(|ruby| Program::new(ruby, &[], driver("active_record.rb")));
+    check(program.ok_or("there is no ruby"), 2).await;
+}
+
+/// A driver of each library that encrypts, verifying whom it speaks to: OpenSSL under libpq, in Python and in Node, Java's and Go's own.
+#[tokio::test]
+async fn encrypted() {
+    let setup = Setup::replicas(1);
+    let cluster = Cluster::start(setup.cluster.clone()).await.unwrap();
+    let authority = Authority::new("authority");
+    let root = certificates::write(cluster.directory(), "root.crt", &authority.pem);
+    let (cert, key) = authority.issue("proxy", &["127.0.0.1"]).write(cluster.directory(), "proxy");
+    let setup = setup
+        .with("pool", "size", "8")
+        .with("tls", "client_tls_sslmode", "\"require\"")
+        .with("tls", "client_tls_cert_file", &format!("{cert:?}"))
+        .with("tls", "client_tls_key_file", &format!("{key:?}"));
+    let proxy = setup.proxy(&cluster).await.unwrap();
+    let stage = Stage { proxy, cluster };
+    stage.ready().await.unwrap();
+    let programs = [
+        libpq_program(),
+        python_program("asyncpg_client.py"),
+        node_program("pg.mjs"),
+        java_program(),
+        go_program("pq", "lib/pq"),
+    ];
+    for (program, database) in programs.into_iter().zip(["a", "b", "c", "d", "e"]) {
+        let Some(program) = available(program) else { continue };
+        stage.direct(0, &format!("create database {database}")).await;
+        let root = root.to_str().unwrap();
+        let environment = [
+            format!("PGDATABASE={database}"),
+            "PGSSLMODE=verify-full".to_owned(),
+            format!("PGSSLROOTCERT={root}"),
+            format!("NODE_EXTRA_CA_CERTS={root}"),
+            program.runtime.to_str().unwrap().to_owned(),
+        ];
+        let arguments: Vec<&str> = environment.iter().map(String::as_str).chain(program.arguments()).collect();
+        let output = stage.proxy.client_program(Path::new("/usr/bin/env"), &arguments, "").await;
+        passed(&program, "encrypted", &output);
+    }
 }
 
 /// A program and what comes in front of its own name.
@@ -126,11 +185,55 @@ fn node_program(script: &str) -> Result<Program, &'static str> {
     program.ok_or("there is no node, or no target/node/node_modules")
 }
 
+fn java_program() -> Result<Program, &'static str> {
+    let classes = "/usr/share/java/postgresql.jar";
+    let program = found("java").filter(|_| Path::new(classes).exists()).map(|java| {
+        // It runs for seconds: what it would win by compiling better it has lost by then.
+        Program::new(java, &["-XX:TieredStopAtLevel=1", "-cp", classes], driver("Jdbc.java"))
+    });
+    program.ok_or("there is no java, or no PostgreSQL driver for it in /usr/share/java")
+}
+
+fn libpq_program() -> Result<Program, &'static str> {
+    let header = Path::new("/usr/include/postgresql/libpq-fe.h");
+    let program = header.exists().then(|| {
+        let compiler = ["cc", "-I", header.parent().unwrap().to_str().unwrap()];
+        compiled(&compiler, &driver("libpq.c"), &["-lpq"], &[], "libpq")
+    });
+    program.ok_or("there is no libpq to compile with")
+}
+
 fn rust_program(name: &str) -> Result<Program, &'static str> {
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/rust-drivers/debug").join(name);
     // It takes no script: the arguments are its own.
     let program = program.exists().then(|| Program { runtime: program, arguments: vec![], script: None });
     program.ok_or("there is no target/rust-drivers")
+}
+
+fn go_program(name: &str, library: &str) -> Result<Program, &'static str> {
+    let home = "/usr/share/gocode";
+    let there = Path::new(home).join("src/github.com").join(library).exists() && found("go").is_some();
+    let program = there.then(|| {
+        let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/go-cache");
+        std::fs::create_dir_all(&cache).unwrap();
+        let cache = cache.canonicalize().unwrap();
+        let environment = [("GO111MODULE", "off"), ("GOPATH", home), ("GOCACHE", cache.to_str().unwrap())];
+        let source = driver("go").join(name).join("main.go");
+        compiled(&["go", "build"], &source, &[], &environment, name)
+    });
+    program.ok_or("there is no go, or no such library in /usr/share/gocode")
+}
+
+/// What a compiler makes of a source.
+fn compiled(compiler: &[&str], source: &Path, more: &[&str], environment: &[(&str, &str)], name: &str) -> Program {
+    // By the test's name too, since another may compile the same at the same time.
+    let test = std::thread::current().name().unwrap_or("main").replace("::", "-");
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-for-{test}"));
+    let mut command = std::process::Command::new(compiler[0]);
+    command.args(&compiler[1..]).arg("-o").arg(&program).arg(source).args(more).envs(environment.iter().copied());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}\n{}", String::from_utf8_lossy(&output.stderr));
+    Program { runtime: program, arguments: vec![], script: None }
 }
 
 /// A program on the PATH.
@@ -139,15 +242,20 @@ fn found(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|directory| directory.join(name)).find(|file| file.is_file())
 }
 
-async fn check(program: Result<Program, &str>, pool_size: usize) {
-    let program = match program {
-        Ok(program) => program,
+/// The program, unless it cannot be had here.
+fn available(program: Result<Program, &str>) -> Option<Program> {
+    match program {
+        Ok(program) => Some(program),
         Err(reason) => {
             assert!(found("apt-get").is_none(), "{reason}: run .ci/install test");
             eprintln!("SKIPPED: {reason}");
-            return;
+            None
         }
-    };
+    }
+}
+
+async fn check(program: Result<Program, &str>, pool_size: usize) {
+    let Some(program) = available(program) else { return };
     let stage = Setup::replicas(1).with("pool", "size", &pool_size.to_string()).start().await.unwrap();
     stage.direct(0, &format!("create database {DIRECT}")).await;
     let directly = stage.primary_program(DIRECT, &program.runtime, &program.arguments()).await;

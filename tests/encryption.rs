@@ -1,14 +1,17 @@
 //! TLS between clients and the program, and between the program and servers: who gets in encrypted, who does not, and what
 //! strangers try. The modes towards servers have their own table in `crates/pool/tests/tls.rs`.
 
+use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use cluster::Cluster;
 use rustls::ClientConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -17,7 +20,7 @@ use wire::frame::Frame;
 use wire::startup;
 
 use crate::certificates::{self, Authority, Pair};
-use crate::harness::{Proxy, Setup, Stage, WAIT_MAX, driver, postgres_program, python, until};
+use crate::harness::{Proxy, Setup, Stage, WAIT_MAX, driver, postgres_program, program, python, run, until};
 
 /// The files of an authority and of what it has signed.
 struct Files {
@@ -142,7 +145,11 @@ async fn rest(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
 
 /// Nobody is left whose connection we have closed.
 async fn deserted(proxy: &Proxy) {
-    until("all clients to be gone", async || proxy.metric("hakem_clients", &[]).await == 0.0).await.unwrap();
+    until("everybody to be gone", async || {
+        proxy.metric("hakem_clients", &[]).await + proxy.metric("hakem_logins_open", &[]).await == 0.0
+    })
+    .await
+    .unwrap();
 }
 
 /// A certificate that nobody has signed but itself, given to clients to be trusted.
@@ -357,10 +364,112 @@ async fn certificates_are_exchanged_under_way() {
     until_message(&mut old, tag::READY_FOR_QUERY).await;
 
     // And nothing starts with them.
+    let path = setup.write(&stage.cluster).unwrap();
+    let checked = run(program("check", &path).into(), "").await;
+    assert!(!checked.status.success() && checked.stderr.contains("proxy.key"), "{checked:?}");
     stage.proxy.signal("TERM");
     assert!(stage.proxy.ended().await.unwrap().success());
     let refused = setup.proxy(&stage.cluster).await.err().unwrap().to_string();
     assert!(refused.contains("proxy.key") && refused.contains("private key"), "{refused}");
+}
+
+#[tokio::test]
+async fn versions_and_ciphers() {
+    let setup = setup();
+    let cluster = cluster(&setup).await;
+    let files = Files::new(&cluster);
+    let cases = [
+        ("tlsv1.2", "default", "protocol: TLSv1.2, cipher: ECDHE-ECDSA-"),
+        ("tlsv1.3", "default", "protocol: TLSv1.3, cipher: TLS_"),
+        ("tlsv1.2", "ECDHE-ECDSA-AES128-GCM-SHA256", "cipher: ECDHE-ECDSA-AES128-GCM-SHA256"),
+        ("tlsv1.3", "TLS_AES_128_GCM_SHA256", "cipher: TLS_AES_128_GCM_SHA256"),
+        (
+            "secure",
+            "TLS_CHACHA20_POLY1305_SHA256:ECDHE-ECDSA-AES256-GCM-SHA384",
+            "cipher: TLS_CHACHA20_POLY1305_SHA256",
+        ),
+    ];
+    for (protocols, ciphers, expected) in cases {
+        let setup = files.offered(&setup, "require");
+        let setup = setup.with("tls", "client_tls_protocols", &format!("{protocols:?}"));
+        let proxy = setup.with("tls", "client_tls_ciphers", &format!("{ciphers:?}")).proxy(&cluster).await.unwrap();
+        let target = "sslmode=require";
+        let output = proxy.client_program(&postgres_program("psql"), &["-XAtq", "-c", "\\conninfo", target], "").await;
+        assert!(output.stdout.contains(expected), "{protocols} {ciphers}: {expected}: {output:?}");
+    }
+
+    // Who begins with a handshake where there is none to be had gets no answer.
+    let proxy = setup.proxy(&cluster).await.unwrap();
+    assert!(connector(&files, &[b"postgresql"]).connect(name(), proxy.raw().await).await.is_err());
+    deserted(&proxy).await;
+}
+
+/// Whom we believe may change while connections are open: those go on, and new ones are judged anew.
+#[tokio::test]
+async fn authorities_are_exchanged_under_way() {
+    let setup = setup();
+    let cluster = cluster(&setup).await;
+    let server = cluster.nodes()[0].data_directory().to_owned();
+    let root = certificates::write(cluster.directory(), "root.crt", "");
+    let appear = async |authority: &Authority| {
+        let (cert, key) = authority.issue("server", &["127.0.0.1"]).write(&server, "server");
+        cluster.set(0, "ssl_cert_file", cert.to_str().unwrap()).await.unwrap();
+        cluster.set(0, "ssl_key_file", key.to_str().unwrap()).await.unwrap();
+        cluster.set(0, "ssl", "on").await.unwrap();
+    };
+    let (old, new) = (Authority::new("old"), Authority::new("new"));
+    appear(&old).await;
+    certificates::write(cluster.directory(), "root.crt", &old.pem);
+    let setup = setup
+        .with("tls", "server_tls_sslmode", "\"verify-full\"")
+        .with("tls", "server_tls_ca_file", &format!("{:?}", root.to_str().unwrap()))
+        .with("pool", "mode", "\"session\"");
+    let proxy = setup.proxy(&cluster).await.unwrap();
+    until("the server to be believed", async || proxy.page("/ready").await.is_ok_and(|(status, _)| status == 200))
+        .await
+        .unwrap();
+    let settled = proxy.connect().await;
+    let backend = settled.value("select pg_backend_pid()").await.unwrap();
+
+    appear(&new).await;
+    certificates::write(cluster.directory(), "root.crt", &new.pem);
+    proxy.signal("HUP");
+    let encrypted = "select ssl from pg_stat_ssl where pid = pg_backend_pid()";
+    until("the new server to be believed", async || {
+        let client = proxy.connect_with(|_| {}).await;
+        match client {
+            Ok(client) => client.value(encrypted).await.is_ok_and(|answer| answer == "t"),
+            Err(_) => false,
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(settled.value("select pg_backend_pid()").await.unwrap(), backend);
+}
+
+/// The tunnel of a replication connection is encrypted on both sides, too.
+#[tokio::test]
+async fn a_base_backup() {
+    let (stage, files) = stage("require").await;
+    let directory = stage.cluster.nodes()[0].data_directory();
+    let (cert, key) = files.authority.issue("server", &["127.0.0.1"]).write(directory, "server");
+    stage.cluster.set(0, "ssl_cert_file", cert.to_str().unwrap()).await.unwrap();
+    stage.cluster.set(0, "ssl_key_file", key.to_str().unwrap()).await.unwrap();
+    stage.cluster.set(0, "ssl", "on").await.unwrap();
+    certificates::write(
+        directory,
+        "pg_hba.conf",
+        "local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-256\nhostssl replication all 127.0.0.1/32 scram-sha-256\n",
+    );
+    stage.direct(0, "select pg_reload_conf()").await;
+    let backup = stage.cluster.directory().join("backup");
+    let target = format!("sslmode=verify-full sslrootcert={}", files.root.display());
+    let arguments = ["-d", &target, "-D", backup.to_str().unwrap(), "-X", "stream", "-c", "fast", "-w"];
+    let output = stage.run("pg_basebackup", &arguments, "").await;
+    assert!(output.status.success(), "{output:?}");
+    let verified = stage.run("pg_verifybackup", &[backup.to_str().unwrap()], "").await;
+    assert!(verified.stdout.contains("backup successfully verified"), "{verified:?}");
+    deserted(&stage.proxy).await;
 }
 
 /// Servers that take encrypted connections only: for probes, for clients' statements and for what cancels them.
@@ -425,9 +534,91 @@ async fn servers_that_demand_it() {
     let (failure, ()) = tokio::join!(sleeper, canceller);
     assert_eq!(failure.unwrap().code(), "57014");
 
+    let path = setup.write(&stage.cluster).unwrap();
+    let checked = run(program("check", &path).into(), "").await;
+    assert!(checked.status.success() && checked.stdout.contains("replica"), "{checked:?}");
+
     // Without TLS such servers are out of reach, and that is what the log says.
     let plain = setup.with("tls", "server_tls_sslmode", "\"disable\"").proxy(&stage.cluster).await.unwrap();
     until("the refusal", async || plain.log().contains("no encryption")).await.unwrap();
+
+    // Connections end as they should: PostgreSQL complains of an end without close_notify.
+    drop(clients);
+    let Stage { mut proxy, cluster } = stage;
+    proxy.signal("TERM");
+    assert!(proxy.ended().await.unwrap().success());
+    until("the last connection to be closed", async || {
+        let encrypted =
+            "select count(*) from pg_stat_ssl natural join pg_stat_activity where ssl and application_name <> 'node1'";
+        cluster.sql(0, encrypted).await.unwrap() == "0"
+    })
+    .await
+    .unwrap();
+    let log = std::fs::read_to_string(cluster.nodes()[0].log()).unwrap();
+    // The probe's own is cut off by the end of the program.
+    assert!(log.matches("could not receive data from client").count() <= 1 && !log.contains("SSL error"), "{log}");
+}
+
+/// libpq reads 8 kB at a time, and what it leaves of a larger record wakes nobody who waits for the socket.
+#[tokio::test]
+async fn records_are_small() {
+    let (stage, files) = stage("require").await;
+    let mut stream = stage.proxy.raw().await;
+    stream.write_all(&ssl_request()).await.unwrap();
+    assert_eq!(stream.read_u8().await.unwrap(), b'S');
+    let records = Records { stream, received: Vec::new(), largest: 0 };
+    let mut stream = connector(&files, &[]).connect(name(), records).await.unwrap();
+    log_in(&mut stream).await;
+    let mut question = Vec::new();
+    wire::frontend::put_query(&mut question, "select repeat('x', 1000000)");
+    stream.write_all(&question).await.unwrap();
+    until_message(&mut stream, tag::READY_FOR_QUERY).await;
+    let largest = stream.get_ref().0.largest;
+    // Encryption adds a tag of 16 bytes and a type.
+    assert!((8_000..=8_192 + 17).contains(&largest), "{largest}");
+}
+
+/// A connection that measures the records which come.
+struct Records {
+    stream: TcpStream,
+    received: Vec<u8>,
+    /// Bytes of the payload of the largest.
+    largest: usize,
+}
+
+impl AsyncRead for Records {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        self.received.extend_from_slice(&buffer.filled()[before..]);
+        while let Some(header) = self.received.first_chunk::<5>() {
+            let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
+            if self.received.len() < 5 + length {
+                break;
+            }
+            self.received.drain(..5 + length);
+            self.largest = self.largest.max(length);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Records {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
 }
 
 /// A client that reads late gets everything, and the program does not buffer it.
@@ -443,6 +634,7 @@ async fn a_client_that_reads_slowly() {
         &format!("select repeat('x', 1048576) from generate_series(1, {})", BYTES >> 20),
     );
     stream.write_all(&question).await.unwrap();
+    assert_eq!(stage.proxy.metric("hakem_tls_handshakes_total", &[("outcome", "success")]).await, 1.0);
     // Nobody reads until the server has to wait for it.
     until("the server to wait for the client", async || {
         stage.direct(0, "select count(*) from pg_stat_activity where wait_event = 'ClientWrite'").await == "1"
@@ -459,6 +651,33 @@ async fn a_client_that_reads_slowly() {
         tail.drain(..tail.len().saturating_sub(16));
     }
     assert!(length > BYTES);
+}
+
+/// What TLS keeps of a conversation is small while nobody says anything.
+#[tokio::test]
+async fn idle_clients_cost_little() {
+    const CLIENTS: u64 = 200;
+    const KB_MAX: u64 = 32;
+    let (stage, files) = stage("require").await;
+    let mut question = Vec::new();
+    wire::frontend::put_query(&mut question, "select repeat('x', 200000)");
+    let talkative = async || {
+        let mut stream = encrypted(&stage.proxy, &files).await;
+        log_in(&mut stream).await;
+        stream.write_all(&question).await.unwrap();
+        until_message(&mut stream, tag::READY_FOR_QUERY).await;
+        stream
+    };
+    let mut clients = Vec::new();
+    for _ in 0..50 {
+        clients.push(talkative().await);
+    }
+    let before = stage.proxy.memory_kb("VmRSS");
+    for _ in 0..CLIENTS {
+        clients.push(talkative().await);
+    }
+    let each = stage.proxy.memory_kb("VmRSS").saturating_sub(before) / CLIENTS;
+    assert!(each < KB_MAX, "{each} kB each");
 }
 
 /// Whatever a stranger begins with, and wherever it stops, costs nobody anything.
@@ -514,6 +733,7 @@ async fn strangers() {
         }
     }
     log_in(&mut encrypted(&stage.proxy, &files).await).await;
+    assert!(stage.proxy.metric("hakem_tls_handshakes_total", &[("outcome", "failure")]).await >= 256.0);
     // The login timeout ends what would wait for ever.
     for mut stream in waiting {
         let _ = rest(&mut stream).await;

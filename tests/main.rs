@@ -23,6 +23,7 @@ mod loss;
 mod memory;
 mod peers;
 mod pipeline;
+mod postgres_programs;
 mod program;
 mod raw;
 mod reload;

@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
+use cluster::Cluster;
 use wire::backend::{Report, tag};
 use wire::frontend;
 use wire::startup;
 
+use crate::certificates::{self, Authority};
 use crate::harness::{Setup, Stage, driver, python, until};
 use crate::raw::{Message, Raw, sqlstate, tags, value};
 
@@ -212,6 +214,50 @@ async fn a_tunnel_ends_with_its_primary() {
     assert_eq!(tags(&raw.query("IDENTIFY_SYSTEM").await), "TDCZ");
     let count = "select count(*) from pg_stat_activity where application_name = 'tunnelled'";
     assert_eq!(stage.direct(1, count).await, "1");
+}
+
+#[tokio::test]
+async fn a_tunnel_ends_when_its_server_is_deposed() {
+    let mut stage = Setup::replicas(1).with("auth", "method", "\"trust\"").start().await.unwrap();
+    let (mut raw, _) = open(&stage, "true").await;
+    stream(&mut raw, &stage).await;
+    // The old primary goes on as if nothing had happened, and nobody must follow it.
+    stage.cluster.promote(1).await.unwrap();
+    let heard = rest(&mut raw).await;
+    assert_eq!(sqlstate(&heard).as_deref(), Some("57P01"), "{heard:?}");
+    assert_eq!(stage.direct(0, "select pg_is_in_recovery()").await, "f");
+}
+
+#[tokio::test]
+async fn encrypted_on_both_sides() {
+    let setup = Setup::replicas(0);
+    let cluster = Cluster::start(setup.cluster.clone()).await.unwrap();
+    let authority = Authority::new("authority");
+    let root = certificates::write(cluster.directory(), "root.crt", &authority.pem);
+    let directory = cluster.nodes()[0].data_directory();
+    let (cert, key) = authority.issue("server", &["127.0.0.1"]).write(directory, "server");
+    let hba = "local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-256\nhostssl replication all 127.0.0.1/32 scram-sha-256\n";
+    certificates::write(directory, "pg_hba.conf", hba);
+    for (name, value) in [("ssl_cert_file", &cert), ("ssl_key_file", &key)] {
+        cluster.set(0, name, value.to_str().unwrap()).await.unwrap();
+    }
+    cluster.set(0, "ssl", "on").await.unwrap();
+    let (cert, key) = authority.issue("proxy", &["127.0.0.1"]).write(cluster.directory(), "proxy");
+    let quoted = |path: &Path| format!("{:?}", text(path));
+    let setup =
+        setup.with("tls", "client_tls_sslmode", "\"require\"").with("tls", "server_tls_sslmode", "\"verify-full\"");
+    let setup =
+        setup.with("tls", "client_tls_cert_file", &quoted(&cert)).with("tls", "client_tls_key_file", &quoted(&key));
+    let setup = setup.with("tls", "server_tls_ca_file", &quoted(&root));
+    let stage = Stage { proxy: setup.proxy(&cluster).await.unwrap(), cluster };
+    stage.ready().await.unwrap();
+    stage.psql("create table t as select n, repeat('x', 500) as s from generate_series(1, 20000) n").await;
+    let backup = stage.cluster.directory().join("backup");
+    let target = format!("sslmode=verify-full sslrootcert={}", root.display());
+    let arguments = ["-d", &target, "-D", text(&backup), "-X", "stream", "-c", "fast", "-w"];
+    run(&stage, "pg_basebackup", &arguments).await;
+    let verified = run(&stage, "pg_verifybackup", &[text(&backup)]).await;
+    assert!(verified.contains("backup successfully verified"), "{verified}");
 }
 
 #[tokio::test]

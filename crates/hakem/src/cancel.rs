@@ -97,16 +97,23 @@ impl Cancels {
     /// Passes a cancel request on. Unknown keys are ignored without a word, as PostgreSQL does.
     pub(crate) async fn cancel(&self, key: CancelKey, config: &Config) {
         let own = config.proxy.peer_id;
-        let found = {
-            let slots = lock(&self.slots);
-            slots.get(&key).or_else(|| slots.get(&key.clone().at_home()).filter(|_| own > 0)).cloned()
-        };
         let limit = config.proxy.cancel_wait_timeout;
-        match found {
+        match self.find(&key) {
             Some(aim) => cancel_own(&aim, limit).await,
             None if own > 0 && key.peer() != own => self.pass_on(key, config, limit).await,
             None => {}
         }
+    }
+
+    /// Whether it is a client's of this proxy.
+    pub(crate) fn knows(&self, key: &CancelKey) -> bool {
+        self.find(key).is_some()
+    }
+
+    fn find(&self, key: &CancelKey) -> Option<Arc<Mutex<Aim>>> {
+        let slots = lock(&self.slots);
+        // A peer may have passed it on to us.
+        slots.get(key).or_else(|| slots.get(&key.clone().at_home())).cloned()
     }
 
     /// Passes a cancel request on to the peer that made the key.

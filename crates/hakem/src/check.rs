@@ -6,13 +6,20 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use config::{Cluster, Config};
-use tokio_postgres::NoTls;
+use pool::Tls;
+use tokio_postgres::config::SslMode;
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{NoTls, Socket};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::tls::Files;
 
 /// Tries each server of each cluster and prints what it is.
 ///
 /// # Errors
-/// When a server cannot be used, or a cluster has no primary, or more than one.
+/// When a file of certificates or keys is of no use, when a server cannot be used, or a cluster has no primary, or more than one.
 pub(crate) async fn check(config: &Config) -> Result<()> {
+    let files = Files::read(config)?;
     println!(
         "configuration: ok ({} cluster(s), {} database(s), {} user(s))",
         config.clusters.len(),
@@ -21,9 +28,9 @@ pub(crate) async fn check(config: &Config) -> Result<()> {
     );
     let mut problems = 0;
     for (name, cluster) in &config.clusters {
-        let mut primaries = 0;
+        let (mut primaries, tls) = (0, files.cluster(name));
         for server in &cluster.servers {
-            let tried = tokio::time::timeout(TRY_MAX, probe(cluster, &server.host, server.port)).await;
+            let tried = tokio::time::timeout(TRY_MAX, probe(cluster, tls.as_ref(), &server.host, server.port)).await;
             match tried.map_err(anyhow::Error::from).flatten() {
                 Ok(found) => {
                     primaries += usize::from(!found.in_recovery);
@@ -53,14 +60,32 @@ struct Found {
     system: String,
 }
 
-async fn probe(cluster: &Cluster, host: &str, port: u16) -> Result<Found> {
+async fn probe(cluster: &Cluster, tls: Option<&Tls>, host: &str, port: u16) -> Result<Found> {
     let mut options = tokio_postgres::Config::new();
     options.host(host).port(port).user(&cluster.probe_user).dbname(&cluster.probe_database);
     options.application_name("hakem check");
     if let Some(password) = &cluster.probe_password {
         options.password(password.expose());
     }
-    let (client, connection) = options.connect(NoTls).await?;
+    match tls {
+        None => ask(&options, NoTls).await,
+        Some(tls) => {
+            let encrypted = MakeRustlsConnect::new(tls.config().clone());
+            options.ssl_mode(if tls.optional { SslMode::Prefer } else { SslMode::Require });
+            match ask(&options, encrypted).await {
+                // As the proxy does when the server can do without.
+                Err(_) if tls.optional => ask(options.ssl_mode(SslMode::Disable), NoTls).await,
+                found => found,
+            }
+        }
+    }
+}
+
+async fn ask<T>(options: &tokio_postgres::Config, tls: T) -> Result<Found>
+where
+    T: MakeTlsConnect<Socket, Stream: Send + 'static>,
+{
+    let (client, connection) = options.connect(tls).await?;
     let connection = tokio::spawn(connection);
     let row = client.query_one(QUESTION, &[]).await?;
     let found = Found { in_recovery: row.get(0), version: row.get(1), system: row.get(2) };

@@ -239,7 +239,8 @@ impl Guest {
                 continue;
             }
             if let Ok(Some((Startup::Cancel(key), _))) = Startup::take(&packet, STARTUP_MAX) {
-                let _served = self.serve();
+                // Who cancels what is ours waits for us; who names a peer may be anybody.
+                let _served = worker.service.cancels.knows(&key).then(|| self.serve());
                 worker.service.cancels.cancel(key, &worker.service.config()).await;
                 return Err(Refusal::Silent);
             }

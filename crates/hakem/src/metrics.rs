@@ -41,6 +41,9 @@ impl Metrics {
         describe(&recorder);
         let out = Out { recorder: &recorder };
         self.collect_workers(&out);
+        for (outcome, handshakes) in ["success", "failure"].into_iter().zip(service.encryption.handshakes()) {
+            out.counter("hakem_tls_handshakes_total", &[("outcome", outcome)], handshakes);
+        }
         out.gauge("hakem_clients", &[], service.clients() as f64);
         out.gauge("hakem_logins_open", &[], service.lobby.count() as f64);
         out.gauge("hakem_replication_connections", &[], service.tunnels.count() as f64);
@@ -154,13 +157,14 @@ fn key(name: &'static str, labels: &[(&'static str, &str)]) -> Key {
 
 const METADATA: Metadata<'static> = Metadata::new("hakem", Level::INFO, None);
 
-const COUNTERS: [(&str, &str); 6] = [
+const COUNTERS: [(&str, &str); 7] = [
     ("hakem_statements_total", "Requests by where they went and why."),
     ("hakem_retries_total", "Requests run again elsewhere, by reason."),
     ("hakem_refused_total", "Requests refused for want of a server."),
     ("hakem_servers_lost_total", "Servers lost under a request or transaction that could not be retried."),
     ("hakem_logins_total", "Logins of clients, by outcome."),
     ("hakem_logins_dropped_total", "Connections dropped before their login to make room for others."),
+    ("hakem_tls_handshakes_total", "TLS handshakes with clients, by outcome."),
 ];
 
 const GAUGES: [(&str, &str); 11] = [

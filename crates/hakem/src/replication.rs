@@ -221,9 +221,11 @@ async fn pass_down(
             _ => return Some(Failure::fatal("08006", "server closed the connection unexpectedly")),
         };
         walker.walk(&buffer[..length]);
+        walker.writing = true;
         if to.write_all(&buffer[..length]).await.is_err() || to.flush().await.is_err() {
             return None;
         }
+        walker.writing = false;
     }
 }
 
@@ -255,6 +257,8 @@ struct Walker {
     streaming: bool,
     /// What is said is not the protocol.
     lost: bool,
+    /// Not all of what was walked has been passed on.
+    writing: bool,
 }
 
 impl Walker {
@@ -285,7 +289,7 @@ impl Walker {
 
     /// Whether something may be said now.
     fn is_between(&self) -> bool {
-        self.have == 0 && self.rest == 0 && !self.lost
+        self.have == 0 && self.rest == 0 && !self.lost && !self.writing
     }
 
     /// Whether nothing is lost when the connection ends now.

@@ -250,6 +250,10 @@ impl Proxy {
             dismiss();
             let _ = tokio::time::timeout(DISMISSAL_MAX, empty()).await;
         }
+        // While their event loops still run: an encrypted connection has a last word to say.
+        for tenant in self.service.tenants() {
+            tenant.pools().for_each(|(_, pool)| pool.retire());
+        }
         for cluster in self.service.clusters().values() {
             cluster.stop();
         }

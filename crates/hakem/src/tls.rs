@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
@@ -24,6 +25,8 @@ use crate::login::{Guest, Refusal};
 /// what they have.
 pub(crate) struct Encryption {
     offer: ArcSwap<Offer>,
+    handshakes: AtomicU64,
+    failures: AtomicU64,
 }
 
 /// What a client is offered when it comes.
@@ -90,12 +93,18 @@ impl Files {
 impl Encryption {
     /// Offers what was read.
     pub(crate) fn new(files: Files) -> Encryption {
-        Encryption { offer: ArcSwap::from_pointee(files.offer) }
+        let offer = ArcSwap::from_pointee(files.offer);
+        Encryption { offer, handshakes: AtomicU64::new(0), failures: AtomicU64::new(0) }
     }
 
     /// Offers something else from now on.
     pub(crate) fn replace(&self, files: Files) {
         self.offer.store(Arc::new(files.offer));
+    }
+
+    /// Handshakes that succeeded, and that failed.
+    pub(crate) fn handshakes(&self) -> [u64; 2] {
+        [&self.handshakes, &self.failures].map(|counter| counter.load(Ordering::Relaxed))
     }
 
     /// Whether a client may encrypt. On a Unix socket there is nobody to hide from.
@@ -119,7 +128,7 @@ impl Encryption {
         if asked == How::Directly && stream.get_ref().1.alpn_protocol() != Some(ALPN) {
             return Err("a direct TLS connection without ALPN".to_owned());
         }
-        let stream = Stream::Tls(Box::new(stream.into()));
+        let stream = Stream::from(tokio_rustls::TlsStream::from(stream));
         let subject = stream.certificate().and_then(certificate::subject);
         Ok((stream, TlsInfo { end_point, subject }))
     }
@@ -135,6 +144,7 @@ pub(crate) async fn secure(guest: &mut Guest, encryption: &Encryption, how: How)
     };
     match encryption.accept(socket, how).await {
         Ok((stream, tls)) => {
+            encryption.handshakes.fetch_add(1, Ordering::Relaxed);
             let (encryption, subject) = (stream.encryption(), tls.subject.as_ref().map(|subject| &subject.name));
             let binds = tls.end_point.is_some();
             tracing::debug!(peer = %guest.peer, encryption, subject, binds, "encrypted");
@@ -142,6 +152,7 @@ pub(crate) async fn secure(guest: &mut Guest, encryption: &Encryption, how: How)
             Ok(())
         }
         Err(error) => {
+            encryption.failures.fetch_add(1, Ordering::Relaxed);
             tracing::info!(peer = %guest.peer, %error, "TLS handshake failed");
             Err(Refusal::Silent)
         }

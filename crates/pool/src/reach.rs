@@ -75,7 +75,7 @@ async fn encrypt(mut socket: Socket, tls: &Tls, host: &str) -> Result<Stream, Di
         }
         b'S' => {
             let stream = tls.connect(host, socket).await.map_err(|error| DialError::Tls(Arc::new(error)))?;
-            Ok(Stream::Tls(Box::new(stream)))
+            Ok(stream.into())
         }
         b'N' if tls.optional => Ok(Stream::Plain(socket)),
         b'N' => Err(DialError::Unencrypted),

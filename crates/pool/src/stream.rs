@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use rustls::ProtocolVersion;
 use rustls::pki_types::CertificateDer;
@@ -21,8 +21,13 @@ pub enum Stream {
     /// Bytes as they are.
     Plain(Socket),
     /// Encrypted. What was written may wait in memory; whoever reads next sends it, and so does a flush.
-    Tls(Box<TlsStream<Socket>>),
+    Tls(Box<Encrypted>),
 }
+
+/// An encrypted connection. When it is dropped the other side is told that this is the end, as far as that goes without waiting:
+/// an end without a word looks like an attack, and PostgreSQL complains of it in its log.
+#[derive(Debug)]
+pub struct Encrypted(TlsStream<Socket>);
 
 /// A socket, registered with the event loop of the thread that made it.
 #[derive(Debug)]
@@ -66,8 +71,8 @@ impl Stream {
         match self {
             Stream::Plain(socket) => socket.poll_read_ready(context),
             Stream::Tls(stream) => {
-                send_rest(stream, context);
-                let (socket, left) = match &mut **stream {
+                stream.send_rest(context);
+                let (socket, left) = match &mut stream.0 {
                     TlsStream::Client(stream) => {
                         let (socket, session) = stream.get_mut();
                         (socket, session.process_new_packets())
@@ -90,7 +95,7 @@ impl Stream {
     pub fn needs_flush(&self) -> bool {
         match self {
             Stream::Plain(_) => false,
-            Stream::Tls(stream) => stream.get_ref().1.wants_write(),
+            Stream::Tls(stream) => stream.0.get_ref().1.wants_write(),
         }
     }
 
@@ -112,7 +117,7 @@ impl Stream {
     /// The version of TLS and the cipher, as PgBouncer shows them (`TLSv1.3/TLS_AES_256_GCM_SHA384`); `None` in the clear.
     pub fn encryption(&self) -> Option<String> {
         let Stream::Tls(stream) = self else { return None };
-        let session = stream.get_ref().1;
+        let session = stream.0.get_ref().1;
         let version = match session.protocol_version()? {
             ProtocolVersion::TLSv1_3 => "TLSv1.3",
             ProtocolVersion::TLSv1_2 => "TLSv1.2",
@@ -125,14 +130,14 @@ impl Stream {
     /// The certificate that the other side has shown.
     pub fn certificate(&self) -> Option<&CertificateDer<'static>> {
         let Stream::Tls(stream) = self else { return None };
-        stream.get_ref().1.peer_certificates()?.first()
+        stream.0.get_ref().1.peer_certificates()?.first()
     }
 
     /// The socket underneath.
     pub fn socket(&self) -> &Socket {
         match self {
             Stream::Plain(socket) => socket,
-            Stream::Tls(stream) => stream.get_ref().0,
+            Stream::Tls(stream) => stream.0.get_ref().0,
         }
     }
 
@@ -148,7 +153,7 @@ impl Stream {
     pub fn move_here(mut self) -> io::Result<Stream> {
         let socket = match &mut self {
             Stream::Plain(socket) => socket,
-            Stream::Tls(stream) => stream.get_mut().0,
+            Stream::Tls(stream) => stream.0.get_mut().0,
         };
         *socket = std::mem::replace(socket, Socket::Away).detach()?.attach()?;
         Ok(self)
@@ -209,6 +214,30 @@ impl Detached {
     }
 }
 
+impl Encrypted {
+    /// Sends what a full socket has not taken when it was written. One task owns both directions, so whoever waits for an answer
+    /// also waits for the question to leave. A failure is not told here: what the peer had to say comes first.
+    fn send_rest(&mut self, context: &mut Context<'_>) {
+        if self.0.get_ref().1.wants_write() {
+            let _ = Pin::new(&mut self.0).poll_flush(context);
+        }
+    }
+}
+
+impl Drop for Encrypted {
+    fn drop(&mut self) {
+        if !matches!(self.0.get_ref().0, Socket::Away) {
+            let _ = Pin::new(&mut self.0).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+        }
+    }
+}
+
+impl From<TlsStream<Socket>> for Stream {
+    fn from(stream: TlsStream<Socket>) -> Stream {
+        Stream::Tls(Box::new(Encrypted(stream)))
+    }
+}
+
 impl From<TcpStream> for Stream {
     fn from(stream: TcpStream) -> Stream {
         Stream::Plain(Socket::Tcp(stream))
@@ -221,8 +250,8 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Stream::Plain(socket) => Pin::new(socket).poll_read(context, buffer),
             Stream::Tls(stream) => {
-                send_rest(stream, context);
-                Pin::new(stream).poll_read(context, buffer)
+                stream.send_rest(context);
+                Pin::new(&mut stream.0).poll_read(context, buffer)
             }
         }
     }
@@ -233,21 +262,21 @@ impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Stream::Plain(socket) => Pin::new(socket).poll_write(context, bytes),
-            Stream::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+            Stream::Tls(stream) => Pin::new(&mut stream.0).poll_write(context, bytes),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Stream::Plain(socket) => Pin::new(socket).poll_flush(context),
-            Stream::Tls(stream) => Pin::new(stream).poll_flush(context),
+            Stream::Tls(stream) => Pin::new(&mut stream.0).poll_flush(context),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Stream::Plain(socket) => Pin::new(socket).poll_shutdown(context),
-            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+            Stream::Tls(stream) => Pin::new(&mut stream.0).poll_shutdown(context),
         }
     }
 }
@@ -297,14 +326,6 @@ impl fmt::Display for Peer {
             Peer::Unix { .. } => formatter.write_str("unix"),
             Peer::Gone => formatter.write_str("unknown"),
         }
-    }
-}
-
-/// Sends what a full socket has not taken when it was written. One task owns both directions, so whoever waits for an answer
-/// also waits for the question to leave. A failure is not told here: what the peer had to say comes first.
-fn send_rest(stream: &mut TlsStream<Socket>, context: &mut Context<'_>) {
-    if stream.get_ref().1.wants_write() {
-        let _ = Pin::new(stream).poll_flush(context);
     }
 }
 

@@ -22,6 +22,20 @@ export async function expect(code, promise) {
   return failure
 }
 
+/** Cancels what sleeps; a cancel that comes before its query hits nothing, which is nobody's fault. */
+export async function cancelled(sleep, cancel) {
+  for (let turn = 0; turn < 20; turn++) {
+    const sleeping = sleep()
+    // Before it is awaited: what is not awaited yet must not be told of as nobody's failure.
+    const end = sleeping.then(() => null, (failure) => failure)
+    await new Promise((resolve) => setTimeout(resolve, 200))
+    cancel(sleeping)
+    const failure = await end
+    if (failure) return assert.equal(failure.code, '57014', String(failure.stack))
+  }
+  assert.fail('never cancelled')
+}
+
 export async function eventually(condition) {
   for (let i = 0; i < 3000; i++) {
     if (await condition()) return

@@ -6,7 +6,7 @@ import pg from 'pg'
 import Cursor from 'pg-cursor'
 import QueryStream from 'pg-query-stream'
 import copy from 'pg-copy-streams'
-import { assert, eventually, expect, main } from './check.mjs'
+import { assert, cancelled, eventually, expect, main } from './check.mjs'
 
 const connect = async (options = {}) => {
   const client = new pg.Client(options)
@@ -242,12 +242,14 @@ async function cancels() {
   assert.equal((await d.query('show statement_timeout')).rows[0].statement_timeout, '0')
   await c.end()
   // pg's own way to cancel: a connection of its own with the key of the first.
-  const sleeping = expect('57014', d.query('select pg_sleep(600)'))
-  await new Promise((resolve) => setTimeout(resolve, 200))
-  const canceller = new pg.Client()
-  canceller.connection.connect(Number(process.env.PGPORT), process.env.PGHOST)
-  canceller.connection.on('connect', () => canceller.connection.cancel(d.processID, d.secretKey))
-  await sleeping
+  await cancelled(
+    () => d.query('select pg_sleep(3)'),
+    () => {
+      const canceller = new pg.Client()
+      canceller.connection.connect(Number(process.env.PGPORT), process.env.PGHOST)
+      canceller.connection.on('connect', () => canceller.connection.cancel(d.processID, d.secretKey))
+    },
+  )
   assert.equal((await d.query("select 'alive' as s")).rows[0].s, 'alive')
   await d.end()
 }
