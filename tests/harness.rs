@@ -338,9 +338,14 @@ impl Proxy {
 
     /// A figure of `/proc/PID/status`, in kB: `VmHWM` is the most memory that it has ever had.
     pub(crate) fn memory_kb(&self, name: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let status = self.process("status");
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// A file of `/proc/PID`.
+    pub(crate) fn process(&self, file: &str) -> String {
+        std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).unwrap()
     }
 
     /// Sends it a signal by name (`TERM`, `HUP`).

@@ -67,6 +67,19 @@ async fn five_thousand_half_open_logins_keep_nobody_out() {
 }
 
 #[tokio::test]
+async fn the_limit_of_descriptors_is_raised() {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    // What the program inherits is for programs that have few.
+    setrlimit(Resource::Nofile, Rlimit { current: Some(1024), maximum }).unwrap();
+    let stage = Setup::replicas(0).start().await.unwrap();
+    let limits = stage.proxy.process("limits");
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let figures: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(figures[3], figures[4], "{line}");
+    assert_ne!(figures[3], "1024", "{line}: this machine's own limit is too low for the test");
+}
+
+#[tokio::test]
 async fn a_full_house_can_be_cancelled() {
     let setup = Setup::replicas(0).with("proxy", "max_client_conn", "1");
     let stage = setup.start().await.unwrap();
@@ -236,6 +249,54 @@ async fn servers_that_lie_about_lengths_cost_a_query() {
 /// The values of rows, and the lengths that are made of theirs.
 const LIES: [(&str, u32); 4] =
     [("nothing", 0), ("too little", 3), ("negative", 0xffff_fff0), ("the smallest", 0x8000_0000)];
+
+/// Lies during the login, told to users of these names.
+#[tokio::test]
+async fn servers_that_lie_at_the_login_are_not_used() {
+    let mut setup =
+        Setup::replicas(0).with("auth", "method", "\"trust\"").with("topology", "failover_timeout", "\"500ms\"");
+    setup.cluster.authentication = cluster::Authentication::Trust;
+    let cluster = Cluster::start(setup.cluster.clone()).await.unwrap();
+    for (user, _) in LIARS {
+        cluster.sql(0, &format!("create role {user} login")).await.unwrap();
+    }
+    let tap = Tap::to(&cluster).await;
+    tap.change(Some(|tag, whole| {
+        let told = |user: &str| whole.ends_with(format!("session_authorization\0{user}\0").as_bytes());
+        match LIARS.iter().find(|(user, _)| tag == tag::PARAMETER_STATUS && told(user)) {
+            None => whole.to_vec(),
+            Some((_, lie)) => lie.to_vec(),
+        }
+    }));
+    let proxy = setup.with("clusters.local", "servers", &tap.servers()).proxy(&cluster).await.unwrap();
+    let ready = async || proxy.page("/ready").await.is_ok_and(|(status, _)| status == 200);
+    until("the program to be ready", ready).await.unwrap();
+    for (user, _) in LIARS {
+        let mut raw = Raw::open(&proxy).await;
+        let mut packet = Vec::new();
+        startup::put_session(&mut packet, [("user", *user), ("database", "postgres")]);
+        raw.say(&packet).await;
+        let mut heard = Vec::new();
+        while let Some(message) = raw.hear().await {
+            heard.push(message);
+        }
+        let last = heard.last().unwrap();
+        assert!(last.tag == tag::ERROR_RESPONSE && Report::new(&last.body).is_fatal(), "{user}: {heard:?}");
+        assert_eq!(sqlstate(&heard).as_deref(), Some("08006"), "{user}: {heard:?}");
+    }
+    assert_eq!(value(&Raw::log_in(&proxy, "postgres").await.query("select 1").await).as_deref(), Some("1"));
+    assert!(proxy.memory_kb("VmHWM") < 200 << 10, "{} kB", proxy.memory_kb("VmHWM"));
+}
+
+/// Who is lied to, and what is said in place of a ParameterStatus.
+const LIARS: &[(&str, &[u8])] = &[
+    ("huge", b"S\x7f\xff\xff\xff"),
+    ("large", b"S\0\x10\0\0"),
+    ("negative", b"S\xff\xff\xff\xf0"),
+    ("short", b"S\0\0\0\x03"),
+    ("unterminated", b"S\0\0\0\x07a\0b"),
+    ("surprising", b"D\0\0\0\x06\0\0"),
+];
 
 #[tokio::test]
 async fn errors_without_their_fields_are_survived() {

@@ -78,9 +78,13 @@ pub(crate) async fn log_in(stream: Stream, seat: Seat, worker: &Rc<Worker>, pres
     let mut guest = Guest { stream, received: Vec::new(), peer, security: Security::default(), seat: Some(seat) };
     // On the heap: a client spends its life beside this future's memory otherwise.
     let admission = Box::pin(admit(&mut guest, worker, presence));
+    let mut shown_out = false;
     let outcome = tokio::select! {
         outcome = tokio::time::timeout(timeout, admission) => outcome,
-        () = call.notified() => Ok(Err(too_many("too many connections are logging in (logins_max)"))),
+        () = call.notified() => {
+            shown_out = true;
+            Ok(Err(too_many("too many connections are logging in (logins_max)")))
+        }
     };
     let failure = match outcome {
         Ok(Ok(admitted)) => {
@@ -103,7 +107,10 @@ pub(crate) async fn log_in(stream: Stream, seat: Seat, worker: &Rc<Worker>, pres
         Err(_) => Failure::fatal("08P01", "client_login_timeout"),
     };
     worker.counters.login(false);
-    tracing::info!(client = id, %peer, code = failure.code, message = %failure.message, "login refused");
+    // A crowd is not to fill the log, too: it is counted.
+    if !shown_out {
+        tracing::info!(client = id, %peer, code = failure.code, message = %failure.message, "login refused");
+    }
     let mut farewell = Vec::new();
     failure.put(&mut farewell);
     let _ = tokio::time::timeout(timeout, async {
