@@ -653,6 +653,52 @@ async fn a_client_that_reads_slowly() {
     assert!(length > BYTES);
 }
 
+/// Both directions are full, and what TLS holds back is sent all the same when there is room again.
+#[tokio::test]
+async fn a_client_that_says_much_and_reads_late() {
+    const QUESTIONS: usize = 3_000;
+    let (stage, files) = stage("require").await;
+    let mut stream = encrypted(&stage.proxy, &files).await;
+    log_in(&mut stream).await;
+    let (mut from, mut to) = tokio::io::split(stream);
+    let writer = tokio::spawn(async move {
+        let mut questions = Vec::new();
+        for n in 0..QUESTIONS {
+            // Questions that are long, too: else they would all lie in the sockets' buffers.
+            let padding = " ".repeat(10_000);
+            wire::frontend::put_query(&mut questions, &format!("select repeat('x', 20000)-- {padding}{n:04}"));
+        }
+        to.write_all(&questions).await.unwrap();
+        to.flush().await.unwrap();
+        to
+    });
+    // Nothing moves any more: the last question is the same for many looks.
+    let (mut last, mut looks) = (String::new(), 0);
+    until("everything to be full", async || {
+        let now =
+            stage.direct(0, "select right(query, 4) from pg_stat_activity where query like 'select repeat%'").await;
+        looks = if !now.is_empty() && last == now { looks + 1 } else { 0 };
+        last = now;
+        looks > 20
+    })
+    .await
+    .unwrap();
+    assert!(!writer.is_finished(), "the questions fit into the buffers");
+    let (mut ready, mut received, mut buffer) = (0, Vec::new(), vec![0; 65_536]);
+    while ready < QUESTIONS {
+        let length = tokio::time::timeout(WAIT_MAX, from.read(&mut buffer)).await.expect("silence").unwrap();
+        assert!(length > 0, "the connection has ended after {ready} answers");
+        received.extend_from_slice(&buffer[..length]);
+        let mut done = 0;
+        while let Some(frame) = Frame::take(&received[done..]).unwrap() {
+            ready += usize::from(frame.tag == tag::READY_FOR_QUERY);
+            done += frame.whole.len();
+        }
+        received.drain(..done);
+    }
+    drop(writer.await.unwrap());
+}
+
 /// What TLS keeps of a conversation is small while nobody says anything.
 #[tokio::test]
 async fn idle_clients_cost_little() {
