@@ -6,11 +6,10 @@ use std::collections::BTreeMap;
 
 use toml::de::DeTable;
 
+use crate::auth::Auth;
 use crate::problem::{self, Problem};
 use crate::reader::{Found, Reader, Section, Setting};
-use crate::sections::{
-    self, Auth, AuthMethod, Cluster, Console, Database, Log, Overrides, Peer, Pool, Proxy, Routing, Topology, User,
-};
+use crate::sections::{self, Cluster, Console, Database, Log, Overrides, Peer, Pool, Proxy, Routing, Topology, User};
 use crate::tls::Tls;
 
 /// A validated configuration.
@@ -75,7 +74,7 @@ impl Config {
             log: root.section("log", Log::read),
             routing: root.section("routing", Routing::read),
             topology: root.section("topology", Topology::read),
-            users: read_users(root, auth.method, &pool),
+            users: read_users(root, &auth, &pool),
             databases: read_databases(root, &clusters, &pool),
             peers: read_peers(root),
             auth,
@@ -115,7 +114,7 @@ fn read_clusters(root: &mut Section<'_, '_>, tls: &Tls) -> BTreeMap<String, Clus
     clusters
 }
 
-fn read_users(root: &mut Section<'_, '_>, method: AuthMethod, pool: &Pool) -> BTreeMap<String, User> {
+fn read_users(root: &mut Section<'_, '_>, auth: &Auth, pool: &Pool) -> BTreeMap<String, User> {
     let mut users = BTreeMap::new();
     for found in root.listed("users") {
         let (name, place) = (found.name.clone(), found.place.clone());
@@ -123,14 +122,14 @@ fn read_users(root: &mut Section<'_, '_>, method: AuthMethod, pool: &Pool) -> BT
             if section.required::<String>("name").is_some() {
                 sections::check_name(section, "name", &name);
             }
-            User::read(section, method, pool)
+            User::read(section, auth, pool)
         });
         if !name.is_empty() && users.contains_key(&name) {
             root.problem(place, format!("user {name:?} is stated twice"));
         }
         users.insert(name, user);
     }
-    if users.is_empty() && method != AuthMethod::Trust {
+    if users.is_empty() && !auth.admits_unlisted() {
         root.problem(None, "nobody could log in: add [[users]] with a \"name\" and a \"password\"");
     }
     users

@@ -9,6 +9,7 @@
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test"))]
 
 mod address;
+mod auth;
 mod config;
 mod problem;
 mod reader;
@@ -19,13 +20,14 @@ mod tls;
 mod value;
 
 pub use address::Address;
+pub use auth::{Auth, AuthMethod, AuthQuery};
 pub use config::Config;
 pub use problem::{Position, Problem};
 pub use reader::Setting;
 pub use resolve::{ResolveError, Resolved};
 pub use secret::Secret;
 pub use sections::{
-    Auth, AuthMethod, Cluster, Consistency, Console, Database, Keepalive, Log, LogFormat, LogLevel, Overrides, Peer,
-    Pool, PoolMode, Proxy, Route, Routing, Topology, UnixSocket, User,
+    Cluster, Consistency, Console, Database, Keepalive, Log, LogFormat, LogLevel, Overrides, Peer, Pool, PoolMode,
+    Proxy, Route, Routing, Topology, UnixSocket, User,
 };
 pub use tls::{Ciphers, ClientTls, Protocols, ServerTls, SslMode, Tls};

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::config::{ANY_DATABASE, CONSOLES, Config};
 use crate::secret::{self, Secret};
-use crate::sections::{AuthMethod, Consistency, Database, NAME_BYTES_MAX, PoolMode, Route, User};
+use crate::sections::{Consistency, Database, NAME_BYTES_MAX, PoolMode, Route, User};
 
 /// Everything that depends on the database and the user of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub enum ResolveError {
     /// No `[databases]` entry names it, and there is none for any database (SQLSTATE 3D000).
     #[error("there is no such database")]
     UnknownDatabase,
-    /// No `[[users]]` entry names it, and the method is not trust (SQLSTATE 28P01, as for a wrong password).
+    /// No `[[users]]` entry names it, and there is no other way in (SQLSTATE 28P01, as for a wrong password).
     #[error("there is no such user")]
     UnknownUser,
 }
@@ -54,11 +54,11 @@ impl Config {
     pub fn resolve(&self, database: &str, user: &str) -> Result<Resolved, ResolveError> {
         let entry = self.database(database).ok_or(ResolveError::UnknownDatabase)?;
         let anybody = User::default();
-        let known = match (self.users.get(user), self.auth.method) {
-            (Some(known), _) => known,
-            // Under trust, whoever the server lets in is let in, under the settings of everybody.
-            (None, AuthMethod::Trust) if is_name(user) => &anybody,
-            (None, _) => return Err(ResolveError::UnknownUser),
+        let known = match self.users.get(user) {
+            Some(known) => known,
+            // Whoever has been let in without being named has the settings of everybody.
+            None if is_name(user) && self.auth.admits_unlisted() => &anybody,
+            None => return Err(ResolveError::UnknownUser),
         };
         let (first, second) = (&known.overrides, &entry.overrides);
         let everybody = if self.routing.split { Route::Auto } else { Route::Primary };
@@ -80,6 +80,12 @@ impl Config {
     #[must_use]
     pub fn knows_database(&self, name: &str) -> bool {
         self.database(name).is_some()
+    }
+
+    /// The cluster that a database is in, and its name there.
+    pub fn home_of<'c>(&'c self, database: &'c str) -> Option<(&'c str, &'c str)> {
+        let entry = self.database(database)?;
+        Some((&entry.cluster, entry.dbname.as_deref().unwrap_or(database)))
     }
 
     /// The entry of a database, which may be the one for any database.

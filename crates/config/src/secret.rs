@@ -55,7 +55,7 @@ pub(crate) fn flaw(password: &str) -> Option<&'static str> {
 }
 
 /// `md5` and 32 hexadecimal digits.
-fn is_md5(password: &str) -> bool {
+pub(crate) fn is_md5(password: &str) -> bool {
     let hexadecimal = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
     password.strip_prefix("md5").is_some_and(|hash| hash.len() == 32 && hash.bytes().all(hexadecimal))
 }

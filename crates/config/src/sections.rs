@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::address::Address;
+use crate::auth::{self, Auth};
 use crate::reader::Section;
 use crate::secret::{self, Secret};
 use crate::tls::{ServerTls, Tls};
@@ -86,13 +87,6 @@ pub struct Log {
     pub format: LogFormat,
 }
 
-/// `[auth]`: how clients prove who they are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Auth {
-    /// The method asked of every client.
-    pub method: AuthMethod,
-}
-
 /// `[pool]`: server connections. The size, the mode and the overrides of both apply per server, database and user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pool {
@@ -147,7 +141,8 @@ pub struct Topology {
 /// `[[users]]`: somebody who may log in. The name is the key in [`crate::Config::users`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct User {
-    /// The password or SCRAM-SHA-256 verifier; always there unless the method is [`AuthMethod::Trust`].
+    /// The password or SCRAM-SHA-256 verifier; always there when every client is asked for a password, and
+    /// the file is the only place where it could be.
     pub password: Option<Secret>,
     /// The user name towards the servers, when it differs.
     pub server_user: Option<String>,
@@ -244,15 +239,6 @@ pub enum Route {
     Replica,
 }
 
-/// How clients prove who they are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum AuthMethod {
-    /// RFC 7677's challenge and response.
-    ScramSha256,
-    /// Not at all: whoever reaches the port is who he says.
-    Trust,
-}
-
 /// The severity of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LogLevel {
@@ -341,12 +327,6 @@ impl Log {
     }
 }
 
-impl Auth {
-    pub(crate) fn read(section: &mut Section<'_, '_>) -> Auth {
-        Auth { method: section.value("method", AuthMethod::ScramSha256) }
-    }
-}
-
 impl Pool {
     pub(crate) fn read(section: &mut Section<'_, '_>) -> Pool {
         let pool = Pool {
@@ -398,17 +378,13 @@ impl Topology {
 }
 
 impl User {
-    pub(crate) fn read(section: &mut Section<'_, '_>, method: AuthMethod, pool: &Pool) -> User {
+    pub(crate) fn read(section: &mut Section<'_, '_>, auth: &Auth, pool: &Pool) -> User {
         let password: Option<Secret> = section.optional("password");
-        let flaw = match (&password, method) {
-            (Some(password), _) => secret::flaw(password.expose()),
-            (None, AuthMethod::ScramSha256) if section.place_of("password").is_none() => {
-                let place = section.place();
-                section.problem(place, "a user needs a \"password\" unless [auth] method is \"trust\"");
-                None
-            }
-            (None, _) => None,
-        };
+        let flaw = password.as_ref().and_then(|password| auth::password_flaw(password, auth.method));
+        if password.is_none() && section.place_of("password").is_none() && !auth.admits_unlisted() {
+            let place = section.place();
+            section.problem(place, "a user needs a \"password\" unless [auth] method is \"trust\"");
+        }
         if let Some(flaw) = flaw {
             let place = section.place_of("password");
             section.problem(place, format!("\"password\" {flaw}"));
@@ -483,10 +459,6 @@ impl Keyword for Route {
         &[("auto", Self::Auto), ("primary", Self::Primary), ("replica", Self::Replica)];
 }
 
-impl Keyword for AuthMethod {
-    const WORDS: &'static [(&'static str, Self)] = &[("scram-sha-256", Self::ScramSha256), ("trust", Self::Trust)];
-}
-
 impl Keyword for LogLevel {
     const WORDS: &'static [(&'static str, Self)] = &[
         ("error", Self::Error),
@@ -525,7 +497,7 @@ pub(crate) fn check_name(section: &mut Section<'_, '_>, key: &'static str, name:
 }
 
 /// A key that holds a password to log in with.
-fn plain_password(section: &mut Section<'_, '_>, key: &'static str) -> Option<Secret> {
+pub(crate) fn plain_password(section: &mut Section<'_, '_>, key: &'static str) -> Option<Secret> {
     let password: Option<Secret> = section.optional(key);
     if password.as_ref().is_some_and(|password| secret::is_hash(password.expose())) {
         let place = section.place_of(key);
@@ -562,4 +534,4 @@ const POOL_SIZE_MAX: u32 = 10_000;
 /// A timeout of nothing would fail everything, an interval of nothing would never rest.
 const TIMEOUT_MIN: Duration = Duration::from_millis(1);
 /// Longer is a slip of the pen; and a moment this far ahead can still be computed.
-const DURATION_MAX: Duration = Duration::from_secs(365 * 86_400);
+pub(crate) const DURATION_MAX: Duration = Duration::from_secs(365 * 86_400);

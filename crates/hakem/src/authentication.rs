@@ -1,27 +1,45 @@
 //! The proof that a client is who it says: between its startup packet and AuthenticationOk.
 //!
-//! Owns the exchange of messages. What they must hold is the crate `auth`'s; the startup packet, and what follows, are `login`'s.
+//! Owns the choice of the method and the exchange of messages. What they must hold is the crate `auth`'s; where secrets come from is
+//! `secrets`'; the startup packet, and what follows, are `login`'s.
 
-use auth::{Account, AuthError, DEFAULT_ITERATIONS, InitialResponse, NONCE_BYTES, ScramServer};
-use config::AuthMethod;
-use tokio::io::AsyncWriteExt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use auth::{
+    Account, AuthError, ClientCertificate, Credential, Exchange, InitialResponse, Method, NONCE_BYTES, Origin,
+    ScramServer, Secret, Verifier, Visitor,
+};
+use nix::unistd::{Uid, User};
+use pool::Peer;
+use pool::certificate::Subject;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wire::backend::{self, Failure};
 use wire::frame::{Frame, Header};
 use wire::frontend;
 
 use crate::login::{Guest, Refusal};
+use crate::lookup::Place;
+use crate::secrets::{Demand, Known, Secrets};
 use crate::worker::Worker;
 
-/// Why a login by password fails.
-enum Denied {
-    Auth(AuthError),
-    Other(Refusal),
+/// Who a client says it is, and what it wants.
+pub(crate) struct Claim<'c> {
+    pub(crate) user: &'c str,
+    pub(crate) database: &'c str,
+    /// It wants physical replication, which is of no database.
+    pub(crate) replication: bool,
 }
 
-impl From<AuthError> for Denied {
-    fn from(error: AuthError) -> Denied {
-        Denied::Auth(error)
-    }
+/// Why a login fails.
+enum Denied {
+    /// It is refused. The reason is for the log alone.
+    Failed {
+        failure: Failure,
+        reason: String,
+    },
+    Other(Refusal),
 }
 
 impl From<Refusal> for Denied {
@@ -36,47 +54,204 @@ impl From<std::io::Error> for Denied {
     }
 }
 
-/// Has the client prove that it is `user`, up to AuthenticationOk.
-pub(crate) async fn authenticate(guest: &mut Guest, worker: &Worker, user: &str) -> Result<(), Refusal> {
-    let mut out = Vec::new();
-    if worker.service.config().auth.method == AuthMethod::ScramSha256 {
-        scram(guest, worker, user).await.map_err(|error| match error {
-            Denied::Auth(error) => {
-                let message = format!("password authentication failed for user \"{user}\"");
-                // Whether the user is unknown or the password wrong is nobody's business.
-                let text = if error.sqlstate() == "28P01" { message } else { error.to_string() };
-                Refusal::Told(Failure::fatal(error.sqlstate(), text))
-            }
-            Denied::Other(refusal) => refusal,
-        })?;
+/// Has the client prove its claim, up to AuthenticationOk. Returns what is known then for logging in to servers in its name.
+pub(crate) async fn authenticate(guest: &mut Guest, worker: &Worker, claim: &Claim<'_>) -> Result<Credential, Refusal> {
+    let secrets = worker.service.secrets();
+    match prove(guest, worker, &secrets, claim).await {
+        Ok(credential) => {
+            let mut out = Vec::new();
+            backend::put_authentication_ok(&mut out);
+            guest.stream.write_all(&out).await?;
+            Ok(credential)
+        }
+        Err(Denied::Failed { failure, reason }) => {
+            worker.counters.authentication_failed();
+            let peer = guest.peer;
+            let Claim { user, database, .. } = claim;
+            tracing::warn!(%peer, %user, %database, %reason, "authentication failed");
+            Err(Refusal::Denied(failure))
+        }
+        Err(Denied::Other(refusal)) => Err(refusal),
     }
-    backend::put_authentication_ok(&mut out);
-    Ok(guest.stream.write_all(&out).await?)
 }
 
-async fn scram(guest: &mut Guest, worker: &Worker, user: &str) -> Result<(), Denied> {
-    let mut out = Vec::new();
+/// Holds the answer to a failed login back, the longer the more have failed from its address; as long as the client waits for it.
+pub(crate) async fn hold_back(guest: &mut Guest, delay: Duration) {
+    let gone = async {
+        let mut scratch = [0; 512];
+        while guest.stream.read(&mut scratch).await.is_ok_and(|length| length > 0) {}
+    };
+    let _ = tokio::time::timeout(delay, gone).await;
+}
+
+async fn prove(guest: &mut Guest, worker: &Worker, secrets: &Secrets, claim: &Claim<'_>) -> Result<Credential, Denied> {
+    let &Claim { user, database, replication } = claim;
+    let origin = guest.origin();
+    let (method, map) = match secrets.demand(&Visitor { origin, database, user, replication }) {
+        Demand::Method(method) => (method, None),
+        Demand::Rule(rule) => {
+            let subject = guest.subject();
+            let shown = match rule.client_certificate {
+                ClientCertificate::NotAsked => true,
+                ClientCertificate::Verified => subject.is_some(),
+                ClientCertificate::VerifiedName => {
+                    let name = subject.and_then(|subject| subject.common_name.as_deref());
+                    name.is_some_and(|name| secrets.maps.allow(rule.map.as_deref(), name, user))
+                }
+            };
+            if !shown {
+                return Err(refused(
+                    "connection requires a valid client certificate".into(),
+                    format!("line {} asks for a certificate", rule.line),
+                ));
+            }
+            (rule.method, rule.map.as_deref())
+        }
+        Demand::NoRule => {
+            return Err(refused(
+                format!("no pg_hba.conf entry for {}", described(origin, claim)),
+                "no line fits".into(),
+            ));
+        }
+    };
+    match method {
+        Method::Reject => {
+            let text = format!("pg_hba.conf rejects connection for {}", described(origin, claim));
+            return Err(refused(text, "a line rejects it".into()));
+        }
+        Method::Cert => {
+            let name = guest.subject().and_then(|subject| subject.common_name.as_deref());
+            by_name("certificate", name, secrets, map, user)?;
+        }
+        Method::Peer => by_name("Peer", guest.system_user().as_deref(), secrets, map, user)?,
+        Method::Trust | Method::Md5 | Method::Password | Method::ScramSha256 => {}
+    }
     let served = guest.serve();
-    let server = ScramServer::new(account(worker, user).await, None);
+    let known = find(worker, secrets, claim, method).await?;
     drop(served);
+    let secret = known.as_ref().map(|known| &known.secret);
+    let Some(exchange) = method.exchange(secret, secrets.usual()) else {
+        return Ok(secret.map_or(Credential::None, Secret::credential));
+    };
+    match exchange {
+        Exchange::Scram => scram(guest, worker, secrets, known.clone(), user).await,
+        Exchange::Md5 => md5(guest, worker, secret, user).await,
+        Exchange::Password => cleartext(guest, worker, secrets, known.clone(), user).await,
+    }
+}
+
+/// The user's secret; not having it, for want of a server to ask, is only an error where it is needed.
+async fn find(
+    worker: &Worker,
+    secrets: &Secrets,
+    claim: &Claim<'_>,
+    method: Method,
+) -> Result<Option<Arc<Known>>, Denied> {
+    let place: Option<Place> = worker.service.auth_place(claim.database);
+    let Some(place) = place else { return Ok(secrets.listed(claim.user).cloned()) };
+    match secrets.find(&place, claim.user).await {
+        Ok(known) => Ok(known),
+        Err(error) => {
+            tracing::error!(user = %claim.user, database = %claim.database, %error, "auth_query failed");
+            match method.exchange(None, Exchange::Scram) {
+                Some(_) => {
+                    let failure = Failure::fatal("57P03", "the user cannot be looked up at the moment");
+                    Err(Refusal::Told(failure.hint("Try again later.")).into())
+                }
+                None => Ok(None),
+            }
+        }
+    }
+}
+
+/// Lets a user in whom the system has named. `kind` is how PostgreSQL calls the method in its message.
+fn by_name(kind: &str, name: Option<&str>, secrets: &Secrets, map: Option<&str>, user: &str) -> Result<(), Denied> {
+    if name.is_some_and(|name| secrets.maps.allow(map, name, user)) {
+        return Ok(());
+    }
+    let reason = match name {
+        Some(name) => format!("{name:?} may not log in as this user"),
+        None => "the connection shows no name".to_owned(),
+    };
+    Err(refused(format!("{kind} authentication failed for user \"{user}\""), reason))
+}
+
+async fn scram(
+    guest: &mut Guest,
+    worker: &Worker,
+    secrets: &Secrets,
+    known: Option<Arc<Known>>,
+    user: &str,
+) -> Result<Credential, Denied> {
+    let wrong = |error| failed(error, known.is_some(), user);
+    let served = guest.serve();
+    let account = account(worker, secrets.iterations, known.clone(), user).await;
+    drop(served);
+    let server = ScramServer::new(account, guest.end_point());
+    let mut out = Vec::new();
     backend::put_sasl(&mut out, server.mechanisms());
     guest.stream.write_all(&out).await?;
-    let payload = password(guest).await?;
-    let initial = InitialResponse::parse(&payload)?;
+    let payload = password(guest, user).await?;
+    let initial = InitialResponse::parse(&payload).map_err(wrong)?;
     let first = match initial.message {
         Some(message) => message.to_vec(),
         None => {
             challenge(guest, b"").await?;
-            password(guest).await?
+            password(guest, user).await?
         }
     };
     let nonce: [u8; NONCE_BYTES] = rand::random();
-    let (question, exchange) = server.on_client_first(initial.mechanism, &first, &nonce)?;
+    let (question, exchange) = server.on_client_first(initial.mechanism, &first, &nonce).map_err(wrong)?;
     challenge(guest, &question).await?;
-    let last = exchange.on_client_final(&password(guest).await?)?.message;
+    let answer = password(guest, user).await?;
+    let proof = exchange.on_client_final(&answer).map_err(wrong)?;
     out.clear();
-    backend::put_sasl_final(&mut out, &last);
-    Ok(guest.stream.write_all(&out).await?)
+    backend::put_sasl_final(&mut out, &proof.message);
+    guest.stream.write_all(&out).await?;
+    // The password itself is worth more than the keys.
+    Ok(match known.as_ref().map(|known| known.secret.credential()) {
+        Some(Credential::None) | None => Credential::Keys(Arc::new(proof.keys)),
+        Some(credential) => credential,
+    })
+}
+
+async fn md5(guest: &mut Guest, worker: &Worker, secret: Option<&Secret>, user: &str) -> Result<Credential, Denied> {
+    let salt: [u8; 4] = rand::random();
+    let mut out = Vec::new();
+    backend::put_authentication_md5_password(&mut out, salt);
+    guest.stream.write_all(&out).await?;
+    let answer = password(guest, user).await?;
+    let given = answer.strip_suffix(b"\0").unwrap_or(&answer);
+    match auth::md5_proves(secret, &worker.service.mock_secret, user, salt, given) {
+        true => Ok(secret.map_or(Credential::None, Secret::credential)),
+        false => Err(failed(AuthError::WrongPassword, secret.is_some(), user)),
+    }
+}
+
+async fn cleartext(
+    guest: &mut Guest,
+    worker: &Worker,
+    secrets: &Secrets,
+    known: Option<Arc<Known>>,
+    user: &str,
+) -> Result<Credential, Denied> {
+    let mut out = Vec::new();
+    backend::put_authentication_cleartext_password(&mut out);
+    guest.stream.write_all(&out).await?;
+    let mut given = password(guest, user).await?;
+    let is_known = known.is_some();
+    // "...the password must be zero-terminated" (protocol-message-formats, PasswordMessage).
+    if given.pop() != Some(0) || given.contains(&0) {
+        return Err(failed(AuthError::ClientMalformed("invalid password packet size"), is_known, user));
+    }
+    let (mock_secret, name, iterations) = (worker.service.mock_secret, user.to_owned(), secrets.iterations);
+    let _served = guest.serve();
+    let checked = tokio::task::spawn_blocking(move || {
+        let mock = Verifier::mock(&mock_secret, &name, iterations);
+        auth::password_proves(known.as_ref().map(|known| &known.secret), &mock, &name, &given)
+    });
+    // Only a shutdown abandons it.
+    checked.await.ok().flatten().ok_or_else(|| failed(AuthError::WrongPassword, is_known, user))
 }
 
 async fn challenge(guest: &mut Guest, data: &[u8]) -> Result<(), Denied> {
@@ -86,12 +261,12 @@ async fn challenge(guest: &mut Guest, data: &[u8]) -> Result<(), Denied> {
 }
 
 /// The payload of the next message, which must be of the type `p`.
-async fn password(guest: &mut Guest) -> Result<Vec<u8>, Denied> {
+async fn password(guest: &mut Guest, user: &str) -> Result<Vec<u8>, Denied> {
     loop {
         if let Ok(Some(header)) = Header::peek(&guest.received)
             && (header.tag != frontend::tag::PASSWORD || header.length > PASSWORD_MAX)
         {
-            return Err(AuthError::ClientMalformed("expected a password message").into());
+            return Err(failed(AuthError::ClientMalformed("expected a password message"), true, user));
         }
         match Frame::take(&guest.received) {
             Ok(Some(frame)) => {
@@ -107,15 +282,80 @@ async fn password(guest: &mut Guest) -> Result<Vec<u8>, Denied> {
     }
 }
 
-/// The account to prove oneself for. Computed away from the event loop; for an unknown user too, so that time tells nothing.
-async fn account(worker: &Worker, user: &str) -> Account {
-    let (service, user) = (worker.service.clone(), user.to_owned());
-    let found = tokio::task::spawn_blocking(move || {
-        let mock = Account::unknown(&service.mock_secret, &user, DEFAULT_ITERATIONS);
-        service.verifier(&user).map_or(mock, Account::Known)
-    });
+/// The account to prove oneself for. Computed away from the event loop, where a verifier has to be made first.
+async fn account(worker: &Worker, iterations: u32, known: Option<Arc<Known>>, user: &str) -> Account {
+    let (mock_secret, name) = (worker.service.mock_secret, user.to_owned());
+    let unknown = Account::unknown(&mock_secret, user, iterations);
+    let Some(known) = known else { return unknown };
+    let verifier = tokio::task::spawn_blocking(move || known.verifier(&name, &mock_secret, iterations).cloned()).await;
     // Only a shutdown abandons it.
-    found.await.unwrap_or_else(|_| Account::unknown(&worker.service.mock_secret, "", DEFAULT_ITERATIONS))
+    verifier.ok().flatten().map_or(unknown, Account::Known)
+}
+
+/// A failure of the exchange. Whether the user is unknown or the password wrong is nobody's business but the log's.
+fn failed(error: AuthError, is_known: bool, user: &str) -> Denied {
+    match &error {
+        AuthError::WrongPassword => Denied::Failed {
+            failure: Failure::fatal("28P01", format!("password authentication failed for user \"{user}\"")),
+            reason: if is_known { "wrong password" } else { "no such user, or no password" }.to_owned(),
+        },
+        _ => Denied::Failed { failure: Failure::fatal(error.sqlstate(), error.to_string()), reason: error.to_string() },
+    }
+}
+
+fn refused(text: String, reason: String) -> Denied {
+    Denied::Failed { failure: Failure::fatal("28000", text), reason }
+}
+
+/// A connection in the words of PostgreSQL's messages about pg_hba.conf.
+fn described(origin: Origin, claim: &Claim<'_>) -> String {
+    let (host, encryption) = match origin {
+        Origin::Local => ("[local]".to_owned(), "no encryption"),
+        Origin::Host { address, encrypted: true } => (canonical(address), "SSL encryption"),
+        Origin::Host { address, encrypted: false } => (canonical(address), "no encryption"),
+    };
+    match claim.replication {
+        true => format!("replication connection from host \"{host}\", user \"{}\", {encryption}", claim.user),
+        false => format!("host \"{host}\", user \"{}\", database \"{}\", {encryption}", claim.user, claim.database),
+    }
+}
+
+fn canonical(address: IpAddr) -> String {
+    address.to_canonical().to_string()
+}
+
+/// What the connection itself shows of the client.
+impl Guest {
+    fn origin(&self) -> Origin {
+        match self.peer {
+            Peer::Tcp(address) => Origin::Host { address: address.ip(), encrypted: self.security.tls.is_some() },
+            Peer::Unix { .. } | Peer::Gone => Origin::Local,
+        }
+    }
+
+    /// The address that failed logins count against. All of a machine's own users share one.
+    pub(crate) fn address(&self) -> IpAddr {
+        match self.peer {
+            Peer::Tcp(address) => address.ip(),
+            Peer::Unix { .. } | Peer::Gone => Ipv4Addr::UNSPECIFIED.into(),
+        }
+    }
+
+    /// Whose certificate the client has shown; it has been verified.
+    fn subject(&self) -> Option<&Subject> {
+        self.security.tls.as_ref()?.subject.as_ref()
+    }
+
+    /// What the login can be bound to.
+    fn end_point(&self) -> Option<Vec<u8>> {
+        self.security.tls.as_ref()?.end_point.as_ref().map(|bytes| bytes.to_vec())
+    }
+
+    /// The operating system's name of who is at the other end of a Unix socket.
+    fn system_user(&self) -> Option<String> {
+        let Peer::Unix { uid, .. } = self.peer else { return None };
+        User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name)
+    }
 }
 
 /// Bytes of a password message: PostgreSQL's `PG_MAX_AUTH_TOKEN_LENGTH` is 65,535, for GSSAPI's sake; SCRAM needs few.

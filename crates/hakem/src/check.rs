@@ -19,6 +19,7 @@ use crate::tls::Files;
 /// # Errors
 /// When a file of certificates or keys is of no use, when a server cannot be used, or a cluster has no primary, or more than one.
 pub(crate) async fn check(config: &Config) -> Result<()> {
+    crate::run::load_secrets(config)?;
     let files = Files::read(config)?;
     println!(
         "configuration: ok ({} cluster(s), {} database(s), {} user(s))",

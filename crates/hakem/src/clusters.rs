@@ -21,7 +21,7 @@ pub(crate) struct Cluster {
     pub(crate) watcher: Watcher,
     /// How its servers are connected to; `None` for in the clear.
     pub(crate) tls: Option<Tls>,
-    cluster: config::Cluster,
+    pub(crate) cluster: config::Cluster,
     /// The keys of `[topology]` that the watcher goes by.
     pace: [Duration; 3],
     followers: Mutex<Vec<AbortHandle>>,

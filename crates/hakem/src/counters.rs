@@ -18,6 +18,7 @@ pub(crate) struct Counters {
     logins: AtomicU64,
     failed_logins: AtomicU64,
     pins: [AtomicU64; PINS.len()],
+    denied: AtomicU64,
 }
 
 /// Where a statement went.
@@ -83,6 +84,15 @@ impl Counters {
 
     pub(crate) fn login(&self, succeeded: bool) {
         add(if succeeded { &self.logins } else { &self.failed_logins });
+    }
+
+    /// Somebody could not prove who he is.
+    pub(crate) fn authentication_failed(&self) {
+        add(&self.denied);
+    }
+
+    pub(crate) fn denied_total(&self) -> u64 {
+        self.denied.load(Ordering::Relaxed)
     }
 
     pub(crate) fn routed_total(&self, place: Place, why: Why) -> u64 {

@@ -17,7 +17,7 @@ use wire::startup::{CancelKey, SessionStartup, Startup};
 use wire::version::Version;
 
 use crate::ask::ask;
-use crate::authentication::authenticate;
+use crate::authentication::{Claim, authenticate, hold_back};
 use crate::buffers::Inbox;
 use crate::cancel::Registered;
 use crate::console;
@@ -62,6 +62,8 @@ pub(crate) enum Refusal {
     Silent,
     /// The client is told.
     Told(Failure),
+    /// It could not prove who it is: it is told, and not at once.
+    Denied(Failure),
 }
 
 impl From<std::io::Error> for Refusal {
@@ -103,14 +105,28 @@ pub(crate) async fn log_in(stream: Stream, seat: Seat, worker: &Rc<Worker>, pres
             });
         }
         Ok(Err(Refusal::Silent)) => return None,
-        Ok(Err(Refusal::Told(failure))) => failure,
-        Err(_) => Failure::fatal("08P01", "client_login_timeout"),
+        Ok(Err(Refusal::Told(failure))) => {
+            // A crowd is not to fill the log, too: it is counted.
+            if !shown_out {
+                tracing::info!(client = id, %peer, code = failure.code, message = %failure.message, "login refused");
+            }
+            failure
+        }
+        Ok(Err(Refusal::Denied(failure))) => {
+            let delay = worker.service.penalty(guest.address(), Instant::now());
+            // Not longer than there is room for those who wait to be told.
+            tokio::select! {
+                () = hold_back(&mut guest, delay) => {}
+                () = call.notified() => {}
+            }
+            failure
+        }
+        Err(_) => {
+            tracing::info!(client = id, %peer, "login took too long");
+            Failure::fatal("08P01", "client_login_timeout")
+        }
     };
     worker.counters.login(false);
-    // A crowd is not to fill the log, too: it is counted.
-    if !shown_out {
-        tracing::info!(client = id, %peer, code = failure.code, message = %failure.message, "login refused");
-    }
     let mut farewell = Vec::new();
     failure.put(&mut farewell);
     let _ = tokio::time::timeout(timeout, async {
@@ -129,7 +145,9 @@ async fn admit(guest: &mut Guest, worker: &Rc<Worker>, presence: &Presence) -> R
     };
     let version = guest.negotiate(&startup).await?;
     let Asked { user, database, replication, settings, hakem } = Asked::read(&startup).map_err(Refusal::Told)?;
-    authenticate(guest, worker, &user).await?;
+    let is_physical = matches!(replication, Some(Replication::Physical));
+    let claim = Claim { user: &user, database: &database, replication: is_physical };
+    let credential = authenticate(guest, worker, &claim).await?;
     tracing::debug!(client = id, %user, %database, encrypted = guest.security.tls.is_some(), "authenticated");
     if !presence.count() {
         return Err(too_many("no more connections allowed (max_client_conn)"));
@@ -146,6 +164,7 @@ async fn admit(guest: &mut Guest, worker: &Rc<Worker>, presence: &Presence) -> R
         Some(Replication::Logical) | None => worker.service.tenant(&database, &user),
     };
     let mut tenant = resolved.map_err(|error| Refusal::Told(unresolved(error, &database, &user)))?;
+    worker.service.learn(&tenant, &credential);
     let cancel = worker.service.cancels.register(version, worker.service.config().proxy.peer_id);
     if let Some(kind) = replication {
         let opening = Tunnel::open(tenant, &worker.service.tunnels, kind, &settings, cancel, worker.id);

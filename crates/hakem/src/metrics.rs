@@ -78,6 +78,8 @@ impl Metrics {
         out.counter("hakem_servers_lost_total", &[], lost);
         out.counter("hakem_logins_total", &[("outcome", "success")], logins);
         out.counter("hakem_logins_total", &[("outcome", "failure")], failed);
+        let denied = self.counters.iter().map(|counters| counters.denied_total()).sum();
+        out.counter("hakem_authentication_failures_total", &[], denied);
     }
 }
 
@@ -157,7 +159,7 @@ fn key(name: &'static str, labels: &[(&'static str, &str)]) -> Key {
 
 const METADATA: Metadata<'static> = Metadata::new("hakem", Level::INFO, None);
 
-const COUNTERS: [(&str, &str); 7] = [
+const COUNTERS: [(&str, &str); 8] = [
     ("hakem_statements_total", "Requests by where they went and why."),
     ("hakem_retries_total", "Requests run again elsewhere, by reason."),
     ("hakem_refused_total", "Requests refused for want of a server."),
@@ -165,6 +167,7 @@ const COUNTERS: [(&str, &str); 7] = [
     ("hakem_logins_total", "Logins of clients, by outcome."),
     ("hakem_logins_dropped_total", "Connections dropped before their login to make room for others."),
     ("hakem_tls_handshakes_total", "TLS handshakes with clients, by outcome."),
+    ("hakem_authentication_failures_total", "Clients that could not prove who they are."),
 ];
 
 const GAUGES: [(&str, &str); 11] = [

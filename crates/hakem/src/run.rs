@@ -23,6 +23,7 @@ use crate::listener::{self, Door};
 use crate::local::LocalSocket;
 use crate::metrics::Metrics;
 use crate::notify;
+use crate::secrets::Secrets;
 use crate::service::Service;
 use crate::tls::Files;
 use crate::worker::Handle;
@@ -58,6 +59,17 @@ pub(crate) fn load(path: &Path) -> Result<(String, Config)> {
 /// All of its problems, a line each.
 pub(crate) fn parse(text: &str, name: &str) -> Result<Config> {
     Config::parse(text, name).map_err(|problems| {
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!(lines.join("\n"))
+    })
+}
+
+/// Reads the files with secrets and rules that a configuration names.
+///
+/// # Errors
+/// All of their problems, a line each.
+pub(crate) fn load_secrets(config: &Config) -> Result<Secrets> {
+    Secrets::load(config).map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
         anyhow::anyhow!(lines.join("\n"))
     })
@@ -166,6 +178,7 @@ impl Proxy {
     pub(crate) async fn start(config: Arc<Config>, source: Option<PathBuf>) -> Result<Proxy> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let workers = if config.proxy.workers == 0 { cores } else { config.proxy.workers };
+        let secrets = load_secrets(&config)?;
         let mut listeners = Vec::new();
         for address in &config.proxy.listen {
             listeners.push(listener::open(*address).with_context(|| format!("cannot listen on {address}"))?);
@@ -185,7 +198,7 @@ impl Proxy {
         let http_listen = config.proxy.http_listen;
         let files = Files::read(&config)?;
         let (sender, orders) = mpsc::unbounded_channel();
-        let service = Service::new(config, source, workers, files, sender);
+        let service = Service::new(config, secrets, source, workers, files, sender);
         let counters: Vec<Arc<Counters>> = (0..workers).map(|_| Arc::default()).collect();
         let metrics = Arc::new(Metrics::new(counters.clone()));
         let mut handles = Vec::new();

@@ -4,13 +4,14 @@
 //! transaction, a pool's lock and a topology snapshot are.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use auth::Verifier;
+use auth::{Credential, Penalties, PenaltyOptions};
 use config::{Config, ResolveError};
 use tokio::sync::mpsc;
 use topology::NodeId;
@@ -23,7 +24,9 @@ use crate::counters::PINS;
 use crate::gate::Gates;
 use crate::ledger::Ledger;
 use crate::lobby::Lobby;
+use crate::lookup::Place;
 use crate::replication::Tunnels;
+use crate::secrets::Secrets;
 use crate::standing::Sighting;
 pub(crate) use crate::tenant::Tenant;
 use crate::tenant::{Common, Kept};
@@ -55,7 +58,10 @@ pub(crate) struct Service {
     departing: Mutex<Vec<Arc<Cluster>>>,
     tenants: Mutex<HashMap<(String, String), Arc<Tenant>>>,
     reloading: tokio::sync::Mutex<()>,
-    verifiers: Mutex<HashMap<String, Verifier>>,
+    secrets: ArcSwap<Secrets>,
+    penalties: Mutex<Penalties>,
+    /// Where the control plane runs.
+    control: tokio::runtime::Handle,
     /// From which the salts of unknown users are made up.
     pub(crate) mock_secret: [u8; auth::MOCK_SECRET_BYTES],
     next_client: AtomicU64,
@@ -66,6 +72,7 @@ impl Service {
     /// Starts watching the clusters, on the current runtime.
     pub(crate) fn new(
         config: Arc<Config>,
+        secrets: Secrets,
         source: Option<PathBuf>,
         workers: usize,
         files: Files,
@@ -90,11 +97,14 @@ impl Service {
             departing: Mutex::default(),
             tenants: Mutex::default(),
             reloading: tokio::sync::Mutex::default(),
-            verifiers: Mutex::default(),
+            secrets: ArcSwap::from_pointee(secrets),
+            penalties: Mutex::default(),
+            control: tokio::runtime::Handle::current(),
             mock_secret: rand::random(),
             next_client: AtomicU64::new(1),
             clients: AtomicUsize::new(0),
         });
+        service.warm();
         let watch = |((name, cluster), tls): ((&String, &config::Cluster), _)| {
             (name.clone(), Cluster::watch(&service, cluster, &config, tls))
         };
@@ -170,8 +180,9 @@ impl Service {
     pub(crate) async fn reload(self: &Arc<Self>) -> anyhow::Result<()> {
         let Some(source) = &self.source else { anyhow::bail!("the configuration was not read from a file") };
         let (text, config) = crate::run::load(source)?;
+        let secrets = crate::run::load_secrets(&config)?;
         let files = Files::read(&config)?;
-        self.adopt(Arc::new(config), files).await;
+        self.adopt(Arc::new(config), secrets, files).await;
         *lock(&self.text) = text;
         tracing::info!("the configuration was reloaded");
         Ok(())
@@ -189,8 +200,9 @@ impl Service {
         };
         let text = settings::changed(&text, key, value).map_err(anyhow::Error::msg)?;
         let config = crate::run::parse(&text, "SET")?;
+        let secrets = crate::run::load_secrets(&config)?;
         let files = Files::read(&config)?;
-        self.adopt(Arc::new(config), files).await;
+        self.adopt(Arc::new(config), secrets, files).await;
         *lock(&self.text) = text;
         tracing::info!("\"{}\" in [{}] is {value} until the configuration is reloaded", key.1, key.0);
         Ok(())
@@ -249,7 +261,7 @@ impl Service {
     }
 
     /// Puts a configuration in force. Must run where the watchers are to live.
-    async fn adopt(self: &Arc<Self>, config: Arc<Config>, files: Files) {
+    async fn adopt(self: &Arc<Self>, config: Arc<Config>, mut secrets: Secrets, files: Files) {
         let _one_at_a_time = self.reloading.lock().await;
         for key in needs_restart(&self.config(), &config) {
             tracing::warn!("{key} has changed, which takes a restart to be in force");
@@ -277,7 +289,9 @@ impl Service {
         self.config.store(config.clone());
         self.clusters.store(clusters.clone());
         self.encryption.replace(files);
-        lock(&self.verifiers).clear();
+        secrets.inherit(&self.secrets.load());
+        self.secrets.store(Arc::new(secrets));
+        self.warm();
         let superseded: Vec<_> = tenants.values().cloned().collect();
         for old in superseded {
             match config.resolve(&old.key.0, &old.key.1) {
@@ -296,21 +310,53 @@ impl Service {
         self.sweep(Instant::now());
     }
 
-    /// What a user proves himself against. Computing it from a plain password takes milliseconds; it is done once.
-    pub(crate) fn verifier(&self, user: &str) -> Option<Verifier> {
-        if let Some(known) = lock(&self.verifiers).get(user) {
-            return Some(known.clone());
+    /// Who may log in, and with what.
+    pub(crate) fn secrets(&self) -> Arc<Secrets> {
+        self.secrets.load_full()
+    }
+
+    /// Where a server is asked for the secrets of a database's users: the cluster that the database is in. A database that does not
+    /// exist is in any of them: who asks for it is told so when he has proved who he is.
+    pub(crate) fn auth_place(&self, database: &str) -> Option<Place> {
+        let (config, clusters) = (self.config.load(), self.clusters.load());
+        let home = config.home_of(database);
+        let cluster = home.map_or_else(|| clusters.values().next(), |(cluster, _)| clusters.get(cluster))?;
+        let probe_database = cluster.cluster.probe_database.clone();
+        Some(Place {
+            watcher: cluster.watcher.clone(),
+            dbname: home.map_or_else(|| probe_database.clone(), |(_, dbname)| dbname.to_owned()),
+            probe_database,
+            tls: cluster.tls.clone(),
+            control: self.control.clone(),
+        })
+    }
+
+    /// A login has shown what server connections can be made with in this user's name: for all of his databases.
+    pub(crate) fn learn(&self, tenant: &Tenant, credential: &Credential) {
+        if tenant.learn(credential) {
+            let others: Vec<Arc<Tenant>> =
+                lock(&self.tenants).values().filter(|other| other.key.1 == tenant.key.1).cloned().collect();
+            for other in others {
+                other.learn(credential);
+            }
         }
-        let config = self.config();
-        let password = config.users.get(user)?.password.as_ref()?;
-        let secret = auth::Secret::parse(password.expose()).ok()?;
-        let verifier = secret.verifier(&auth::salt_for(&self.mock_secret, user), auth::DEFAULT_ITERATIONS)?;
-        let mut verifiers = lock(&self.verifiers);
-        // A reload may have changed the password meanwhile.
-        if Arc::ptr_eq(&config, &self.config.load()) {
-            verifiers.insert(user.to_owned(), verifier.clone());
-        }
-        Some(verifier)
+    }
+
+    /// How long the answer to a failed login from this address is held back.
+    pub(crate) fn penalty(&self, address: IpAddr, now: Instant) -> Duration {
+        let auth = &self.config.load().auth;
+        let options = PenaltyOptions {
+            first: auth.failed_login_delay,
+            max: auth.failed_login_delay_max,
+            forget: auth.failed_login_forget,
+        };
+        lock(&self.penalties).failed(address, &options, now)
+    }
+
+    /// Makes verifiers beforehand, in a thread of its own.
+    fn warm(&self) {
+        let (secrets, mock_secret) = (self.secrets(), self.mock_secret);
+        self.control.spawn_blocking(move || secrets.warm(&mock_secret));
     }
 
     pub(crate) fn next_client_id(&self) -> u64 {

@@ -255,6 +255,22 @@ impl Tenant {
         self.pool_options.wait_timeout
     }
 
+    /// A login has shown what the user's server connections can be made with; `true` when that is news.
+    pub(crate) fn learn(&self, credential: &Credential) -> bool {
+        let is_ours = match credential {
+            Credential::None => false,
+            // The hash is of the name, too.
+            Credential::Md5(_) => self.resolved.server_user == self.key.1,
+            Credential::Password(_) | Credential::Keys(_) => true,
+        };
+        // What the configuration states is not to be learnt.
+        let is_news = is_ours && self.resolved.server_password.is_none() && self.wallet.put(credential.clone());
+        if is_news {
+            self.pools().for_each(|(_, pool)| pool.forgive());
+        }
+        is_news
+    }
+
     /// Until when a request that comes now waits for a primary.
     pub(crate) fn failover_deadline(&self, now: Instant) -> Instant {
         now + self.failover_timeout

@@ -6,6 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::auth::AuthMethod;
 use crate::resolve::ResolveError;
 use crate::sections::{Consistency, Keepalive, LogFormat, LogLevel, PoolMode, Route};
 

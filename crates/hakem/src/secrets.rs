@@ -1,0 +1,212 @@
+//! Who may log in, and with what: the secrets and rules of the configuration and the files that it names.
+//!
+//! Owns reading them, again on each reload, and finding a user's secret, in a list or by asking a server (`lookup`). What a secret
+//! proves is the crate `auth`'s.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use auth::{Exchange, Fault, Hba, MOCK_SECRET_BYTES, Method, Rule, Secret, UserMaps, Verifier, Visitor};
+use config::{AuthMethod, Config, Position, Problem};
+
+use crate::lookup::{Lookup, LookupError, Place};
+
+/// What is in force until the next reload.
+pub(crate) struct Secrets {
+    users: HashMap<String, Arc<Known>>,
+    method: AuthMethod,
+    rules: Hba,
+    pub(crate) maps: UserMaps,
+    lookup: Option<Lookup>,
+    /// Whether most users have verifiers: so an unknown one seems to have one, too.
+    has_verifiers: AtomicBool,
+    pub(crate) iterations: u32,
+}
+
+/// A user's secret, and the verifier to check a SCRAM client against, which is made once.
+pub(crate) struct Known {
+    pub(crate) secret: Secret,
+    verifier: OnceLock<Option<Verifier>>,
+}
+
+/// What a client is asked for.
+pub(crate) enum Demand<'s> {
+    /// This method, without further conditions.
+    Method(Method),
+    /// What this rule says.
+    Rule(&'s Rule),
+    /// There are rules, and none fits.
+    NoRule,
+}
+
+impl Secrets {
+    /// Reads the files that a configuration names.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them.
+    pub(crate) fn load(config: &Config) -> Result<Secrets, Vec<Problem>> {
+        let auth = &config.auth;
+        let mut problems = Vec::new();
+        let mut users: HashMap<String, Arc<Known>> = HashMap::new();
+        if let Some(file) = &auth.file {
+            let listed = read(file).and_then(|text| auth::parse_userlist(&text, file).map_err(faults));
+            let listed = listed.unwrap_or_else(|found| noted(&mut problems, found));
+            // Nobody logs in with an empty secret: such a user is to look like one who is not there.
+            let listed = listed.into_iter().filter(|(_, secret)| *secret != Secret::Plain(String::new()));
+            users.extend(listed.map(|(user, secret)| (user, Arc::new(Known::new(secret)))));
+        }
+        for (user, entry) in &config.users {
+            if let Some(password) = &entry.password {
+                match Secret::parse(password.expose()) {
+                    Ok(secret) => drop(users.insert(user.clone(), Arc::new(Known::new(secret)))),
+                    Err(error) => problems.push(problem("[[users]]", None, format!("user {user:?}: {error}"))),
+                }
+            }
+        }
+        let mut rules = Hba::default();
+        if let Some(file) = auth.hba_file.as_ref().filter(|_| auth.method == AuthMethod::Hba) {
+            let parsed = read(file).and_then(|text| Hba::parse(&text, file, &mut read_beside(file)).map_err(faults));
+            rules = parsed.unwrap_or_else(|found| noted(&mut problems, found));
+        }
+        let mut maps = UserMaps::default();
+        if let Some(file) = &auth.ident_file {
+            let parsed = read(file).and_then(|text| UserMaps::parse(&text, file).map_err(faults));
+            maps = parsed.unwrap_or_else(|found| noted(&mut problems, found));
+        }
+        for rule in rules.rules() {
+            if let (Some(map), Some(file)) = (rule.map.as_deref().filter(|map| !maps.has(map)), &auth.hba_file) {
+                problems.push(problem(file, Some(rule.line), format!("there is no map of user names {map:?}")));
+            }
+        }
+        let mut lookup = None;
+        if let Some(query) = &auth.query {
+            let listed = users.get(&query.user).map(|known| &known.secret);
+            let password = match (&query.password, listed) {
+                (Some(password), _) => Some(password.expose().to_owned()),
+                (None, Some(Secret::Plain(password))) => Some(password.clone()),
+                (None, Some(Secret::Md5(_) | Secret::Scram(_))) => {
+                    let text =
+                        "the secret of \"auth_user\" must be a password in plain text, or \"auth_password\" be stated";
+                    problems.push(problem("[auth]", None, text.to_owned()));
+                    None
+                }
+                (None, None) => None,
+            };
+            lookup = Some(Lookup::new(query.clone(), password, config.pool.server_connect_timeout));
+        }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let verifiers = users.values().filter(|known| matches!(known.secret, Secret::Scram(_))).count();
+        let secrets = Secrets {
+            has_verifiers: AtomicBool::new(users.is_empty() || 2 * verifiers > users.len()),
+            users,
+            method: auth.method,
+            rules,
+            maps,
+            lookup,
+            iterations: auth.scram_iterations,
+        };
+        Ok(secrets)
+    }
+
+    /// Keeps what an earlier load has computed and is still right.
+    pub(crate) fn inherit(&mut self, old: &Secrets) {
+        if self.iterations != old.iterations {
+            return;
+        }
+        for (user, known) in &mut self.users {
+            if let Some(before) = old.users.get(user).filter(|before| before.secret == known.secret) {
+                *known = before.clone();
+            }
+        }
+    }
+
+    /// Makes the verifiers that are not made yet, so that no login shows by the time it takes that it was a user's first. It takes
+    /// milliseconds for each.
+    pub(crate) fn warm(&self, mock_secret: &[u8; MOCK_SECRET_BYTES]) {
+        for (user, known) in &self.users {
+            known.verifier(user, mock_secret, self.iterations);
+        }
+    }
+
+    /// What a visitor is asked for.
+    pub(crate) fn demand(&self, visitor: &Visitor<'_>) -> Demand<'_> {
+        match self.method {
+            AuthMethod::ScramSha256 => Demand::Method(Method::ScramSha256),
+            AuthMethod::Md5 => Demand::Method(Method::Md5),
+            AuthMethod::Password => Demand::Method(Method::Password),
+            AuthMethod::Trust => Demand::Method(Method::Trust),
+            AuthMethod::Cert => Demand::Method(Method::Cert),
+            AuthMethod::Peer => Demand::Method(Method::Peer),
+            AuthMethod::Hba => self.rules.find(visitor).map_or(Demand::NoRule, Demand::Rule),
+        }
+    }
+
+    /// The secret of a user in a list.
+    pub(crate) fn listed(&self, user: &str) -> Option<&Arc<Known>> {
+        self.users.get(user)
+    }
+
+    /// The secret of a user: the one in a list, or the one that a server tells.
+    ///
+    /// # Errors
+    /// When the server could not be asked.
+    pub(crate) async fn find(&self, place: &Place, user: &str) -> Result<Option<Arc<Known>>, LookupError> {
+        if let Some(known) = self.listed(user) {
+            return Ok(Some(known.clone()));
+        }
+        let Some(lookup) = &self.lookup else { return Ok(None) };
+        let found = lookup.ask(place, user).await?;
+        if let Some(known) = &found {
+            self.has_verifiers.store(matches!(known.secret, Secret::Scram(_)), Ordering::Relaxed);
+        }
+        Ok(found)
+    }
+
+    /// What an unknown user is asked for where the method leaves it open.
+    pub(crate) fn usual(&self) -> Exchange {
+        if self.has_verifiers.load(Ordering::Relaxed) { Exchange::Scram } else { Exchange::Md5 }
+    }
+}
+
+impl Known {
+    pub(crate) fn new(secret: Secret) -> Known {
+        Known { secret, verifier: OnceLock::new() }
+    }
+
+    /// What a SCRAM client is checked against. Computing it from a password in plain text takes milliseconds.
+    pub(crate) fn verifier(
+        &self,
+        user: &str,
+        mock_secret: &[u8; MOCK_SECRET_BYTES],
+        iterations: u32,
+    ) -> Option<&Verifier> {
+        self.verifier.get_or_init(|| self.secret.verifier(&auth::salt_for(mock_secret, user), iterations)).as_ref()
+    }
+}
+
+fn read(file: &str) -> Result<String, Vec<Problem>> {
+    std::fs::read_to_string(file).map_err(|error| vec![problem(file, None, format!("cannot be read: {error}"))])
+}
+
+/// Reads the files that a file names: they stand beside it, as in PostgreSQL.
+fn read_beside(file: &str) -> impl FnMut(&str) -> Result<String, String> {
+    let directory = std::path::Path::new(file).parent().map(std::path::Path::to_owned).unwrap_or_default();
+    move |name| std::fs::read_to_string(directory.join(name)).map_err(|error| error.to_string())
+}
+
+fn noted<T: Default>(problems: &mut Vec<Problem>, found: Vec<Problem>) -> T {
+    problems.extend(found);
+    T::default()
+}
+
+fn faults(found: Vec<Fault>) -> Vec<Problem> {
+    found.into_iter().map(|Fault { file, line, message }| problem(&file, Some(line), message)).collect()
+}
+
+fn problem(file: &str, line: Option<usize>, message: String) -> Problem {
+    let position = line.map(|line| Position { line, column: 1 });
+    Problem { file: file.to_owned(), position, message, nearest: None }
+}
