@@ -133,6 +133,19 @@ pub enum Effect {
     DiscardAll,
     /// DEALLOCATE ALL.
     DeallocateAll,
+    /// PREPARE name (types) AS body.
+    Prepare {
+        /// The name, folded.
+        name: String,
+        /// The types with their parentheses, as written; empty where there are none.
+        types: String,
+        /// The statement behind AS, as written.
+        body: String,
+    },
+    /// EXECUTE, by itself or in EXPLAIN or CREATE TABLE AS.
+    Execute(Box<Execution>),
+    /// DEALLOCATE name.
+    Deallocate(String),
     /// SET hakem.name, RESET hakem.name: handled by the proxy, never sent to a server.
     Hakem {
         /// What follows `hakem.`, in lower case.
@@ -153,6 +166,21 @@ pub enum Effect {
     UnlistenAll,
 }
 
+/// The parts of a statement that executes a prepared one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Execution {
+    /// What stands before the name, as written.
+    pub before: String,
+    /// The name, folded.
+    pub name: String,
+    /// What stands behind the name, as written.
+    pub after: String,
+    /// Whether it does nothing but what the prepared statement does.
+    pub plain: bool,
+    /// What it leaves behind by its own words.
+    pub pin: Option<PinReason>,
+}
+
 /// What ties a session to its server connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PinReason {
@@ -164,7 +192,7 @@ pub enum PinReason {
     TempTable,
     /// DECLARE ... CURSOR WITH HOLD.
     HoldCursor,
-    /// PREPARE, EXECUTE or DEALLOCATE of a name in SQL.
+    /// PREPARE of a name in SQL, in a string of several statements.
     SqlPrepare,
     /// `set_config` that could not be written as a SET.
     SetConfig,

@@ -187,6 +187,14 @@ impl<'a> Tokens<'a> {
         None
     }
 
+    /// The text from one token to before another, as written.
+    pub(crate) fn written(self, start: usize, end: usize) -> &'a str {
+        match (self.tokens.get(start), end.checked_sub(1).and_then(|last| self.tokens.get(last))) {
+            (Some(first), Some(last)) if start < end => &self.sql[first.start as usize..last.end as usize],
+            _ => "",
+        }
+    }
+
     /// The tokens as written, joined by single spaces where SQL wants some.
     pub(crate) fn join(self) -> String {
         let mut out = String::new();

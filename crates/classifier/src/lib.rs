@@ -16,6 +16,7 @@ mod calls;
 mod catalog;
 mod class;
 mod lexer;
+mod prepared;
 mod query;
 mod settings;
 mod statement;
@@ -23,4 +24,6 @@ mod verdict;
 
 pub use cache::{Classifier, Options, TEXT_BYTES_MAX};
 pub use catalog::{Catalog, Volatility};
-pub use class::{Access, Class, Effect, Hint, Isolation, PinReason, Scope, TransactionAccess, TransactionMode, Why};
+pub use class::{
+    Access, Class, Effect, Execution, Hint, Isolation, PinReason, Scope, TransactionAccess, TransactionMode, Why,
+};

@@ -7,6 +7,7 @@ use crate::calls::calls;
 use crate::catalog::Catalog;
 use crate::class::{Access, Effect, PinReason, Why};
 use crate::lexer::{Kind, Lexed, Tokens};
+use crate::prepared;
 use crate::query;
 use crate::settings;
 use crate::verdict::Verdict;
@@ -96,15 +97,10 @@ fn by_first_words(statement: Tokens<'_>, catalog: &Catalog) -> Verdict {
         "PREPARE" if statement.is_word(1, "TRANSACTION") && statement.kind(2) == Some(Kind::Text) => {
             Verdict::control(Effect::PrepareTransaction)
         }
-        "PREPARE" | "EXECUTE" => Verdict::pin(PinReason::SqlPrepare),
-        "DEALLOCATE" => {
-            let name = if statement.is_word(1, "PREPARE") && statement.len() > 2 { 2 } else { 1 };
-            if statement.is_word(name, "ALL") {
-                Verdict::session(Effect::DeallocateAll)
-            } else {
-                Verdict::pin(PinReason::SqlPrepare)
-            }
-        }
+        "PREPARE" => prepared::prepare(statement).unwrap_or(Verdict::pin(PinReason::SqlPrepare)),
+        "EXECUTE" => prepared::execute(statement, 0).unwrap_or(Verdict::write(Why::ParseFailure)),
+        "DEALLOCATE" => prepared::deallocate(statement).unwrap_or(Verdict::write(Why::ParseFailure)),
+        "CREATE" => prepared::create_table_as_execute(statement).unwrap_or(Verdict::write(Why::Utility)),
         "SET" => settings::set(statement),
         "RESET" => settings::reset(statement),
         "SHOW" => settings::show(statement),
@@ -198,7 +194,7 @@ fn explain(statement: Tokens<'_>, catalog: &Catalog) -> Verdict {
     match first.as_str() {
         "SELECT" | "WITH" | "VALUES" | "TABLE" | "(" => nested(query::judge(explained, catalog), Why::Explain),
         "INSERT" | "UPDATE" | "DELETE" | "MERGE" => Verdict::write(Why::WritesRows),
-        "EXECUTE" => Verdict::pin(PinReason::SqlPrepare),
+        "EXECUTE" => prepared::execute(statement, at).unwrap_or(Verdict::write(Why::ParseFailure)),
         _ => Verdict::write(Why::Utility),
     }
 }
@@ -265,7 +261,7 @@ fn leaves_behind_in_body(inner: Tokens<'_>) -> bool {
 }
 
 /// What any statement, most of all a query, leaves in its session through the functions that it calls and the names that it uses.
-fn left_behind(statement: Tokens<'_>) -> Option<Effect> {
+pub(crate) fn left_behind(statement: Tokens<'_>) -> Option<Effect> {
     let by_function = calls(statement).find_map(|call| match call.name.as_ref() {
         "set_config" if !is_local(statement, call.open) => Some(PinReason::SetConfig),
         "pg_advisory_lock" | "pg_advisory_lock_shared" | "pg_try_advisory_lock" | "pg_try_advisory_lock_shared" => {

@@ -1,8 +1,8 @@
 //! What each kind of statement is, as tables of cases. Every fixed mistake leaves a case here.
 
 use classifier::{
-    Access, Class, Classifier, Effect, Hint, Isolation, Options, PinReason, Scope, TransactionAccess, TransactionMode,
-    Why,
+    Access, Class, Classifier, Effect, Execution, Hint, Isolation, Options, PinReason, Scope, TransactionAccess,
+    TransactionMode, Why,
 };
 use std::sync::Arc;
 
@@ -532,12 +532,32 @@ fn pins() {
     plain_write("discard sequences");
     pin("declare c cursor with hold for select 1", PinReason::HoldCursor);
     effect("close all", Effect::Unpin(PinReason::HoldCursor));
-    pin("prepare p as select 1", PinReason::SqlPrepare);
-    pin("prepare p (int) as select $1", PinReason::SqlPrepare);
-    pin("execute p(1)", PinReason::SqlPrepare);
-    pin("explain analyze execute p", PinReason::SqlPrepare);
-    pin("deallocate p", PinReason::SqlPrepare);
-    pin("deallocate prepare p", PinReason::SqlPrepare);
+    let prepare = |types: &str, body: &str| Effect::Prepare {
+        name: "p".to_owned(),
+        types: types.to_owned(),
+        body: body.to_owned(),
+    };
+    effect("prepare p as select 1", prepare("", "select 1"));
+    effect("PREPARE P (int, text[]) AS  select $1 ;", prepare("(int, text[])", "select $1"));
+    let execute = |before: &str, after: &str, plain, pin| {
+        let (before, name, after) = (before.to_owned(), "p".to_owned(), after.to_owned());
+        Effect::Execute(Box::new(Execution { before, name, after, plain, pin }))
+    };
+    effect("execute p(1)", execute("execute", "(1)", true, None));
+    effect("EXECUTE \"p\" ( 'a', $1 )", execute("EXECUTE", "( 'a', $1 )", true, None));
+    effect("execute p(nextval('s'))", execute("execute", "(nextval('s'))", false, None));
+    effect(
+        "execute p(pg_advisory_lock(1))",
+        execute("execute", "(pg_advisory_lock(1))", false, Some(PinReason::AdvisoryLock)),
+    );
+    effect("explain (analyze) execute p", execute("explain (analyze) execute", "", true, None));
+    effect("create table t as execute p(1)", execute("create table t as execute", "(1)", false, None));
+    effect(
+        "create temp table t as execute p",
+        execute("create temp table t as execute", "", false, Some(PinReason::TempTable)),
+    );
+    effect("deallocate p", Effect::Deallocate("p".to_owned()));
+    effect("deallocate prepare P", Effect::Deallocate("p".to_owned()));
     effect("deallocate all", Effect::DeallocateAll);
     effect("deallocate prepare all", Effect::DeallocateAll);
     pin("load 'x'", PinReason::Load);

@@ -61,6 +61,11 @@ impl Session {
         }
         let lost = matches!(self.transaction, Transaction::Lost { .. });
         match (effect, self.transaction) {
+            (Effect::Deallocate(_) | Effect::DeallocateAll, _) => {
+                if !self.deallocate(effect) {
+                    return None;
+                }
+            }
             (Effect::Begin(mode), Transaction::None)
                 if self.lease.role.is_none() && !self.policy.keeps_server && !self.policy.refuses_blocks =>
             {
@@ -160,11 +165,7 @@ impl Session {
             self.clear_request();
             return Step::Answered;
         }
-        let failure = if told {
-            Failure::error("25P02", "current transaction is aborted, commands ignored until end of transaction block")
-        } else {
-            crate::loss::lost_in_transaction()
-        };
+        let failure = if told { aborted() } else { crate::loss::lost_in_transaction() };
         self.transaction = Transaction::Lost { told: true };
         failure.put(&mut self.output);
         self.conclude_refusal();
@@ -225,6 +226,11 @@ impl Session {
         self.wrote = false;
         self.transaction = Transaction::None;
     }
+}
+
+/// As PostgreSQL words it (`exec_parse_message`).
+pub(crate) fn aborted() -> Failure {
+    Failure::error("25P02", "current transaction is aborted, commands ignored until end of transaction block")
 }
 
 /// The command tag of BEGIN; `None` when a comment stands in front of it and the server had better say.

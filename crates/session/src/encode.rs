@@ -8,15 +8,18 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use classifier::{Class, Isolation, TransactionAccess, TransactionMode, Why};
+use wire::backend;
 use wire::frame::{Frame, Frames};
 use wire::frontend::{self, Bind, Frontend, Parse, Target};
 
+use crate::answer::aborted;
 use crate::memory::ServerMemory;
 use crate::reply::Owed;
 use crate::request::End;
 use crate::session::{Progress, Session, Transaction};
 use crate::settings::difference;
-use crate::statements::{Prepared, UNKNOWN, is_ours};
+use crate::sql::{Said, taken};
+use crate::statements::{Form, Prepared, UNKNOWN, is_ours};
 
 impl Session {
     /// Writes for the attached server what it has not got yet, to the end of `out`, and expects its replies from now on: requests
@@ -51,9 +54,7 @@ impl Session {
             }
         }
         let changes = self.changes.end();
-        let changes_server =
-            |owed: &Owed| matches!(owed, Owed::Parse { .. } | Owed::HiddenParse(Some(_)) | Owed::HiddenClose { .. });
-        let prepares = self.owed.iter().skip(owed_before).any(changes_server);
+        let prepares = self.owed.iter().skip(owed_before).any(|owed| owed.decides().is_some());
         let sent = &mut self.flight[at];
         sent.prepares |= prepares;
         sent.changes = changes;
@@ -130,7 +131,14 @@ impl Session {
                     self.changes.push(b"", Some(removed));
                 }
                 self.lease.unnamed = false;
-                self.pass(frame, Owed::Query { mark }, out);
+                let request = &self.flight[self.sent].request;
+                if request.simple.as_ref().is_some_and(|class| ends_transaction(class)) {
+                    self.portals.clear();
+                }
+                match request.rewrite.clone() {
+                    Some(rewrite) => self.encode_rewritten(&rewrite, mark, memory, out),
+                    None => self.pass(frame, Owed::Query { mark, instead: None, prepares: None }, out),
+                }
             }
             Frontend::FunctionCall => self.pass(frame, Owed::Function, out),
             Frontend::Parse(parse) => {
@@ -139,6 +147,10 @@ impl Session {
             }
             Frontend::Bind(bind) => self.encode_bind(frame, bind, memory, out),
             Frontend::Describe(Target::Statement(name)) => match self.prepare(name, memory, out) {
+                Some(statement) if is_own(&statement) => {
+                    self.say(Said::NoParameters, out);
+                    self.say(Said::Bare(backend::tag::NO_DATA), out);
+                }
                 Some(statement) if !name.is_empty() => {
                     frontend::put_describe_statement(out, &statement.id.name().0);
                     self.owe(Owed::Describe);
@@ -149,10 +161,21 @@ impl Session {
                 }
                 _ => self.pass(frame, Owed::Describe, out),
             },
+            Frontend::Describe(Target::Portal(portal)) if self.bound(portal).is_some_and(|known| is_own(known)) => {
+                self.say(Said::Bare(backend::tag::NO_DATA), out);
+            }
             Frontend::Describe(Target::Portal(_)) => self.pass(frame, Owed::Describe, out),
+            Frontend::Execute if self.bound(portal_name(frame)).is_some_and(|known| is_own(known)) => {
+                if let Some(statement) = self.bound(portal_name(frame)).cloned() {
+                    self.execute_own(&statement, memory, out);
+                }
+            }
             Frontend::Execute => {
                 let class = self.bound(portal_name(frame)).map(|statement| statement.class.clone());
                 let class = class.filter(|class| !class.effects.is_empty() || class.why == Why::CopyFrom);
+                if class.as_ref().is_some_and(|class| ends_transaction(class)) {
+                    self.portals.clear();
+                }
                 self.pass(frame, Owed::Execute { class, copied: false }, out);
             }
             Frontend::Close(Target::Statement(name)) => {
@@ -199,31 +222,57 @@ impl Session {
         out: &mut Vec<u8>,
     ) {
         let mark = self.changes.end();
-        if parse.name.is_empty() {
-            let before = self.statements.remove(b"");
-            self.changes.push(b"", before);
-            self.statements.insert(b"", statement);
-            self.lease.unnamed = true;
-            return self.pass(frame, Owed::UnnamedParse { mark }, out);
-        }
-        if let Some(known) = self.statements.get(parse.name).cloned() {
-            // The server has to refuse it: "prepared statement already exists" (42P05). It does when it is made to see the
-            // name of one that it has.
+        let failed = self.transaction == (Transaction::Open { failed: true });
+        if !parse.name.is_empty()
+            && let Some(known) = self.statements.get(parse.name).cloned()
+        {
+            if !failed || is_own(&known) {
+                let failure = if failed { aborted() } else { taken(parse.name) };
+                return self.doom(failure, Owed::Describe, out);
+            }
+            // The server has to refuse it, and for its own reason.
             self.ensure(&known, memory, out);
             frontend::put_parse(out, &known.id.name().0, parse.sql, parse.types);
             return self.owe(Owed::RefusedParse { mark });
         }
+        if is_own(&statement) {
+            if failed && !parse.name.is_empty() {
+                return self.pass(frame, Owed::RefusedParse { mark }, out);
+            }
+            let before = self.statements.remove(parse.name);
+            self.changes.push(parse.name, before);
+            if failed {
+                self.lease.unnamed = false;
+                return self.pass(frame, Owed::UnnamedParse { mark }, out);
+            }
+            self.statements.insert(parse.name, statement);
+            self.lease.unnamed &= !parse.name.is_empty();
+            return self.owe(Owed::SynthesizedParse { mark });
+        }
+        if let Form::Execute(target) = &statement.form
+            && !failed
+        {
+            self.ensure(target, memory, out);
+        }
+        if parse.name.is_empty() {
+            let before = self.statements.remove(b"");
+            self.changes.push(b"", before);
+            self.lease.unnamed = true;
+            frontend::put_parse(out, b"", &statement.sql, parse.types);
+            self.statements.insert(b"", statement);
+            return self.owe(Owed::UnnamedParse { mark });
+        }
         self.changes.push(parse.name, None);
         self.statements.insert(parse.name, statement.clone());
         if memory.touch(statement.id) {
-            if self.transaction == (Transaction::Open { failed: true }) && !survives_failure(&statement.class) {
-                frontend::put_parse(out, &statement.id.name().0, parse.sql, parse.types);
+            if failed && !survives_failure(&statement.class) {
+                frontend::put_parse(out, &statement.id.name().0, &statement.sql, parse.types);
                 return self.owe(Owed::RefusedParse { mark });
             }
             self.owe(Owed::SynthesizedParse { mark });
         } else {
             self.encode_eviction(&statement, memory, out);
-            frontend::put_parse(out, &statement.id.name().0, parse.sql, parse.types);
+            frontend::put_parse(out, &statement.id.name().0, &statement.sql, parse.types);
             self.owe(Owed::Parse { mark, id: statement.id });
         }
     }
@@ -232,6 +281,9 @@ impl Session {
         let statement = self.prepare(bind.statement, memory, out);
         self.bind(bind.portal, statement.as_ref());
         match statement {
+            Some(statement) if is_own(&statement) => {
+                self.say(Said::Bare(backend::tag::BIND_COMPLETE), out);
+            }
             Some(statement) if !bind.statement.is_empty() => {
                 frontend::put_bind(out, bind.portal, &statement.id.name().0, bind.values);
                 self.owe(Owed::Bind);
@@ -247,29 +299,56 @@ impl Session {
     /// Sees to it that the server has the client's statement of that name; `None` when the client has none.
     fn prepare(&mut self, name: &[u8], memory: &mut ServerMemory, out: &mut Vec<u8>) -> Option<Arc<Prepared>> {
         let statement = self.statements.get(name)?.clone();
+        if is_own(&statement) {
+            return Some(statement);
+        }
         if !name.is_empty() {
             self.ensure(&statement, memory, out);
-        } else if !std::mem::replace(&mut self.lease.unnamed, true) {
+            return Some(statement);
+        }
+        if let Form::Execute(target) = &statement.form {
+            self.ensure(target, memory, out);
+        }
+        if !std::mem::replace(&mut self.lease.unnamed, true) {
             frontend::put_parse(out, b"", &statement.sql, &statement.types);
             self.owe(Owed::HiddenParse(None));
         }
         Some(statement)
     }
 
-    fn ensure(&mut self, statement: &Prepared, memory: &mut ServerMemory, out: &mut Vec<u8>) {
-        if !memory.touch(statement.id) {
-            self.encode_eviction(statement, memory, out);
-            frontend::put_parse(out, &statement.id.name().0, &statement.sql, &statement.types);
-            self.owe(Owed::HiddenParse(Some(statement.id)));
+    /// Sees to it that the server has a named statement.
+    pub(crate) fn ensure(&mut self, statement: &Prepared, memory: &mut ServerMemory, out: &mut Vec<u8>) {
+        if let Form::Execute(target) = &statement.form {
+            self.ensure(target, memory, out);
         }
+        if memory.touch(statement.id) {
+            return;
+        }
+        self.encode_eviction(statement, memory, out);
+        if statement.form == Form::Sql {
+            return self.encode_prepare(statement, out);
+        }
+        frontend::put_parse(out, &statement.id.name().0, &statement.sql, &statement.types);
+        self.owe(Owed::HiddenParse(Some(statement.id)));
     }
 
     /// Makes room for a statement.
-    fn encode_eviction(&mut self, statement: &Prepared, memory: &mut ServerMemory, out: &mut Vec<u8>) {
-        if let Some(evicted) = memory.insert(statement.id) {
+    pub(crate) fn encode_eviction(&mut self, statement: &Prepared, memory: &mut ServerMemory, out: &mut Vec<u8>) {
+        // More than one where evictions have been discarded with a request ahead.
+        while let Some(evicted) = memory.evict() {
             frontend::put_close_statement(out, &evicted.name().0);
             self.owe(Owed::HiddenClose { id: evicted, there: true });
         }
+        memory.insert(statement.id);
+    }
+
+    /// Says something in its turn, unless the transaction has failed.
+    fn say(&mut self, what: Said, out: &mut Vec<u8>) {
+        if self.transaction == (Transaction::Open { failed: true }) {
+            return self.doom(aborted(), Owed::Describe, out);
+        }
+        let mark = self.changes.end();
+        self.owe(Owed::Said { mark, what });
     }
 
     fn pass(&mut self, frame: Frame<'_>, owed: Owed, out: &mut Vec<u8>) {
@@ -277,7 +356,7 @@ impl Session {
         self.owe(owed);
     }
 
-    fn owe(&mut self, owed: Owed) {
+    pub(crate) fn owe(&mut self, owed: Owed) {
         self.owed.push_back(owed);
     }
 }
@@ -290,6 +369,17 @@ fn survives_failure(class: &Class) -> bool {
     use classifier::Effect::{Commit, PrepareTransaction, Rollback, RollbackTo};
     let ends = |effect: &_| matches!(effect, Commit { .. } | Rollback { .. } | RollbackTo(_) | PrepareTransaction);
     class.statements == 0 || class.effects.first().is_some_and(ends)
+}
+
+/// Whether no portal outlives it, though it may begin another transaction.
+fn ends_transaction(class: &Class) -> bool {
+    use classifier::Effect::{Commit, PrepareTransaction, Rollback};
+    class.effects.iter().any(|effect| matches!(effect, Commit { .. } | Rollback { .. } | PrepareTransaction))
+}
+
+/// Whether the proxy executes it itself.
+fn is_own(statement: &Prepared) -> bool {
+    matches!(statement.form, Form::Own(_))
 }
 
 /// Whether a statement that this client does not have may be on the server all the same.

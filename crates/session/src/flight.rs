@@ -167,7 +167,10 @@ impl Session {
     pub(crate) fn is_uncertain(&self, name: &[u8], defines: bool) -> bool {
         if name.is_empty() {
             // One of the request's own comes before what others have left.
-            return !defines && !self.request.parses_unnamed && self.changes.concern(name);
+            let put_there = |owed: &Owed| matches!(owed, Owed::HiddenParse(None));
+            return !defines
+                && !self.request.parses_unnamed
+                && (self.changes.concern(name) || self.owed.iter().any(put_there));
         }
         // In a transaction that has failed meanwhile a Parse is refused, and by other settings it is another statement.
         let unsettled =
@@ -177,13 +180,8 @@ impl Session {
 
     /// Whether the server may or may not have a statement, depending on answers that have not come.
     pub(crate) fn is_pending(&self, id: Identity) -> bool {
-        self.flight.back().is_some_and(|last| last.prepares)
-            && self.owed.iter().any(|owed| match *owed {
-                Owed::Parse { id: pending, .. }
-                | Owed::HiddenParse(Some(pending))
-                | Owed::HiddenClose { id: pending, .. } => pending == id,
-                _ => false,
-            })
+        let prepares = self.flight.back().is_some_and(|last| last.prepares);
+        prepares && self.owed.iter().any(|owed| owed.decides() == Some(id))
     }
 
     /// What was gathered is on its way, or goes on with what is.

@@ -11,6 +11,7 @@
 //! - `loss`: what a client is told when its server is gone ([`Loss`]).
 //! - `settings`: tracked SETs with PostgreSQL's transactional rules.
 //! - `statements`: prepared statements, the client's names for them and the servers'.
+//! - `sql`: SQL's own PREPARE, EXECUTE and DEALLOCATE.
 //! - `memory`: [`ServerMemory`], what a server connection still has of the sessions that used it.
 
 mod answer;
@@ -23,6 +24,7 @@ mod reply;
 mod request;
 mod session;
 mod settings;
+mod sql;
 mod statements;
 
 pub use flight::{FLIGHT_REQUESTS_MAX, LEASE_REQUESTS_MAX};

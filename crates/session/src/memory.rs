@@ -62,20 +62,21 @@ impl ServerMemory {
         self.prepared.get_mut(&id).map(|last| *last = uses).is_some()
     }
 
-    /// Records a statement that is being prepared; returns one to close first when there are too many.
-    pub(crate) fn insert(&mut self, id: Identity) -> Option<Identity> {
-        let evicted = if self.prepared.len() >= self.prepared_max {
-            self.prepared.iter().min_by_key(|(_, last)| **last).map(|(id, _)| *id)
-        } else {
-            None
-        };
-        if let Some(evicted) = evicted {
-            self.prepared.remove(&evicted);
+    /// Forgets a statement that has to be closed before there is room for another; `None` when there is room.
+    pub(crate) fn evict(&mut self) -> Option<Identity> {
+        if self.prepared.len() < self.prepared_max {
+            return None;
         }
+        let evicted = self.prepared.iter().min_by_key(|(_, last)| **last).map(|(id, _)| *id)?;
+        self.prepared.remove(&evicted);
+        Some(evicted)
+    }
+
+    /// Records a statement that is being prepared.
+    pub(crate) fn insert(&mut self, id: Identity) {
         self.uses += 1;
         self.prepares += 1;
         self.prepared.insert(id, self.uses);
-        evicted
     }
 
     /// Records a statement that was to be closed and was not: it is there, whatever the limit.

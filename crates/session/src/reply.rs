@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use classifier::{Access, Class, Effect, PinReason, TransactionAccess, Why};
-use wire::backend::{self, Report, SqlState, Status, tag};
+use wire::backend::{self, Failure, Report, SqlState, Status, tag};
 
 use crate::memory::ServerMemory;
 use crate::session::{Progress, Role, Session, Transaction};
+use crate::sql::Said;
 use crate::statements::{Identity, Prepared};
 
 /// What a server, or the proxy in its place, has yet to answer.
@@ -47,8 +48,19 @@ pub(crate) enum Owed {
     Sync,
     /// The same, which the client has not asked for.
     HiddenSync,
-    /// A simple query's results and ReadyForQuery.
-    Query { mark: usize },
+    /// A simple query's results and ReadyForQuery. `instead`: the error that its own is replaced by. `prepares`: the statement that
+    /// it gives the server, and where the change begins that it makes of the client's names.
+    Query { mark: usize, instead: Option<Box<Failure>>, prepares: Option<(Identity, usize)> },
+    /// An error of the server's, which is replaced by this one.
+    Doomed { mark: usize, instead: Option<Box<Failure>> },
+    /// Something that the proxy says.
+    Said { mark: usize, what: Said },
+    /// A step of a PREPARE of the proxy's own.
+    HiddenStep,
+    /// The step that gives the server this statement.
+    HiddenExecute(Identity),
+    /// ReadyForQuery, which ends such a PREPARE ahead of a simple query.
+    HiddenEnd,
     /// FunctionCallResponse and ReadyForQuery.
     Function,
 }
@@ -56,7 +68,7 @@ pub(crate) enum Owed {
 impl Owed {
     /// Whether the proxy says it itself.
     pub(crate) fn is_synthesized(&self) -> bool {
-        matches!(self, Owed::SynthesizedParse { .. } | Owed::SynthesizedClose { .. })
+        matches!(self, Owed::SynthesizedParse { .. } | Owed::SynthesizedClose { .. } | Owed::Said { .. })
     }
 
     /// Where the changes begin that it makes, or would make, of the client's statements.
@@ -65,11 +77,38 @@ impl Owed {
             Owed::Parse { mark, .. }
             | Owed::RefusedParse { mark }
             | Owed::UnnamedParse { mark }
-            | Owed::Query { mark }
+            | Owed::Query { mark, .. }
+            | Owed::Doomed { mark, .. }
+            | Owed::Said { mark, .. }
             | Owed::SynthesizedParse { mark }
             | Owed::SynthesizedClose { mark } => Some(mark),
             _ => None,
         }
+    }
+
+    /// The named statement that the server has or has not, by what it answers.
+    pub(crate) fn decides(&self) -> Option<Identity> {
+        match *self {
+            Owed::Parse { id, .. }
+            | Owed::HiddenParse(Some(id))
+            | Owed::HiddenExecute(id)
+            | Owed::HiddenClose { id, .. } => Some(id),
+            _ => None,
+        }
+    }
+
+    /// Whether it is a ReadyForQuery, or ends with one.
+    fn is_end(&self) -> bool {
+        matches!(
+            self,
+            Owed::Sync
+                | Owed::HiddenSync
+                | Owed::HiddenEnd
+                | Owed::Query { .. }
+                | Owed::Function
+                | Owed::Hidden
+                | Owed::HiddenSettings
+        )
     }
 
     /// Whether it may turn out to be a COPY that waits for its data.
@@ -145,7 +184,7 @@ impl Session {
         match tag {
             tag::DATA_ROW | tag::COPY_DATA | tag::COPY_DONE => self.forward_unless(hidden),
             tag::READY_FOR_QUERY => self.on_ready(body, memory, now),
-            tag::ERROR_RESPONSE => self.on_error(Report::new(body), hidden, memory),
+            tag::ERROR_RESPONSE => self.on_error(body, hidden, memory),
             tag::PARAMETER_STATUS => {
                 // Replayed settings were told when they were first set. Whether the node is a standby is none of the client's
                 // business: it talks to a primary, whichever replica has answered.
@@ -190,6 +229,7 @@ impl Session {
         self.progress = Progress::default();
         self.sent = 0;
         self.waits = false;
+        self.cause = None;
         for sent in &mut self.flight {
             sent.request.attempts += 1;
         }
@@ -201,6 +241,11 @@ impl Session {
             let tag = match self.owed.front() {
                 Some(Owed::SynthesizedParse { .. }) => tag::PARSE_COMPLETE,
                 Some(Owed::SynthesizedClose { .. }) => tag::CLOSE_COMPLETE,
+                Some(Owed::Said { what, .. }) => {
+                    what.put(&mut self.output);
+                    self.owed.pop_front();
+                    continue;
+                }
                 _ => return,
             };
             backend::put_bare(&mut self.output, tag);
@@ -232,7 +277,7 @@ impl Session {
     /// A message that completes the first of what is owed and no statement.
     fn on_step(&mut self) -> Verdict {
         let verdict = match self.owed.pop_front() {
-            Some(Owed::HiddenParse(_) | Owed::HiddenClose { .. }) => Verdict::Swallow,
+            Some(Owed::HiddenParse(_) | Owed::HiddenClose { .. } | Owed::HiddenStep) => Verdict::Swallow,
             _ => Verdict::Forward,
         };
         self.settle_owed();
@@ -240,11 +285,16 @@ impl Session {
     }
 
     fn on_complete(&mut self, tag: u8, body: &[u8], memory: &mut ServerMemory) -> Verdict {
+        if let Some(Owed::HiddenExecute(_)) = self.owed.front() {
+            self.owed.pop_front();
+            return Verdict::Swallow;
+        }
         self.progress.holding = false;
         self.progress.copy_in = false;
         let command = body.strip_suffix(b"\0").unwrap_or(body);
-        match self.owed.front().cloned() {
+        match self.owed.front() {
             Some(Owed::Execute { class, .. }) => {
+                let class = class.clone();
                 self.owed.pop_front();
                 for effect in class.iter().flat_map(|class| &class.effects) {
                     // Part of a result is enough for what is left behind.
@@ -316,7 +366,8 @@ impl Session {
         }
     }
 
-    fn on_error(&mut self, report: Report<'_>, hidden: bool, memory: &mut ServerMemory) -> Verdict {
+    fn on_error(&mut self, body: &[u8], hidden: bool, memory: &mut ServerMemory) -> Verdict {
+        let report = Report::new(body);
         if report.is_fatal() {
             return Verdict::Leaving;
         }
@@ -329,10 +380,21 @@ impl Session {
             }
             return Verdict::Swallow;
         }
-        let retry = report.sqlstate().and_then(|code| self.retry_reason(code));
+        let retry = report.sqlstate().and_then(|code| self.retry_reason(code)).or(self.progress.retrying);
+        if let Some(Owed::HiddenEnd) = self.owed.iter().find(|owed| owed.is_end()) {
+            // EXECUTE comes next, and will not find its statement. This is why.
+            let mut cause = Vec::new();
+            backend::put_report(&mut cause, body);
+            self.cause = Some(cause);
+            self.progress.retrying = retry;
+            self.discard_until_sync(memory);
+            return Verdict::Swallow;
+        }
         self.progress.failed = true;
         self.progress.copy_in = false;
+        let instead = self.cause.take().or_else(|| self.instead(&report));
         self.pin_in_spite();
+        self.forget_prepared(memory);
         self.discard_until_sync(memory);
         self.release_sync();
         // Without a Sync there is no end to wait for.
@@ -341,7 +403,43 @@ impl Session {
             return Verdict::Swallow;
         }
         self.progress.holding = false;
-        Verdict::Forward
+        match instead {
+            Some(error) => {
+                self.output.extend_from_slice(&error);
+                Verdict::Swallow
+            }
+            None => Verdict::Forward,
+        }
+    }
+
+    /// The error that the client is told in place of the server's.
+    fn instead(&self, report: &Report<'_>) -> Option<Vec<u8>> {
+        let (Owed::Query { instead, .. } | Owed::Doomed { instead, .. }) = self.owed.front()? else { return None };
+        // In a transaction that has failed nothing else is true.
+        let failure = instead.as_ref().filter(|_| report.sqlstate() != Some(SqlState(*b"25P02")))?;
+        let mut error = Vec::new();
+        failure.put(&mut error);
+        Some(error)
+    }
+
+    /// The server has not got a statement that was to be prepared; nor will it have one to close.
+    fn not_there(&mut self, id: Identity, memory: &mut ServerMemory) {
+        memory.forget(id);
+        for later in &mut self.owed {
+            if let Owed::HiddenClose { id: closed, there } = later {
+                *there &= *closed != id;
+            }
+        }
+    }
+
+    /// A PREPARE in a simple query has failed: neither server nor client has the statement.
+    fn forget_prepared(&mut self, memory: &mut ServerMemory) {
+        if let Some(Owed::Query { prepares: Some((id, mark)), .. }) = self.owed.front() {
+            let (id, mark) = (*id, *mark);
+            self.not_there(id, memory);
+            let end = self.flight.front().map_or(mark, |sent| sent.changes);
+            self.undo(mark..end);
+        }
     }
 
     /// "...the backend issues ErrorResponse, then reads and discards messages until a Sync is reached" (protocol-flow): replies
@@ -352,7 +450,7 @@ impl Session {
             None | Some(Owed::Query { .. } | Owed::Function) => return,
             Some(owed) => matches!(owed, Owed::UnnamedParse { .. }),
         };
-        let is_sync = |owed: &Owed| matches!(owed, Owed::Sync | Owed::HiddenSync);
+        let is_sync = |owed: &Owed| matches!(owed, Owed::Sync | Owed::HiddenSync | Owed::HiddenEnd);
         let sync = self.owed.iter().position(is_sync).unwrap_or(self.owed.len());
         let end = self.flight.front().map_or(self.changes.end(), |sent| sent.changes);
         let mark = self.owed.iter().take(sync).find_map(Owed::mark).unwrap_or(end);
@@ -360,13 +458,8 @@ impl Session {
         let discarded: VecDeque<Owed> = self.owed.drain(..sync).collect();
         for owed in discarded.into_iter().rev() {
             match owed {
-                Owed::Parse { id, .. } | Owed::HiddenParse(Some(id)) => {
-                    memory.forget(id);
-                    for later in &mut self.owed {
-                        if let Owed::HiddenClose { id: closed, there } = later {
-                            *there &= *closed != id;
-                        }
-                    }
+                Owed::Parse { id, .. } | Owed::HiddenParse(Some(id)) | Owed::HiddenExecute(id) => {
+                    self.not_there(id, memory);
                 }
                 Owed::HiddenParse(None) => self.lease.unnamed = false,
                 Owed::HiddenClose { id, there: true } => memory.keep(id),
@@ -469,6 +562,7 @@ impl Session {
                 self.settle_owed();
                 return Verdict::Swallow;
             }
+            Some(Owed::HiddenEnd) => return Verdict::Swallow,
             Some(Owed::HiddenSync) => hidden = true,
             Some(Owed::Sync | Owed::Query { .. } | Owed::Function) => {}
             // A ReadyForQuery that nothing was owed for: the conversation is out of step.
@@ -551,6 +645,7 @@ impl Session {
                 self.changes.forget(self.changes.end());
                 memory.deallocate_all();
                 self.lease.unnamed = false;
+                self.pins.retain(|pin| *pin != PinReason::SqlPrepare);
             }
             Effect::Pin(reason) => self.pin(*reason),
             Effect::Unpin(reason) => self.pins.retain(|pin| pin != reason),
@@ -559,6 +654,9 @@ impl Session {
                 // Sent in a way that the proxy could not answer itself; the server has taken it as a setting of an extension.
                 let _ = self.set_policy(name, value.as_deref());
             }
+            // One of several statements: its name is on this server alone.
+            Effect::Prepare { .. } => self.pin(PinReason::SqlPrepare),
+            Effect::Execute(_) | Effect::Deallocate(_) => {}
             Effect::Begin(_) | Effect::SetTransaction(_) | Effect::Set { .. } | Effect::HakemShow { .. } => {}
         }
     }
@@ -580,6 +678,9 @@ fn is_tag_of(effect: &Effect, command: &[u8]) -> bool {
         Effect::HakemShow { .. } => &[b"SHOW"],
         Effect::DiscardAll => &[b"DISCARD ALL"],
         Effect::DeallocateAll => &[b"DEALLOCATE ALL"],
+        Effect::Prepare { .. } => &[b"PREPARE"],
+        Effect::Execute(_) => return true,
+        Effect::Deallocate(_) => &[b"DEALLOCATE"],
         Effect::UnlistenAll => &[b"UNLISTEN"],
         // Whatever takes a lock or makes a table: better a pin too early than none.
         Effect::Pin(_) => return true,

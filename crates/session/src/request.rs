@@ -5,6 +5,8 @@
 use classifier::{Access, Class, Effect, Why};
 use std::sync::Arc;
 
+use crate::sql::Rewrite;
+
 /// The frames up to a Query, Sync, Flush or FunctionCall.
 #[derive(Debug)]
 pub(crate) struct Request {
@@ -18,6 +20,8 @@ pub(crate) struct Request {
     pub(crate) writes: bool,
     /// The class of a simple query.
     pub(crate) simple: Option<Arc<Class>>,
+    /// What a simple query is replaced by when it is sent.
+    pub(crate) rewrite: Option<Rewrite>,
     /// Whether it may copy from the client.
     pub(crate) copies: bool,
     /// Whether it leaves anything in its session.
@@ -78,6 +82,7 @@ impl Request {
             why: Why::Empty,
             writes: false,
             simple: None,
+            rewrite: None,
             copies: false,
             leaves_something: false,
             hint: None,
@@ -136,6 +141,7 @@ impl Request {
         self.alters |= more.alters;
         self.mixed |= more.mixed;
         self.simple = more.simple;
+        self.rewrite = more.rewrite;
         self.end = more.end;
         std::mem::replace(&mut self.frames, more.frames)
     }
@@ -144,6 +150,7 @@ impl Request {
     pub(crate) fn go_on(&mut self) {
         self.frames.clear();
         self.simple = None;
+        self.rewrite = None;
         self.end = End::Open;
     }
 
@@ -167,7 +174,7 @@ impl Request {
         self.controls |= class.effects.iter().any(crate::flight::controls);
         self.alters |= crate::flight::alters(class);
         let local = |effect: &Effect| matches!(effect, Effect::Hakem { .. } | Effect::HakemShow { .. });
-        self.local |= class.effects.iter().any(local);
+        self.local |= class.effects.iter().any(local) || crate::sql::concerns_statements(class);
         self.begins |= class.effects.iter().any(|effect| matches!(effect, Effect::Begin(_)));
         self.commits |=
             class.effects.iter().any(|effect| matches!(effect, Effect::Commit { .. } | Effect::PrepareTransaction));

@@ -19,6 +19,7 @@ use crate::policy::{Consistency, Policy, Route};
 use crate::reply::Owed;
 use crate::request::{End, Request};
 use crate::settings::Settings;
+use crate::sql::Rewrite;
 use crate::statements::{Identity, Named, Prepared, Statements};
 
 /// The conversation with one client.
@@ -64,6 +65,8 @@ pub struct Session {
     pub(crate) to_server: Vec<u8>,
     /// What the next request is refused with: state was lost while the client was idle.
     pub(crate) refusal: Option<Failure>,
+    /// Why a statement could not be prepared that the next one executes: what that one fails with.
+    pub(crate) cause: Option<Vec<u8>>,
 }
 
 /// The transaction, as the client sees it.
@@ -216,6 +219,7 @@ impl Session {
             output: Vec::new(),
             to_server: Vec::new(),
             refusal: None,
+            cause: None,
         }
     }
 
@@ -260,8 +264,13 @@ impl Session {
         match message {
             Frontend::Query(sql) => return Ok(self.query(frame, sql, classifier)),
             Frontend::Parse(parse) => {
+                let class = classify(classifier, parse.sql);
+                if self.is_behind() && crate::sql::concerns_statements(&class) {
+                    self.waits = true;
+                    return Ok(Step::Later);
+                }
                 self.request.parses_unnamed |= parse.name.is_empty();
-                let statement = self.prepared(parse, classify(classifier, parse.sql));
+                let statement = self.prepared(parse, class, classifier);
                 self.request.add(&statement.class);
                 self.parsed.push(statement);
                 self.request.needs_server = true;
@@ -440,13 +449,30 @@ impl Session {
         let class = classify(classifier, sql);
         let alone = self.request.frames.is_empty() && !self.progress.part;
         let behind = self.is_behind();
+        // What concerns prepared statements is answered, or rewritten, by what their names stand for.
         if behind && !(alone && self.follows(&Request::of(&class))) {
             self.waits = true;
             return Step::Later;
         }
         self.request.frames.extend_from_slice(frame.whole);
+        let class = match self.rewrite(&class, classifier).filter(|_| alone) {
+            Some((Rewrite::Prepare(name, statement), inner)) => {
+                // What it would do is not done yet.
+                let inner = Arc::new(Class { effects: Box::default(), ..Class::clone(&inner) });
+                self.request.rewrite = Some(Rewrite::Prepare(name, statement));
+                inner
+            }
+            Some((rewrite, inner)) => {
+                self.request.rewrite = Some(rewrite);
+                self.request.executes = true;
+                inner
+            }
+            None => {
+                self.request.executes = true;
+                class
+            }
+        };
         self.request.add(&class);
-        self.request.executes = true;
         self.request.end = End::Ready;
         self.request.needs_server = true;
         self.request.mixed = !alone;
@@ -462,7 +488,10 @@ impl Session {
     }
 
     /// The statement that a Parse message asks for; the very same where the client does so again and again.
-    fn prepared(&self, parse: Parse<'_>, class: Arc<Class>) -> Arc<Prepared> {
+    fn prepared(&self, parse: Parse<'_>, class: Arc<Class>, classifier: &Classifier) -> Arc<Prepared> {
+        if let Some(statement) = self.prepared_by_text(parse, &class, classifier) {
+            return Arc::new(statement);
+        }
         if !parse.name.is_empty() {
             return Arc::new(Prepared::named(parse.sql, parse.types, class, &self.settings));
         }
@@ -474,6 +503,10 @@ impl Session {
 
     fn uses(&mut self, name: &[u8]) {
         self.request.needs_server = true;
+        if name.is_empty() && self.request.parses_unnamed {
+            // Of the same request, whose class has been counted; not the one before.
+            return;
+        }
         match self.statements.get(name) {
             Some(statement) => {
                 let statement = statement.clone();
@@ -563,6 +596,6 @@ fn classify(classifier: &Classifier, sql: &[u8]) -> Arc<Class> {
     std::str::from_utf8(sql).map_or_else(|_| Arc::new(unknown()), |sql| classifier.classify(sql))
 }
 
-fn unknown() -> Class {
+pub(crate) fn unknown() -> Class {
     Class { access: Access::Write, effects: Box::default(), why: Why::UnknownStatement, statements: 1, hint: None }
 }

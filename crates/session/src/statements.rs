@@ -23,6 +23,21 @@ pub(crate) struct Prepared {
     pub(crate) types: Box<[u8]>,
     /// What the text does.
     pub(crate) class: Arc<Class>,
+    /// How it gets onto a server.
+    pub(crate) form: Form,
+}
+
+/// How a statement gets onto a server.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// By a Parse message.
+    Protocol,
+    /// By PREPARE: `types` are the names of types, with their parentheses.
+    Sql,
+    /// By a Parse message, of an EXECUTE of this one.
+    Execute(Arc<Prepared>),
+    /// Not at all: DEALLOCATE, or PREPARE of this one, which the proxy executes itself.
+    Own(Option<Arc<Prepared>>),
 }
 
 /// What makes two statements the same on a server: text, parameter types, and the settings by which the text was read, since
@@ -67,11 +82,20 @@ pub(crate) struct ServerName(pub(crate) [u8; PREFIX.len() + 32]);
 
 impl Prepared {
     pub(crate) fn named(sql: &[u8], types: &[u8], class: Arc<Class>, settings: &Settings) -> Prepared {
-        Prepared { id: Identity::new(sql, types, settings), sql: sql.into(), types: types.into(), class }
+        let id = Identity::new(sql, types, settings);
+        Prepared { id, sql: sql.into(), types: types.into(), class, form: Form::Protocol }
+    }
+
+    /// What SQL's PREPARE defines.
+    pub(crate) fn by_sql(body: &str, types: &str, class: Arc<Class>, settings: &Settings) -> Prepared {
+        // A Parse message's types begin with their count in two bytes, so that these can be no message's.
+        let id = Identity::new(body.as_bytes(), &[b"by name ", types.as_bytes()].concat(), settings);
+        Prepared { id, sql: body.as_bytes().into(), types: types.as_bytes().into(), class, form: Form::Sql }
     }
 
     pub(crate) fn unnamed(sql: &[u8], types: &[u8], class: Arc<Class>) -> Prepared {
-        Prepared { id: Identity([0; 16]), sql: sql.into(), types: types.into(), class }
+        let id = Identity([0; 16]);
+        Prepared { id, sql: sql.into(), types: types.into(), class, form: Form::Protocol }
     }
 
     /// Whether this is what a Parse message asks for.
@@ -117,6 +141,11 @@ impl Statements {
 
     pub(crate) fn len(&self) -> usize {
         self.named.len() + usize::from(self.unnamed.is_some())
+    }
+
+    /// The names of all named ones.
+    pub(crate) fn names(&self) -> Vec<Box<[u8]>> {
+        self.named.keys().cloned().collect()
     }
 
     pub(crate) fn clear(&mut self) {

@@ -195,6 +195,17 @@ impl Failure {
     }
 }
 
+/// Writes an ErrorResponse that a server has sent, or as much of it as is at hand.
+pub fn put_report(out: &mut Vec<u8>, body: &[u8]) {
+    put(out, tag::ERROR_RESPONSE, |out| {
+        let whole = body.ends_with(b"\0\0");
+        out.extend_from_slice(body);
+        if !whole {
+            out.extend_from_slice(b"\0\0");
+        }
+    });
+}
+
 /// A ParameterStatus's name and value.
 #[must_use]
 pub fn parameter_status(body: &[u8]) -> Option<(&[u8], &[u8])> {

@@ -26,6 +26,14 @@ fn an_extended_request_goes_out_whole() {
 }
 
 #[test]
+fn a_read_is_not_taken_for_the_write_that_was_the_unnamed_statement_before() {
+    check(&[
+        ("P - insert into t | B - | E | S", "p.P(- insert into t) p.B(-) p.E p.S", "1 2 C(INSERT 0 1) Z(I)"),
+        ("P - select 1 | B - | E | S", "r.P(- select 1) r.B(-) r.E r.S", "1 2 D(1) C(SELECT 1) Z(I)"),
+    ]);
+}
+
+#[test]
 fn pipelined_requests_are_answered_in_their_order() {
     check(&[(
         "P s select 1 | S | B s | E | S | Q insert into t | S | B s | E | S",

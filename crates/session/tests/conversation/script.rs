@@ -52,14 +52,20 @@ pub(crate) struct Names(HashMap<Vec<u8>, usize>);
 impl Names {
     pub(crate) fn show(&mut self, frame: Frame<'_>) -> String {
         match Frontend::read(frame).unwrap() {
-            Frontend::Query(sql) => format!("Q({})", text(sql)),
-            Frontend::Parse(parse) => format!("P({} {})", self.name(parse.name), text(parse.sql)),
+            Frontend::Query(sql) => format!("Q({})", self.names(&text(sql))),
+            Frontend::Parse(parse) => format!("P({} {})", self.name(parse.name), self.names(&text(parse.sql))),
             Frontend::Bind(bind) if bind.portal.is_empty() => format!("B({})", self.name(bind.statement)),
             Frontend::Bind(bind) => format!("B({} {})", self.name(bind.statement), text(bind.portal)),
             Frontend::Describe(Target::Statement(name)) => format!("D({})", self.name(name)),
             Frontend::Close(Target::Statement(name)) => format!("C({})", self.name(name)),
             _ => char::from(frame.tag).to_string(),
         }
+    }
+
+    /// A text with the names in it replaced.
+    fn names(&mut self, sql: &str) -> String {
+        let word = |word: &str| if word.len() == 38 { self.name(word.as_bytes()) } else { word.to_owned() };
+        sql.split(' ').map(word).collect::<Vec<_>>().join(" ").replace("  ", " ")
     }
 
     fn name(&mut self, name: &[u8]) -> String {

@@ -243,6 +243,7 @@ impl Server {
         }
         for (at, statement) in statements.iter().enumerate() {
             let statement = Statement { sql: (*statement).to_owned(), timezone: self.value("timezone") };
+            let statement = self.executed(&statement).unwrap_or(statement);
             if returns_rows(&statement.sql)
                 && !matches!(self.status, Status::Failed)
                 && self.allows(&statement.sql).is_ok()
@@ -333,7 +334,16 @@ impl Server {
         if self.status == Status::Failed { Err(Trouble::Error("25P02")) } else { Ok(()) }
     }
 
+    /// What EXECUTE executes; `None` for anything else, and where there is no such statement.
+    fn executed(&self, statement: &Statement) -> Option<Statement> {
+        let name = statement.sql.strip_prefix("execute ")?.trim();
+        self.named.get(name.split('(').next()?.trim().as_bytes()).cloned()
+    }
+
     fn describe(&mut self, sql: &str) {
+        let statement = Statement { sql: sql.to_owned(), timezone: String::new() };
+        let executed = self.executed(&statement).unwrap_or(statement);
+        let sql = executed.sql.as_str();
         if returns_rows(sql) {
             backend::put_text_columns(&mut self.pending, &["column"]);
         } else {
@@ -347,6 +357,8 @@ impl Server {
         let rows = u32::from_be_bytes(rows.try_into().unwrap()) as usize;
         let portal = self.portals.get(name).ok_or(Trouble::Error("34000"))?;
         let (statement, sent) = (portal.statement.clone(), portal.rows_sent);
+        self.allows(&statement.sql)?;
+        let statement = self.executed(&statement).unwrap_or(statement);
         let sent = self.run(&statement, sent, if rows == 0 { usize::MAX } else { rows })?;
         if let Some(portal) = self.portals.get_mut(name) {
             portal.rows_sent = sent;
@@ -377,7 +389,8 @@ impl Server {
         let lower = sql.to_ascii_lowercase();
         let words: Vec<&str> = lower.split([' ', '(']).collect();
         let rest = sql.split_once(' ').map_or("", |(_, rest)| rest);
-        let writes = ["insert", "update", "create", "listen", "copy", "prepare"].contains(&words[0]);
+        let writes = ["insert", "update", "create", "listen", "copy"].contains(&words[0])
+            || lower.starts_with("prepare transaction");
         if writes && (self.role == Role::Replica || self.read_only) {
             return Err(Trouble::Error("25006"));
         }
@@ -437,10 +450,28 @@ impl Server {
                 self.leftovers.clear();
                 "DISCARD ALL"
             }
-            "deallocate" => {
+            "prepare" => {
+                let (head, body) = rest.split_once(" as ").or_else(|| rest.split_once(" AS ")).unwrap();
+                let name = head.split([' ', '(']).next().unwrap();
+                if self.named.contains_key(name.as_bytes()) {
+                    return Err(Trouble::Error("42P05"));
+                }
+                if body.starts_with("wrong") {
+                    return Err(Trouble::Error("42601"));
+                }
+                let statement = Statement { sql: body.trim().to_owned(), timezone: self.value("timezone") };
+                self.named.insert(name.as_bytes().to_vec(), statement);
+                "PREPARE"
+            }
+            "execute" => return Err(Trouble::Error("26000")),
+            "deallocate" if words[1] == "all" => {
                 self.named.clear();
                 "DEALLOCATE ALL"
             }
+            "deallocate" => match self.named.remove(rest.trim().as_bytes()) {
+                Some(_) => "DEALLOCATE",
+                None => return Err(Trouble::Error("26000")),
+            },
             "listen" => self.leave(sql, "LISTEN"),
             "unlisten" => {
                 self.leftovers.clear();

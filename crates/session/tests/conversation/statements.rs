@@ -67,7 +67,7 @@ fn an_eviction_that_an_error_prevents_did_not_happen() {
 fn a_name_is_defined_once() {
     check(&[
         ("P s select 1 | S", "r.P(#1 select 1) r.S", "1 Z(I)"),
-        ("P s select 2 | B s | E | S", "r.P(#1 select 2) r.B(#1) r.E r.S", "E(42P05) Z(I)"),
+        ("P s select 2 | B s | E | S", "r.D(unknown) r.B(#1) r.E r.S", "E(42P05) Z(I)"),
         ("B s | E | S", "r.B(#1) r.E r.S", "2 D(1) C(SELECT 1) Z(I)"),
         ("C s s | P s select 2 | B s | E | S", "r.P(#2 select 2) r.B(#2) r.E r.S", "3 1 2 D(2) C(SELECT 1) Z(I)"),
     ]);
@@ -145,11 +145,114 @@ fn another_clients_unnamed_statement_is_never_executed() {
 fn deallocate_all_and_discard_all_concern_one_client() {
     Proxy::new(2).check(&[
         ("P s insert into t | S", "p.P(#1 insert into t) p.S", "1 Z(I)"),
-        ("2: Q deallocate all", "p.Q(deallocate all)", "C(DEALLOCATE ALL) Z(I)"),
-        ("B s | E | S", "p.P(#1 insert into t) p.B(#1) p.E p.S", "2 C(INSERT 0 1) Z(I)"),
+        ("2: Q deallocate all", "", "C(DEALLOCATE ALL) Z(I)"),
+        ("B s | E | S", "p.B(#1) p.E p.S", "2 C(INSERT 0 1) Z(I)"),
         ("2: Q discard all", "p.Q(discard all)", "C(DISCARD ALL) Z(I)"),
         ("B s | E | S", "p.P(#1 insert into t) p.B(#1) p.E p.S", "2 C(INSERT 0 1) Z(I)"),
-        ("Q deallocate all", "p.Q(deallocate all)", "C(DEALLOCATE ALL) Z(I)"),
+        ("Q deallocate all", "", "C(DEALLOCATE ALL) Z(I)"),
         ("B s | E | S", "p.B(s) p.E p.S", "E(26000) Z(I)"),
     ]);
+}
+
+#[test]
+fn statements_of_sql_are_shared_and_follow_their_client() {
+    Proxy::new(2).check(&[
+        ("Q prepare s (int) as select 1", "r.Q(PREPARE #1 (int) AS select 1)", "C(PREPARE) Z(I)"),
+        ("!released", "", ""),
+        ("Q execute s", "r.Q(execute #1 )", "T D(1) C(SELECT 1) Z(I)"),
+        // Another client's, by another name, is the same.
+        ("2: Q prepare t (int) as select 1", "r.S", "C(PREPARE) Z(I)"),
+        ("2: Q execute t", "r.Q(execute #1 )", "T D(1) C(SELECT 1) Z(I)"),
+        ("2: Q execute s", "p.Q(execute s)", "E(26000) Z(I)"),
+        // On a server that does not have it.
+        ("Q begin", "", "C(BEGIN) Z(T)"),
+        (
+            "Q execute s",
+            "p.Q(BEGIN) p.P(- PREPARE #1 (int) AS select 1) p.B(- hakem_prepare) p.E p.C p.S p.Q(execute #1 )",
+            "T D(1) C(SELECT 1) Z(T)",
+        ),
+        ("Q deallocate s", "", "C(DEALLOCATE) Z(T)"),
+        ("Q execute s", "p.Q(execute s)", "E(26000) Z(E)"),
+        ("Q deallocate t", "p.Q(deallocate t)", "E(25P02) Z(E)"),
+        ("Q rollback", "p.Q(rollback)", "C(ROLLBACK) Z(I)"),
+        ("Q deallocate s", "", "E(26000) Z(I)"),
+        ("2: Q execute t", "r.Q(execute #1 )", "T D(1) C(SELECT 1) Z(I)"),
+    ]);
+}
+
+#[test]
+fn names_of_sql_and_of_the_protocol_are_the_same() {
+    check(&[
+        ("P s insert into t | S", "p.P(#1 insert into t) p.S", "1 Z(I)"),
+        ("Q execute s", "p.Q(execute #1 )", "C(INSERT 0 1) Z(I)"),
+        ("Q prepare s as select 1", "r.Q(DEALLOCATE hakem_unknown)", "E(42P05) Z(I)"),
+        ("Q deallocate s", "", "C(DEALLOCATE) Z(I)"),
+        ("Q prepare s as select 1", "r.Q(PREPARE #2 AS select 1)", "C(PREPARE) Z(I)"),
+        ("B s | E | S", "r.B(#2) r.E r.S", "2 D(1) C(SELECT 1) Z(I)"),
+        ("P s select 2 | S", "r.D(unknown) r.S", "E(42P05) Z(I)"),
+        ("C s s | S", "", "3 Z(I)"),
+        ("Q prepare s as wrong", "p.Q(PREPARE #3 AS wrong)", "E(42601) Z(I)"),
+        ("Q prepare s as select 1", "r.S", "C(PREPARE) Z(I)"),
+    ]);
+}
+
+#[test]
+fn what_cannot_be_prepared_again_says_why() {
+    check(&[
+        ("Q prepare s as select 1", "r.Q(PREPARE #1 AS select 1)", "C(PREPARE) Z(I)"),
+        ("Q begin", "", "C(BEGIN) Z(T)"),
+        ("!fault primary error:42P01 PREPARE", "", ""),
+        (
+            "Q execute s",
+            "p.Q(BEGIN) p.P(- PREPARE #1 AS select 1) p.B(- hakem_prepare) p.E p.C p.S p.Q(execute #1 )",
+            "E(42P01) Z(E)",
+        ),
+        ("Q rollback", "p.Q(rollback)", "C(ROLLBACK) Z(I)"),
+        ("Q execute s", "r.Q(execute #1 )", "T D(1) C(SELECT 1) Z(I)"),
+    ]);
+}
+
+#[test]
+fn statements_of_sql_in_the_extended_protocol() {
+    check(&[
+        (
+            "P - prepare s as select 1 | D s - | B - | D p - | E | S",
+            "p.P(- PREPARE #1 AS select 1) p.B(- hakem_prepare) p.E p.C p.S",
+            "1 t n 2 n C(PREPARE) Z(I)",
+        ),
+        (
+            "P - execute s | D s - | B - | E | S",
+            "r.P(- PREPARE #1 AS select 1) r.B(- hakem_prepare) r.E r.C r.P(- execute #1 ) r.D(-) r.B(-) r.E r.S",
+            "1 t T 2 D(1) C(SELECT 1) Z(I)",
+        ),
+        ("P - deallocate s | B - | E | S", "p.S", "1 2 C(DEALLOCATE) Z(I)"),
+        ("P - deallocate s | B - | E | S", "p.D(unknown) p.S", "1 2 E(26000) Z(I)"),
+        (
+            "P - deallocate all | B - | E | P s select 3 | B s | E | S",
+            "p.P(#2 select 3) p.B(#2) p.E p.S",
+            "1 2 C(DEALLOCATE ALL) 1 2 D(3) C(SELECT 1) Z(I)",
+        ),
+        ("B s | E | S", "r.P(#2 select 3) r.B(#2) r.E r.S", "2 D(3) C(SELECT 1) Z(I)"),
+        // What is discarded has not happened.
+        ("E gone | P - deallocate all | B - | E | S", "p.E p.S", "E(34000) Z(I)"),
+        ("B s | E | S", "r.B(#2) r.E r.S", "2 D(3) C(SELECT 1) Z(I)"),
+    ]);
+}
+
+#[test]
+fn a_statement_of_sql_in_a_failed_transaction() {
+    for prepared_max in [1, 2] {
+        Proxy::new(1).prepared_max(prepared_max).check(&[
+            ("Q prepare s as select 1", "r.Q(PREPARE #1 AS select 1)", "C(PREPARE) Z(I)"),
+            ("Q begin", "", "C(BEGIN) Z(T)"),
+            ("Q select 1/0", "p.Q(BEGIN) p.Q(select 1/0)", "T D(1/0) E(22012) Z(E)"),
+            (
+                "B s | E | S | B s | E | S",
+                "p.P(- PREPARE #1 AS select 1) p.B(- hakem_prepare) p.E p.C p.B(#1) p.E p.S p.P(- PREPARE #1 AS select 1) p.B(- hakem_prepare) p.E p.C p.B(#1) p.E p.S",
+                "E(25P02) Z(E) E(25P02) Z(E)",
+            ),
+            ("Q execute s", "p.Q(execute #1 )", "E(25P02) Z(E)"),
+            ("Q rollback", "p.Q(rollback)", "C(ROLLBACK) Z(I)"),
+        ]);
+    }
 }
