@@ -25,6 +25,7 @@ mod memory;
 mod peers;
 mod pipeline;
 mod postgres_programs;
+mod prepared;
 mod program;
 mod raw;
 mod reload;

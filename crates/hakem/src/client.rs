@@ -287,6 +287,8 @@ impl Client {
     async fn reconsider(&self, wanted: &mut Wanted, reason: RetryReason, node: NodeId) {
         match reason {
             RetryReason::Misrouted | RetryReason::NotReplayed => wanted.need = Need::Primary,
+            // The same server will do: what does not fit is closed there first.
+            RetryReason::Outdated => {}
             RetryReason::Conflict => wanted.avoid(node),
             RetryReason::ServerLost => {
                 self.tenant.watcher.suspect(node);

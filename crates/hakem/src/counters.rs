@@ -115,12 +115,13 @@ fn add(counter: &AtomicU64) {
 }
 
 /// The reasons of retries, in the order of their counters.
-pub(crate) const RETRIES: [RetryReason; 5] = [
+pub(crate) const RETRIES: [RetryReason; 6] = [
     RetryReason::Misrouted,
     RetryReason::Conflict,
     RetryReason::NotReplayed,
     RetryReason::ServerLost,
     RetryReason::Demoted,
+    RetryReason::Outdated,
 ];
 
 /// The reasons for pins, in the order of their counters.

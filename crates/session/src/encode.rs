@@ -41,6 +41,12 @@ impl Session {
             self.encode_first(whole, memory, out);
         }
         let owed_before = self.owed.len();
+        if !self.progress.discarding {
+            while let Some(stale) = memory.take_stale() {
+                frontend::put_close_statement(out, &stale.name().0);
+                self.owe(Owed::HiddenClose { id: stale, there: true });
+            }
+        }
         let frames = std::mem::take(&mut self.flight[at].request.frames);
         let parsed = std::mem::take(&mut self.flight[at].parsed);
         let prepares = self.flight[at].request.end == End::Prepared;
@@ -286,13 +292,13 @@ impl Session {
             }
             Some(statement) if !bind.statement.is_empty() => {
                 frontend::put_bind(out, bind.portal, &statement.id.name().0, bind.values);
-                self.owe(Owed::Bind);
+                self.owe(Owed::Bind { id: Some(statement.id) });
             }
             None if is_anothers(bind.statement) => {
                 frontend::put_bind(out, bind.portal, UNKNOWN, bind.values);
-                self.owe(Owed::Bind);
+                self.owe(Owed::Bind { id: None });
             }
-            _ => self.pass(frame, Owed::Bind, out),
+            _ => self.pass(frame, Owed::Bind { id: None }, out),
         }
     }
 

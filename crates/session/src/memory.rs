@@ -17,6 +17,8 @@ pub struct ServerMemory {
     prepared_max: usize,
     /// How many statements have ever been prepared.
     prepares: u64,
+    /// Statements whose plans do not fit their tables any more, and which are to be closed.
+    stale: Vec<Identity>,
     /// Counts uses: the statement with the smallest number was used longest ago.
     uses: u64,
 }
@@ -30,6 +32,7 @@ impl ServerMemory {
             prepared: HashMap::new(),
             prepared_max: prepared_max.max(1),
             prepares: 0,
+            stale: Vec::new(),
             uses: 0,
         }
     }
@@ -42,7 +45,7 @@ impl ServerMemory {
     /// How many statements are prepared there.
     #[must_use]
     pub fn prepared(&self) -> usize {
-        self.prepared.len()
+        self.prepared.len() + self.stale.len()
     }
 
     /// How many statements have ever been prepared there.
@@ -52,6 +55,7 @@ impl ServerMemory {
     }
 
     pub(crate) fn deallocate_all(&mut self) {
+        self.stale.clear();
         self.prepared.clear();
     }
 
@@ -83,6 +87,18 @@ impl ServerMemory {
     pub(crate) fn keep(&mut self, id: Identity) {
         self.uses += 1;
         self.prepared.insert(id, self.uses);
+    }
+
+    /// Records that a statement is of no use any more: it has to be closed before it is prepared again.
+    pub(crate) fn outdate(&mut self, id: Identity) {
+        if self.prepared.remove(&id).is_some() {
+            self.stale.push(id);
+        }
+    }
+
+    /// A statement to close.
+    pub(crate) fn take_stale(&mut self) -> Option<Identity> {
+        self.stale.pop()
     }
 
     pub(crate) fn forget(&mut self, id: Identity) {

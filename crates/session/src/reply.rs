@@ -8,10 +8,14 @@ use std::time::Instant;
 
 use classifier::{Access, Class, Effect, PinReason, TransactionAccess, Why};
 use wire::backend::{self, Failure, Report, SqlState, Status, tag};
+use wire::frame::Frames;
+use wire::frontend::{Bind, Frontend, Target};
+
+use crate::flight::Sent;
 
 use crate::memory::ServerMemory;
 use crate::session::{Progress, Role, Session, Transaction};
-use crate::sql::Said;
+use crate::sql::{Rewrite, Said};
 use crate::statements::{Identity, Prepared};
 
 /// What a server, or the proxy in its place, has yet to answer.
@@ -35,8 +39,8 @@ pub(crate) enum Owed {
     SynthesizedParse { mark: usize },
     /// CloseComplete, said by the proxy: the server keeps the statement for others.
     SynthesizedClose { mark: usize },
-    /// BindComplete.
-    Bind,
+    /// BindComplete, for this statement on the server.
+    Bind { id: Option<Identity> },
     /// RowDescription or NoData.
     Describe,
     /// CommandComplete, EmptyQueryResponse or PortalSuspended; the class only if it has effects or may copy.
@@ -160,6 +164,8 @@ pub enum RetryReason {
     ServerLost,
     /// The server is no primary any more.
     Demoted,
+    /// A prepared statement would return other columns than when it was prepared.
+    Outdated,
 }
 
 impl RetryReason {
@@ -172,6 +178,7 @@ impl RetryReason {
             RetryReason::NotReplayed => "not_replayed",
             RetryReason::ServerLost => "server_lost",
             RetryReason::Demoted => "demoted",
+            RetryReason::Outdated => "outdated",
         }
     }
 }
@@ -380,7 +387,13 @@ impl Session {
             }
             return Verdict::Swallow;
         }
-        let retry = report.sqlstate().and_then(|code| self.retry_reason(code)).or(self.progress.retrying);
+        let retry = match self.outdated(&report) {
+            Some(id) => {
+                memory.outdate(id);
+                self.may_replan(id).then_some(RetryReason::Outdated)
+            }
+            None => report.sqlstate().and_then(|code| self.retry_reason(code)).or(self.progress.retrying),
+        };
         if let Some(Owed::HiddenEnd) = self.owed.iter().find(|owed| owed.is_end()) {
             // EXECUTE comes next, and will not find its statement. This is why.
             let mut cause = Vec::new();
@@ -410,6 +423,44 @@ impl Session {
             }
             None => Verdict::Forward,
         }
+    }
+
+    /// The statement of the server's that fails for its columns: "cached plan must not change result type".
+    fn outdated(&self, report: &Report<'_>) -> Option<Identity> {
+        if report.sqlstate() != Some(SqlState(*b"0A000")) || report.field(b'R') != Some(b"RevalidateCachedQuery") {
+            return None;
+        }
+        match self.owed.front()? {
+            Owed::Bind { id } => *id,
+            Owed::Query { .. } => match &self.flight.front()?.request.rewrite {
+                Some(Rewrite::Execute(target, _)) => Some(target.id),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Whether a request can be run again with a statement prepared anew: nothing has come of it, and the client is told the columns
+    /// in the same breath, so that it will not take the new ones for the old ones.
+    fn may_replan(&self, id: Identity) -> bool {
+        let Some(Sent { request, .. }) = self.flight.front().filter(|_| self.flight.len() == 1) else { return false };
+        if !self.progress.holding || request.attempts > 0 {
+            return false;
+        }
+        let described = |bind: &Bind<'_>| {
+            Frames::new(&request.frames).any(|frame| match Frontend::read(frame) {
+                Ok(Frontend::Describe(Target::Portal(portal))) => portal == bind.portal,
+                Ok(Frontend::Describe(Target::Statement(name))) => name == bind.statement,
+                _ => false,
+            })
+        };
+        Frames::new(&request.frames).all(|frame| match Frontend::read(frame) {
+            Ok(Frontend::Bind(bind)) => {
+                let known = self.statements.get(bind.statement).is_some_and(|known| known.id == id);
+                !known || described(&bind)
+            }
+            _ => true,
+        })
     }
 
     /// The error that the client is told in place of the server's.

@@ -1,0 +1,263 @@
+//! Prepared statements, of the protocol and of SQL, shared by clients on few servers.
+
+use wire::frontend;
+
+use crate::harness::{Setup, Stage, until};
+use crate::raw::{Message, Raw, put_execute, sqlstate, tags, value};
+
+async fn trusting(replicas: usize, size: &str) -> Stage {
+    Setup::replicas(replicas).with("auth", "method", "\"trust\"").with("pool", "size", size).start().await.unwrap()
+}
+
+/// Parse, Bind, Describe (if so), Execute and Sync of the unnamed statement, without parameters.
+async fn extended(raw: &mut Raw, sql: &str) -> Vec<Message> {
+    let mut out = Vec::new();
+    frontend::put_parse(&mut out, b"", sql.as_bytes(), &[0, 0]);
+    put_execute(&mut out, "");
+    frontend::put_sync(&mut out);
+    raw.say(&out).await;
+    raw.until_ready().await
+}
+
+/// Bind, Describe of the portal, Execute and Sync.
+async fn described(raw: &mut Raw, name: &str) -> Vec<Message> {
+    let mut out = Vec::new();
+    frontend::put_bind(&mut out, b"", name.as_bytes(), &[0; 6]);
+    out.extend_from_slice(b"D\0\0\0\x06P\0E\0\0\0\x09\0\0\0\0\0");
+    frontend::put_sync(&mut out);
+    raw.say(&out).await;
+    raw.until_ready().await
+}
+
+#[tokio::test]
+async fn statements_of_sql_without_a_pin() {
+    let stage = trusting(1, "1").await;
+    stage.psql("create table t (n int primary key); insert into t values (1), (2)").await;
+    stage.cluster.caught_up().await.unwrap();
+    let (mut one, mut two) = (Raw::log_in(&stage.proxy, "postgres").await, Raw::log_in(&stage.proxy, "postgres").await);
+    let get = "(int) as select n from t where n = $1";
+    assert_eq!(tags(&one.query(&format!("prepare get {get}")).await), "CZ");
+    assert_eq!(tags(&one.query("prepare put as insert into t values ($1)").await), "CZ");
+    assert_eq!(tags(&two.query(&format!("PREPARE \"Get\" {get}")).await), "CZ");
+    for round in 0..3 {
+        // A replica's for as long as nothing has been written, then the primary's and a replica's again.
+        assert_eq!(value(&one.query("execute get(1)").await).as_deref(), Some("1"), "{round}");
+        assert_eq!(tags(&one.query(&format!("execute put({})", 10 + round)).await), "CZ");
+        assert_eq!(
+            value(&one.query(&format!("EXECUTE get ( {} )", 10 + round)).await).as_deref(),
+            Some((10 + round).to_string().as_str())
+        );
+        assert_eq!(value(&two.query("execute \"Get\"(2)").await).as_deref(), Some("2"));
+    }
+    let pins = one.query("execute get(1)").await;
+    assert_eq!(value(&pins).as_deref(), Some("1"));
+    assert_eq!(stage.proxy.metric("hakem_server_connections", &[("state", "leased")]).await, 0.0, "nothing is pinned");
+    let reads = stage.proxy.metric("hakem_statements_total", &[("to", "replica")]).await;
+    assert!(reads > 0.0, "no EXECUTE went to the replica");
+
+    // Names are a client's own.
+    assert_eq!(sqlstate(&two.query("execute get(1)").await).as_deref(), Some("26000"));
+    assert_eq!(sqlstate(&one.query(&format!("prepare get {get}")).await).as_deref(), Some("42P05"));
+    assert_eq!(sqlstate(&one.query("prepare bad as select nonsense from nowhere").await).as_deref(), Some("42P01"));
+    assert_eq!(sqlstate(&one.query("execute bad").await).as_deref(), Some("26000"));
+
+    // Inside other statements.
+    assert!(tags(&one.query("explain execute get(1)").await).starts_with("TD"));
+    assert_eq!(tags(&one.query("create table copied as execute get(2)").await), "CZ");
+    assert_eq!(value(&one.query("select n from copied").await).as_deref(), Some("2"));
+
+    // In transactions: kept by ROLLBACK, refused after an error.
+    for sql in ["begin", "prepare inside as select 42", "rollback"] {
+        assert_eq!(tags(&one.query(sql).await), "CZ", "{sql}");
+    }
+    assert_eq!(value(&one.query("execute inside").await).as_deref(), Some("42"));
+    one.query("begin").await;
+    assert_eq!(sqlstate(&one.query("execute nothing").await).as_deref(), Some("26000"));
+    for sql in ["prepare late as select 1", "execute inside", "deallocate inside", "deallocate all"] {
+        assert_eq!(sqlstate(&one.query(sql).await).as_deref(), Some("25P02"), "{sql}");
+    }
+    one.query("rollback").await;
+
+    assert_eq!(tags(&one.query("deallocate inside").await), "CZ");
+    assert_eq!(sqlstate(&one.query("deallocate inside").await).as_deref(), Some("26000"));
+    assert_eq!(tags(&one.query("deallocate all").await), "CZ");
+    assert_eq!(sqlstate(&one.query("execute get(1)").await).as_deref(), Some("26000"));
+    assert_eq!(value(&two.query("execute \"Get\"(2)").await).as_deref(), Some("2"));
+}
+
+#[tokio::test]
+async fn one_name_space() {
+    let stage = trusting(1, "1").await;
+    let mut raw = Raw::log_in(&stage.proxy, "postgres").await;
+    // As PDO and pgx do it.
+    for round in 0..3 {
+        assert_eq!(tags(&raw.prepare("pdo_stmt_1", &format!("select {round}")).await), "1Z");
+        assert_eq!(value(&raw.execute("pdo_stmt_1").await), Some(round.to_string()));
+        assert_eq!(value(&raw.query("execute pdo_stmt_1").await), Some(round.to_string()));
+        assert_eq!(sqlstate(&raw.query("prepare pdo_stmt_1 as select 1").await).as_deref(), Some("42P05"));
+        assert_eq!(tags(&raw.query("DEALLOCATE pdo_stmt_1").await), "CZ");
+        assert_eq!(sqlstate(&raw.execute("pdo_stmt_1").await).as_deref(), Some("26000"));
+    }
+    raw.query("prepare s as select 'by SQL'").await;
+    for sql in ["select 1", "begin", "select 1"] {
+        raw.query(sql).await;
+        assert_eq!(value(&raw.execute("s").await).as_deref(), Some("by SQL"), "{sql}");
+    }
+    raw.query("rollback").await;
+    let taken = raw.prepare("s", "select 1").await;
+    assert_eq!(sqlstate(&taken).as_deref(), Some("42P05"));
+    let text = String::from_utf8_lossy(&taken[0].body).into_owned();
+    assert!(text.contains("prepared statement \"s\" already exists"), "{text}");
+
+    // By the extended protocol.
+    assert_eq!(tags(&extended(&mut raw, "deallocate s").await), "12CZ");
+    assert_eq!(sqlstate(&extended(&mut raw, "deallocate s").await).as_deref(), Some("26000"));
+    assert_eq!(tags(&extended(&mut raw, "prepare s (int) as select $1 + 1").await), "12CZ");
+    assert_eq!(value(&extended(&mut raw, "execute s(41)").await).as_deref(), Some("42"));
+    assert_eq!(sqlstate(&extended(&mut raw, "prepare s as select 1").await).as_deref(), Some("42P05"));
+    assert_eq!(sqlstate(&extended(&mut raw, "prepare w as wrong").await).as_deref(), Some("42601"));
+    assert_eq!(sqlstate(&extended(&mut raw, "prepare w as select * from nowhere").await).as_deref(), Some("42P01"));
+    assert_eq!(tags(&extended(&mut raw, "deallocate all").await), "12CZ");
+    assert_eq!(sqlstate(&extended(&mut raw, "execute s(41)").await).as_deref(), Some("26000"));
+
+    // A Parse in the same batch as DEALLOCATE ALL, or behind it, is not lost.
+    let mut out = Vec::new();
+    frontend::put_parse(&mut out, b"", b"deallocate all", &[0, 0]);
+    put_execute(&mut out, "");
+    frontend::put_parse(&mut out, b"kept", b"select 'kept'", &[0, 0]);
+    frontend::put_sync(&mut out);
+    raw.say(&out).await;
+    assert_eq!(tags(&raw.until_ready().await), "12C1Z");
+    assert_eq!(value(&raw.execute("kept").await).as_deref(), Some("kept"));
+}
+
+#[tokio::test]
+async fn a_plan_whose_columns_have_changed() {
+    let stage = trusting(0, "1").await;
+    stage.psql("create table shape (a int); insert into shape values (1)").await;
+    let (mut one, mut two) = (Raw::log_in(&stage.proxy, "postgres").await, Raw::log_in(&stage.proxy, "postgres").await);
+    one.prepare("s", "select * from shape").await;
+    two.prepare("t", "select * from shape").await;
+    one.query("prepare q as select * from shape").await;
+    for raw in [&mut one, &mut two] {
+        raw.query("select 1").await;
+    }
+    assert_eq!(value(&one.execute("s").await).as_deref(), Some("1"));
+    assert_eq!(value(&one.query("execute q").await).as_deref(), Some("1"));
+
+    stage.psql("alter table shape add column b int").await;
+    // Whoever is told the columns with the result gets the new ones, and nothing else is to be seen of it.
+    let answer = described(&mut one, "s").await;
+    assert_eq!(tags(&answer), "2TDCZ", "{answer:?}");
+    assert_eq!(answer[1].body[..2], [0, 2], "two columns");
+    assert_eq!(tags(&one.query("execute q").await), "TDCZ");
+    assert_eq!(stage.proxy.metric("hakem_retries_total", &[("reason", "outdated")]).await, 2.0);
+
+    stage.psql("alter table shape add column c int").await;
+    // Whoever was told before is told that it has changed, and can prepare again, as pgjdbc and asyncpg do.
+    assert_eq!(sqlstate(&two.execute("t").await).as_deref(), Some("0A000"));
+    let mut out = Vec::new();
+    frontend::put_close_statement(&mut out, b"t");
+    frontend::put_parse(&mut out, b"u", b"select * from shape", &[0, 0]);
+    put_execute(&mut out, "u");
+    frontend::put_sync(&mut out);
+    two.say(&out).await;
+    assert_eq!(tags(&two.until_ready().await), "312DCZ");
+
+    // In a transaction, too, and nothing is run again there.
+    stage.psql("alter table shape add column d int").await;
+    two.query("begin").await;
+    two.query("select 1").await;
+    assert_eq!(sqlstate(&described(&mut two, "u").await).as_deref(), Some("0A000"));
+    two.query("rollback").await;
+    assert_eq!(tags(&described(&mut two, "u").await), "2TDCZ");
+}
+
+#[tokio::test]
+async fn names_in_statements_mean_what_they_mean_to_their_client() {
+    let stage = trusting(0, "1").await;
+    stage.psql("create schema a; create schema b; create table a.t as select 'a' as x; create table b.t as select 'b' as x").await;
+    let (mut one, mut two) = (Raw::log_in(&stage.proxy, "postgres").await, Raw::log_in(&stage.proxy, "postgres").await);
+    for (raw, path) in [(&mut one, "a"), (&mut two, "b")] {
+        raw.query(&format!("set search_path = {path}")).await;
+        raw.prepare("s", "select x from t").await;
+        raw.query("prepare q as select x from t").await;
+    }
+    for _ in 0..2 {
+        for (raw, path) in [(&mut one, "a"), (&mut two, "b")] {
+            assert_eq!(value(&raw.execute("s").await).as_deref(), Some(path));
+            assert_eq!(value(&raw.query("execute q").await).as_deref(), Some(path));
+        }
+    }
+    // PostgreSQL looks names up again when the path has changed.
+    one.query("set search_path = b").await;
+    assert_eq!(value(&one.execute("s").await).as_deref(), Some("b"));
+    assert_eq!(value(&one.query("execute q").await).as_deref(), Some("b"));
+    one.query("begin").await;
+    one.query("set local search_path = a").await;
+    assert_eq!(value(&one.execute("s").await).as_deref(), Some("a"));
+    one.query("rollback").await;
+    assert_eq!(value(&one.execute("s").await).as_deref(), Some("b"));
+}
+
+#[tokio::test]
+async fn ever_new_statements_fill_neither_side() {
+    const ROUNDS: usize = 40;
+    const BATCH: usize = 500;
+    let stage = trusting(0, "1").await;
+    let mut raw = Raw::log_in(&stage.proxy, "postgres").await;
+    let mut early = 0;
+    for round in 0..ROUNDS {
+        let mut out = Vec::new();
+        for n in 0..BATCH {
+            let sql = format!("select {}, '{}'", round * BATCH + n, "x".repeat(500));
+            // Closed, unnamed, and by SQL.
+            match n % 3 {
+                0 => {
+                    frontend::put_parse(&mut out, b"s", sql.as_bytes(), &[0, 0]);
+                    put_execute(&mut out, "s");
+                    frontend::put_close_statement(&mut out, b"s");
+                    frontend::put_sync(&mut out);
+                }
+                1 => {
+                    frontend::put_parse(&mut out, b"", sql.as_bytes(), &[0, 0]);
+                    put_execute(&mut out, "");
+                    frontend::put_sync(&mut out);
+                }
+                _ => {
+                    frontend::put_query(&mut out, &format!("prepare q as {sql}"));
+                    frontend::put_query(&mut out, "execute q");
+                    frontend::put_query(&mut out, "deallocate q");
+                }
+            }
+        }
+        let count = (0..BATCH).map(|n| if n % 3 == 2 { 3 } else { 1 }).sum();
+        let Raw { stream, .. } = &mut raw;
+        let (mut reader, mut writer) = stream.split();
+        let write = async { tokio::io::AsyncWriteExt::write_all(&mut writer, &out).await.unwrap() };
+        let read = async {
+            let (mut received, mut at, mut seen) = (Vec::new(), 0, 0);
+            while seen < count {
+                assert!(tokio::io::AsyncReadExt::read_buf(&mut reader, &mut received).await.unwrap() > 0);
+                while let Some(frame) = wire::frame::Frame::take(&received[at..]).unwrap() {
+                    assert_ne!(frame.tag, b'E', "{:?}", String::from_utf8_lossy(frame.body()));
+                    seen += usize::from(frame.tag == b'Z');
+                    at += frame.whole.len();
+                }
+            }
+        };
+        tokio::join!(write, read);
+        if round == ROUNDS / 4 {
+            early = stage.proxy.memory_kb("VmRSS");
+        }
+    }
+    let late = stage.proxy.memory_kb("VmRSS");
+    assert!(late < early + 6_000, "{early} kB became {late} kB");
+    let kept: usize = value(&raw.query("select count(*) from pg_prepared_statements").await).unwrap().parse().unwrap();
+    assert!(kept <= 200, "{kept} statements on the server");
+    until("the server to be free", async || {
+        stage.proxy.metric("hakem_server_connections", &[("state", "leased")]).await == 0.0
+    })
+    .await
+    .unwrap();
+}
