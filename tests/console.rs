@@ -363,6 +363,37 @@ async fn drivers() {
 }
 
 #[tokio::test]
+async fn who_runs_the_program_administers_it() {
+    let directory = std::env::temp_dir().join(format!("hakem-console-{}", std::process::id()));
+    std::fs::create_dir(&directory).unwrap();
+    let setup = setup(0).with("proxy", "unix_socket_dir", &format!("{directory:?}"));
+    let setup = setup.with("console", "admin_users", "[]").with("proxy", "peer_id", "3");
+    let stage = setup.and("[peers.7]\nhost = \"peer\"\nport = 6439").start().await.unwrap();
+    let (host, port) = (directory.to_str().unwrap(), stage.proxy.address.port().to_string());
+    let say = async |host: &str, user: &str, database: &str, sql: &str| {
+        stage.run("psql", &["-XAtqw", "-h", host, "-p", &port, "-U", user, "-d", database, "-c", sql], "").await
+    };
+    for user in ["pgbouncer", "hakem"] {
+        let output = say(host, user, "pgbouncer", "reload").await;
+        assert!(output.status.success(), "{user}: {output:?}");
+    }
+    let output = say(host, "pgbouncer", "pgbouncer", "show peers").await;
+    assert_eq!(output.stdout, "7|peer|6439|20\n", "{output:?}");
+    // Not over TCP, nor to another database, nor as anybody else.
+    for (host, user, database) in
+        [("127.0.0.1", "pgbouncer", "pgbouncer"), (host, "pgbouncer", "postgres"), (host, "nobody", "pgbouncer")]
+    {
+        let output = say(host, user, database, "select 1").await;
+        assert!(
+            !output.status.success() && output.stderr.contains("password authentication failed"),
+            "{user}: {output:?}"
+        );
+    }
+    drop(stage);
+    std::fs::remove_dir_all(&directory).unwrap();
+}
+
+#[tokio::test]
 async fn mistakes() {
     let stage = setup(0).start().await.unwrap();
     let admin = console(&stage.proxy).await;

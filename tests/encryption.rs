@@ -367,7 +367,7 @@ async fn certificates_are_exchanged_under_way() {
     let path = setup.write(&stage.cluster).unwrap();
     let checked = run(program("check", &path).into(), "").await;
     assert!(!checked.status.success() && checked.stderr.contains("proxy.key"), "{checked:?}");
-    stage.proxy.signal("TERM");
+    stage.proxy.signal("INT");
     assert!(stage.proxy.ended().await.unwrap().success());
     let refused = setup.proxy(&stage.cluster).await.err().unwrap().to_string();
     assert!(refused.contains("proxy.key") && refused.contains("private key"), "{refused}");
@@ -545,7 +545,7 @@ async fn servers_that_demand_it() {
     // Connections end as they should: PostgreSQL complains of an end without close_notify.
     drop(clients);
     let Stage { mut proxy, cluster } = stage;
-    proxy.signal("TERM");
+    proxy.signal("INT");
     assert!(proxy.ended().await.unwrap().success());
     until("the last connection to be closed", async || {
         let encrypted =

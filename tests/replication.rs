@@ -266,7 +266,7 @@ async fn a_shutdown_ends_a_stream() {
     let mut stage = setup.start().await.unwrap();
     let (mut raw, _) = open(&stage, "true").await;
     stream(&mut raw, &stage).await;
-    stage.proxy.signal("TERM");
+    stage.proxy.signal("INT");
     let heard = rest(&mut raw).await;
     assert_eq!(sqlstate(&heard).as_deref(), Some("57P01"), "{heard:?}");
     assert!(stage.proxy.ended().await.unwrap().success());

@@ -60,7 +60,12 @@ pub(crate) async fn serve(stream: Stream, seat: Seat, worker: Rc<Worker>) {
             None => return,
             Some(Entrance::Session(welcome)) => welcome,
             Some(Entrance::Replication(tunnel, stream, received)) => {
-                return Box::pin(tunnel.run(stream, received, &presence.slot)).await;
+                let tunnel = Box::pin(tunnel.run(stream, received, &presence.slot));
+                tokio::select! {
+                    () = presence.slot.killed() => {}
+                    () = tunnel => {}
+                }
+                return;
             }
             Some(Entrance::Console(visitor)) => return Box::pin(console::serve(*visitor, &worker)).await,
         };

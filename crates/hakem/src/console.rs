@@ -13,11 +13,12 @@ mod show;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
 use config::Config;
-use pool::{Parameters, Stream};
+use pool::{Parameters, Peer, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wire::backend::{self, Failure, Status, tag};
 use wire::frame::{Frame, Header};
@@ -51,6 +52,14 @@ pub(crate) struct Visitor {
 /// Whether a database name leads here.
 pub(crate) fn is_console(database: &str) -> bool {
     ["hakem", "pgbouncer"].contains(&database)
+}
+
+/// Whether a client of a Unix socket runs as the same user as this program: "the user name pgbouncer is allowed to log in without
+/// password if the login comes via the Unix socket and the client has same Unix user UID as the running process".
+pub(crate) fn is_owner(user: &str, peer: &Peer) -> bool {
+    let Peer::Unix { uid, .. } = peer else { return false };
+    // The directory belongs to the effective user.
+    is_console(user) && std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == *uid)
 }
 
 /// What a user may do here; `None` when it may not come in.

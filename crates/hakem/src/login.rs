@@ -145,6 +145,9 @@ async fn admit(guest: &mut Guest, worker: &Rc<Worker>, presence: &Presence) -> R
     };
     let version = guest.negotiate(&startup).await?;
     let Asked { user, database, replication, settings, hakem } = Asked::read(&startup).map_err(Refusal::Told)?;
+    if console::is_console(&database) && console::is_owner(&user, &guest.peer) {
+        return admit_owner(guest, worker, version).await;
+    }
     let is_physical = matches!(replication, Some(Replication::Physical));
     let claim = Claim { user: &user, database: &database, replication: is_physical };
     let credential = authenticate(guest, worker, &claim).await?;
@@ -167,6 +170,8 @@ async fn admit(guest: &mut Guest, worker: &Rc<Worker>, presence: &Presence) -> R
     worker.service.learn(&tenant, &credential);
     let cancel = worker.service.cancels.register(version, worker.service.config().proxy.peer_id);
     if let Some(kind) = replication {
+        presence.slot.standing.enter(&tenant, String::new(), &guest.stream);
+        presence.slot.standing.replicate(kind);
         let opening = Tunnel::open(tenant, &worker.service.tunnels, kind, &settings, cancel, worker.id);
         let tunnel = opening.await.map_err(Refusal::Told)?;
         guest.welcome(&tunnel.server.parameters, tunnel.key()).await?;
@@ -196,6 +201,17 @@ async fn admit(guest: &mut Guest, worker: &Rc<Worker>, presence: &Presence) -> R
     let named = parameters.iter().find(|(name, _)| **name == *b"application_name");
     let application_name = named.map_or_else(String::new, |(_, value)| String::from_utf8_lossy(value).into_owned());
     Ok(Admitted::Session(tenant, session, cancel, application_name))
+}
+
+/// Lets in who runs the program: the operating system says so, and that is enough.
+async fn admit_owner(guest: &mut Guest, worker: &Worker, version: Version) -> Result<Admitted, Refusal> {
+    guest.seat = None;
+    let cancel = worker.service.cancels.register(version, worker.service.config().proxy.peer_id);
+    let mut out = Vec::new();
+    backend::put_authentication_ok(&mut out);
+    guest.stream.write_all(&out).await?;
+    guest.welcome(&console::parameters(), &cancel.key).await?;
+    Ok(Admitted::Console(console::Role::Admin, cancel))
 }
 
 /// Lets an administrator in, whom the console alone concerns: no server takes part.

@@ -10,12 +10,14 @@ use std::time::Instant;
 use classifier::PinReason;
 use pool::{Peer, Stream};
 
+use crate::replication::Replication;
 use crate::tenant::Tenant;
 
 /// What one client is doing.
 pub(crate) struct Standing {
     since: Instant,
     who: RefCell<Option<Who>>,
+    replication: Cell<Option<Replication>>,
     doing: Cell<Doing>,
     requested: Cell<Option<Instant>>,
     prepared: Cell<usize>,
@@ -40,7 +42,7 @@ struct Who {
     application_name: String,
     peer: Peer,
     local: Option<SocketAddr>,
-    encrypted: bool,
+    encryption: Option<String>,
 }
 
 /// A client as it was when somebody asked.
@@ -52,7 +54,9 @@ pub(crate) struct Sighting {
     pub(crate) application_name: String,
     pub(crate) peer: Peer,
     pub(crate) local: Option<SocketAddr>,
-    pub(crate) encrypted: bool,
+    /// The version of TLS and the cipher.
+    pub(crate) encryption: Option<String>,
+    pub(crate) replication: Option<Replication>,
     pub(crate) since: Instant,
     pub(crate) requested: Option<Instant>,
     pub(crate) doing: Doing,
@@ -65,6 +69,7 @@ impl Standing {
         Standing {
             since,
             who: RefCell::default(),
+            replication: Cell::new(None),
             doing: Cell::new(Doing::Nothing),
             requested: Cell::new(None),
             prepared: Cell::new(0),
@@ -79,8 +84,13 @@ impl Standing {
             application_name,
             peer: stream.peer(),
             local: stream.socket().local(),
-            encrypted: stream.is_encrypted(),
+            encryption: stream.encryption(),
         });
+    }
+
+    /// It has a replication connection to itself.
+    pub(crate) fn replicate(&self, kind: Replication) {
+        self.replication.set(Some(kind));
     }
 
     /// It goes by another configuration.
@@ -143,7 +153,8 @@ impl Standing {
             application_name: who.application_name,
             peer: who.peer,
             local: who.local,
-            encrypted: who.encrypted,
+            encryption: who.encryption,
+            replication: self.replication.get(),
             since: self.since,
             requested: self.requested.get(),
             doing: self.doing.get(),

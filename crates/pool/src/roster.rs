@@ -29,8 +29,8 @@ pub struct Entry {
     pub local: Option<SocketAddr>,
     /// The server process, where the server told.
     pub process: Option<u32>,
-    /// Whether it is encrypted.
-    pub encrypted: bool,
+    /// The version of TLS and the cipher; `None` in the clear.
+    pub encryption: Option<String>,
     /// It is closed when it comes back.
     leaving: AtomicBool,
     /// The client that it is lent to; 0 for none.
@@ -49,7 +49,7 @@ impl Roster {
             peer: connection.stream.peer(),
             local: connection.stream.socket().local(),
             process: connection.cancel.as_ref().map(|key| key.process),
-            encrypted: connection.stream.is_encrypted(),
+            encryption: connection.stream.encryption(),
             leaving: AtomicBool::new(false),
             client: AtomicU64::new(0),
             lent: AtomicU64::new(0),

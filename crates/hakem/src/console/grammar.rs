@@ -320,6 +320,7 @@ const ARGUMENT_BYTES_MAX: usize = 63;
 const VALUE_BYTES_MAX: usize = 255;
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod tests {
     use super::*;
 

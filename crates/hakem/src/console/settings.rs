@@ -163,6 +163,7 @@ const NAMES: &[(&str, &str, &str)] = &[
 ];
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod tests {
     use super::*;
 

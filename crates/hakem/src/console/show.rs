@@ -16,6 +16,7 @@ use super::rows::{Column, Kind, Row, Value};
 use super::settings;
 use crate::counters::PINS;
 use crate::ledger::{ENTRIES, Sums, averages};
+use crate::replication::Replication;
 use crate::service::{Service, Tenant};
 use crate::standing::{Doing, Sighting};
 
@@ -84,7 +85,13 @@ impl View<'_> {
             Topic::Config => settings::shown(self.config),
             Topic::Databases => self.databases(),
             Topic::Pools => self.pools(),
-            Topic::Peers | Topic::PeerPools => Vec::new(),
+            Topic::Peers => self.peers(),
+            Topic::PeerPools => self
+                .config
+                .peers
+                .keys()
+                .map(|id| vec![Value::from(*id), 0u32.into(), 0u32.into(), 0u32.into(), 0u32.into()])
+                .collect(),
             Topic::Users => self.users(),
             Topic::Clients => self.clients(),
             Topic::Servers => self.servers(),
@@ -190,6 +197,14 @@ impl View<'_> {
         rows
     }
 
+    fn peers(&self) -> Vec<Row> {
+        let row = |(id, peer): (&u16, &config::Peer)| {
+            let size = peer.pool_size.unwrap_or(self.config.pool.size);
+            vec![(*id).into(), peer.host.clone().into(), peer.port.into(), size.into()]
+        };
+        self.config.peers.iter().map(row).collect()
+    }
+
     fn users(&self) -> Vec<Row> {
         let tenants = self.service.tenants();
         let row = |(name, user): (&String, &config::User)| {
@@ -214,6 +229,8 @@ impl View<'_> {
     fn clients(&self) -> Vec<Row> {
         let row = |client: &Sighting| {
             let (state, link) = match client.doing {
+                // It has a server of its own, of no pool.
+                Doing::Nothing if client.replication.is_some() => ("active", String::new()),
                 Doing::Nothing => ("idle", String::new()),
                 Doing::Waiting => ("waiting", String::new()),
                 Doing::Holding(server) => ("active", pointer(server)),
@@ -224,7 +241,12 @@ impl View<'_> {
                 "C".into(),
                 client.user.clone().into(),
                 client.database.clone().into(),
-                "none".into(),
+                match client.replication {
+                    None => "none",
+                    Some(Replication::Physical) => "physical",
+                    Some(Replication::Logical) => "logical",
+                }
+                .into(),
                 state.into(),
                 address.into(),
                 port.into(),
@@ -238,7 +260,7 @@ impl View<'_> {
                 pointer(client.id).into(),
                 link.into(),
                 process.into(),
-                if client.encrypted { "TLS" } else { "" }.into(),
+                client.encryption.clone().unwrap_or_default().into(),
                 client.application_name.clone().into(),
                 client.prepared.into(),
                 client.id.into(),
@@ -276,7 +298,7 @@ impl View<'_> {
                         pointer(entry.id).into(),
                         client.map_or_else(String::new, pointer).into(),
                         entry.process.unwrap_or(0).into(),
-                        if entry.encrypted { "TLS" } else { "" }.into(),
+                        entry.encryption.clone().unwrap_or_default().into(),
                         application_name.into(),
                         entry.prepared().into(),
                         entry.id.into(),
@@ -293,12 +315,9 @@ impl View<'_> {
         let tenants = self.service.tenants();
         let ledgers = tenants.iter().map(|tenant| (tenant.key.0.as_str(), &*tenant.ledger));
         for (name, ledger) in ledgers.chain([(PGBOUNCER, &self.service.console_ledger)]) {
-            let (sums, (period, micros)) = (ledger.sums(), ledger.last_period());
             let known = databases.entry(name.to_owned()).or_insert(([0; ENTRIES], [0; ENTRIES]));
-            for at in 0..ENTRIES {
-                known.0[at] += sums[at];
-                known.1[at] += averages((period, micros))[at];
-            }
+            add_up(&mut known.0, ledger.sums());
+            add_up(&mut known.1, averages(ledger.last_period()));
         }
         databases
     }
@@ -315,10 +334,8 @@ impl View<'_> {
     fn totals(&self) -> Vec<Row> {
         let (mut sums, mut averages) = ([0; ENTRIES], [0; ENTRIES]);
         for (more, average) in self.by_database().into_values() {
-            for at in 0..ENTRIES {
-                sums[at] += more[at];
-                averages[at] += average[at];
-            }
+            add_up(&mut sums, more);
+            add_up(&mut averages, average);
         }
         let rows = |prefix: &'static str, figures: Sums| {
             TOTALS.iter().zip(figures).map(move |(name, figure)| vec![format!("{prefix}_{name}").into(), figure.into()])
@@ -333,12 +350,12 @@ impl View<'_> {
         let lists = [
             ("databases", self.databases().len()),
             ("users", self.config.users.len()),
-            ("peers", 0),
+            ("peers", self.config.peers.len()),
             ("pools", tenants.len() + 1),
-            ("peer_pools", 0),
+            ("peer_pools", self.config.peers.len()),
             ("free_clients", 0),
             ("used_clients", known),
-            ("login_clients", self.service.clients().saturating_sub(known)),
+            ("login_clients", self.service.lobby.count()),
             ("free_servers", 0),
             ("used_servers", servers),
             ("dns_names", 0),
@@ -444,6 +461,10 @@ impl View<'_> {
     fn moment(&self, moment: Instant) -> String {
         written(self.wall - self.now.saturating_duration_since(moment))
     }
+}
+
+fn add_up(sums: &mut Sums, more: Sums) {
+    sums.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
 }
 
 /// The sums of a tenant's pools.
