@@ -114,7 +114,8 @@ impl Stream {
         Ok((stream.peek(&mut byte).await? > 0).then_some(byte[0]))
     }
 
-    /// The version of TLS and the cipher, as PgBouncer shows them (`TLSv1.3/TLS_AES_256_GCM_SHA384`); `None` in the clear.
+    /// The version of TLS and the cipher, as PgBouncer shows them (`TLSv1.3/TLS_AES_256_GCM_SHA384/ECDH=X25519`); `None` in the
+    /// clear.
     pub fn encryption(&self) -> Option<String> {
         let Stream::Tls(stream) = self else { return None };
         let session = stream.0.get_ref().1;
@@ -123,8 +124,9 @@ impl Stream {
             ProtocolVersion::TLSv1_2 => "TLSv1.2",
             _ => "TLS",
         };
-        let suite = session.negotiated_cipher_suite()?.suite();
-        Some(format!("{version}/{}", suite.as_str()?.replacen("TLS13_", "TLS_", 1)))
+        let cipher = session.negotiated_cipher_suite()?.suite().as_str()?.replacen("TLS13_", "TLS_", 1);
+        let group = session.negotiated_key_exchange_group().map(|group| format!("/ECDH={:?}", group.name()));
+        Some(format!("{version}/{cipher}{}", group.unwrap_or_default()))
     }
 
     /// The certificate that the other side has shown.
