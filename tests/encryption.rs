@@ -21,6 +21,7 @@ use wire::startup;
 
 use crate::certificates::{self, Authority, Pair};
 use crate::harness::{Proxy, Setup, Stage, WAIT_MAX, driver, postgres_program, program, python, run, until};
+use crate::interloper;
 
 /// The files of an authority and of what it has signed.
 struct Files {
@@ -447,29 +448,65 @@ async fn authorities_are_exchanged_under_way() {
     assert_eq!(settled.value("select pg_backend_pid()").await.unwrap(), backend);
 }
 
-/// The tunnel of a replication connection is encrypted on both sides, too.
+/// What a login makes of the encryption: by which line of the HBA file, by whose certificate, and bound to which connection.
 #[tokio::test]
-async fn a_base_backup() {
-    let (stage, files) = stage("require").await;
-    let directory = stage.cluster.nodes()[0].data_directory();
-    let (cert, key) = files.authority.issue("server", &["127.0.0.1"]).write(directory, "server");
-    stage.cluster.set(0, "ssl_cert_file", cert.to_str().unwrap()).await.unwrap();
-    stage.cluster.set(0, "ssl_key_file", key.to_str().unwrap()).await.unwrap();
-    stage.cluster.set(0, "ssl", "on").await.unwrap();
-    certificates::write(
-        directory,
-        "pg_hba.conf",
-        "local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-256\nhostssl replication all 127.0.0.1/32 scram-sha-256\n",
-    );
-    stage.direct(0, "select pg_reload_conf()").await;
-    let backup = stage.cluster.directory().join("backup");
-    let target = format!("sslmode=verify-full sslrootcert={}", files.root.display());
-    let arguments = ["-d", &target, "-D", backup.to_str().unwrap(), "-X", "stream", "-c", "fast", "-w"];
-    let output = stage.run("pg_basebackup", &arguments, "").await;
-    assert!(output.status.success(), "{output:?}");
-    let verified = stage.run("pg_verifybackup", &[backup.to_str().unwrap()], "").await;
-    assert!(verified.stdout.contains("backup successfully verified"), "{verified:?}");
-    deserted(&stage.proxy).await;
+async fn logins() {
+    let setup = Setup::replicas(0);
+    let cluster = cluster(&setup).await;
+    let files = Files::new(&cluster);
+    let directory = cluster.directory();
+    let lines = "hostssl certs all all cert\nhostssl bound all all scram-sha-256\nhostnossl plain all all scram-sha-256\n\
+                 hostssl both all all scram-sha-256 clientcert=verify-full\n";
+    let hba = certificates::write(directory, "hba.conf", lines);
+    let names = ["certs", "bound", "plain", "both"].map(|name| format!("[databases.{name}]\ndbname = \"postgres\"\n"));
+    let setup = files
+        .offered(&setup, "prefer")
+        .with("auth", "method", "\"hba\"")
+        .with("auth", "failed_login_delay", "\"0s\"")
+        .with("auth", "auth_hba_file", &format!("{:?}", hba.to_str().unwrap()))
+        .and(&names.concat());
+    let stage = Stage { proxy: setup.proxy(&cluster).await.unwrap(), cluster };
+    stage.ready().await.unwrap();
+    let directory = stage.cluster.directory();
+    let shown = |name: &str| {
+        let (cert, key) = files.authority.issue(name, &[]).write(directory, name);
+        format!("sslmode=require sslcert={} sslkey={}", cert.display(), key.display())
+    };
+    let (right, wrong) = (shown("postgres"), shown("somebody"));
+    let entry = "no pg_hba.conf entry for host \"127.0.0.1\", user \"postgres\", database";
+    let (clear, encrypted) =
+        (format!("{entry} \"bound\", no encryption"), format!("{entry} \"plain\", SSL encryption"));
+    let cases = [
+        ("certs", right.as_str(), "1"),
+        ("certs", wrong.as_str(), "certificate authentication failed for user \"postgres\""),
+        ("certs", "sslmode=require", "certificate authentication failed"),
+        ("both", right.as_str(), "1"),
+        ("both", wrong.as_str(), "certificate"),
+        ("both", "sslmode=require", "certificate"),
+        ("bound", "sslmode=require channel_binding=require", "1"),
+        ("bound", "sslmode=require channel_binding=disable", "1"),
+        ("bound", "sslmode=disable", clear.as_str()),
+        ("plain", "sslmode=disable", "1"),
+        ("plain", "sslmode=require", encrypted.as_str()),
+    ];
+    for (database, target, expected) in cases {
+        let target = format!("dbname={database} {target}");
+        let output = stage.run("psql", &["-XAtq", "-c", "select 1", &target], "").await;
+        let said = format!("{}{}", output.stdout, output.stderr);
+        assert!(said.contains(expected) && (expected == "1") == output.status.success(), "{target}: {said}");
+    }
+
+    // Somebody in between with another certificate gets nowhere, though the client asks for none in particular.
+    let forged = Authority::new("forger").issue("proxy", &["127.0.0.1"]);
+    let port = interloper::start(&forged, stage.proxy.address.port()).await;
+    let target = format!("dbname=bound port={port} sslmode=require channel_binding");
+    let psql = async |target: &str| stage.run("psql", &["-XAtq", "-c", "select 1", target], "").await;
+    for binding in ["require", "prefer"] {
+        let output = psql(&format!("{target}={binding}")).await;
+        assert!(!output.status.success() && output.stderr.contains("channel binding"), "{binding}: {output:?}");
+    }
+    // It is the binding that stops it.
+    assert_eq!(psql(&format!("{target}=disable")).await.stdout, "1\n");
 }
 
 /// Servers that take encrypted connections only: for probes, for clients' statements and for what cancels them.

@@ -16,6 +16,7 @@ mod encryption;
 mod failover;
 mod freshness;
 mod harness;
+mod interloper;
 mod isolation;
 mod library;
 mod limits;

@@ -76,6 +76,9 @@ impl From<std::io::Error> for Refusal {
 pub(crate) async fn log_in(stream: Stream, seat: Seat, worker: &Rc<Worker>, presence: &Presence) -> Option<Entrance> {
     let timeout = worker.service.config().proxy.client_login_timeout;
     let peer = stream.peer();
+    if peer == Peer::Gone {
+        return None;
+    }
     let (id, call) = (presence.slot.id, seat.call());
     let mut guest = Guest { stream, received: Vec::new(), peer, security: Security::default(), seat: Some(seat) };
     // On the heap: a client spends its life beside this future's memory otherwise.

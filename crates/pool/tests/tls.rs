@@ -14,6 +14,9 @@ use tokio::net::TcpListener;
 #[path = "../../../tests/certificates.rs"]
 mod certificates;
 
+#[path = "../../../tests/interloper.rs"]
+mod interloper;
+
 use certificates::{Authority, Pair};
 
 /// A mode of libpq, with who may sign.
@@ -180,6 +183,25 @@ async fn servers_that_ask_who_we_are() {
     let forged = theirs.issue("postgres", &[]);
     let found = outcome(&target(stage.port(), Some(Mode { identity: Some(&forged), ..REQUIRE }))).await;
     assert!(found != "tls" && found != "clear", "{found}");
+}
+
+/// The proof that lets us in to somebody in between is no good for the server behind.
+#[tokio::test]
+async fn an_interloper() {
+    let stage = Stage::start().await;
+    let ours = Authority::new("ours");
+    let right = ours.issue("server", &["127.0.0.1"]);
+    stage.show(&right).await;
+    stage.check(Some(REQUIRE), "tls").await;
+    // Who has the server's own certificate and key is the server, as far as anybody can tell.
+    let twin = interloper::start(&right, stage.port()).await;
+    assert_eq!(outcome(&target(twin, Some(REQUIRE))).await, "tls");
+    let forged = Authority::new("theirs").issue("server", &["127.0.0.1"]);
+    let port = interloper::start(&forged, stage.port()).await;
+    let found = outcome(&target(port, Some(REQUIRE))).await;
+    assert!(found.contains("channel binding"), "{found}");
+    let found = outcome(&target(port, Some(verify(Trust::Signed, &ours.pem)))).await;
+    assert!(found.contains("UnknownIssuer"), "{found}");
 }
 
 /// On a Unix socket there is nobody to hide from, whatever the mode.
