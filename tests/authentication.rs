@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use cluster::{Authentication, Cluster};
 use tokio_postgres::error::SqlState;
 use wire::backend::tag;
-use wire::startup;
+use wire::{frontend, startup};
 
 use crate::harness::{Client, Setup, Stage, program, run, until};
-use crate::raw::Raw;
+use crate::raw::{Raw, sqlstate, tags};
 
 /// How a login ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -231,7 +231,9 @@ async fn an_auth_query_that_fails() {
         let text = error.as_db_error().unwrap().message().to_owned();
         assert_eq!(text, "the user cannot be looked up at the moment");
     }
-    assert!(stage.proxy.log().contains("permission denied for table pg_authid"), "{}", stage.proxy.log());
+    until("the reason to be logged", async || stage.proxy.log().contains("permission denied for table pg_authid"))
+        .await
+        .unwrap();
 }
 
 /// A query of the operator's own, and answers about somebody else than was asked for.
@@ -258,6 +260,36 @@ async fn an_auth_query_of_ones_own() {
     for user in ["anybody", "broken"] {
         let error = connect(&stage, "scram-sha-256", user, "wonderland").await.err().unwrap();
         assert_eq!(error.code(), Some(&SqlState::CANNOT_CONNECT_NOW), "{user}: {error:?}");
+    }
+}
+
+/// A name that a server would cut off is another name (CVE-2012-4575), and what comes before the proof is no request.
+#[tokio::test]
+async fn names_that_are_too_long_and_words_that_are_too_early() {
+    let scene = Scene::start("").await;
+    let longest = "u".repeat(63);
+    scene.role(&longest, "wonderland", "scram-sha-256").await;
+    let stage = scene.open("", no_delay().with("auth", "auth_user", "\"postgres\"")).await;
+    for method in ["scram-sha-256", "md5", "password"] {
+        assert_eq!(end(&stage, method, &longest, "wonderland").await, In, "{method}\n{}", stage.proxy.log());
+        assert_eq!(end(&stage, method, &format!("{longest}u"), "wonderland").await, Denied, "{method}");
+    }
+    assert!(connect(&stage, "trust", &format!("{longest}u"), "").await.is_err());
+    let error = connect(&stage, &"d".repeat(64), "postgres", "hakem").await.err().unwrap();
+    assert_eq!(error.code(), Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION), "{error:?}");
+
+    for method in ["scram-sha-256", "md5", "password"] {
+        let mut raw = Raw::open(&stage.proxy).await;
+        let mut words = Vec::new();
+        startup::put_session(&mut words, [("user", longest.as_str()), ("database", method)]);
+        frontend::put_query(&mut words, "select 'too early'");
+        raw.say(&words).await;
+        let mut heard = Vec::new();
+        while let Some(message) = raw.hear().await {
+            heard.push(message);
+        }
+        assert_eq!(tags(&heard), "RE", "{heard:?}");
+        assert_eq!(sqlstate(&heard).as_deref(), Some("08P01"));
     }
 }
 
@@ -312,6 +344,9 @@ async fn failures_are_counted_logged_and_slowed_down() {
     }
     assert_eq!(stage.proxy.metric("hakem_authentication_failures_total", &[]).await, 3.0);
     assert_eq!(stage.proxy.metric("hakem_logins_total", &[("outcome", "failure")]).await, 3.0);
+    until("the failures to be logged", async || stage.proxy.log().matches("authentication failed").count() >= 3)
+        .await
+        .unwrap();
     let log = stage.proxy.log();
     for user in ["postgres", "mallory"] {
         let line =

@@ -119,7 +119,7 @@ impl Setup {
         let stderr = child.stderr.take().context("stderr is a pipe")?;
         let copy = log.clone();
         // A thread, since the pipe must be emptied also while a test's runtime is busy. It ends with the program.
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 let mut log = copy.lock().unwrap();
                 if log.len() < LOG_BYTES_MAX {
@@ -141,6 +141,8 @@ impl Setup {
                 return Ok(proxy);
             }
             if let Some(status) = proxy.child.try_wait()? {
+                // What it said last may not have been read yet.
+                let _ = reader.join();
                 bail!("the program ended with {status}:\n{}", proxy.log());
             }
             ensure!(Instant::now() < deadline, "the program does not listen:\n{log}");

@@ -37,3 +37,4 @@ mod smoke;
 mod startup;
 mod strangers;
 mod tap;
+mod vouched;

@@ -16,6 +16,10 @@ mod walks;
 
 use std::sync::OnceLock;
 
+use auth::{
+    Account, Cleartext, Credential, Fault, Hba, InitialResponse, NONCE_BYTES, Origin, ScramKeys, ScramServer,
+    ServerLogin, Step, UserMaps, Verifier, Visitor, parse_userlist,
+};
 use classifier::{Access, Classifier};
 use wire::backend::{self, Report, Status};
 use wire::frame::{Frame, Frames, Header};
@@ -124,6 +128,70 @@ pub fn config(data: &[u8]) {
     if let Err(problems) = config::Config::parse(text, "fuzz.toml") {
         assert!(!problems.is_empty());
         problems.iter().for_each(|problem| assert!(!problem.to_string().is_empty()));
+    }
+}
+
+/// SCRAM in both roles: whoever does not know the password is not let in, and does not let us in.
+pub fn scram(data: &[u8]) {
+    let mut words = data.split(|byte| *byte == 0xff);
+    let (first, last) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    for end_point in [None, Some(vec![1; 32])] {
+        let account = Account::Known(Verifier::from_password(b"pencil", b"salt", 1));
+        let server = ScramServer::new(account, end_point);
+        for mechanism in server.mechanisms() {
+            let account = Account::Known(Verifier::from_password(b"pencil", b"salt", 1));
+            let end_point = mechanism.ends_with("PLUS").then(|| vec![1; 32]);
+            let started = ScramServer::new(account, end_point).on_client_first(mechanism, first, &[7; NONCE_BYTES]);
+            if let Ok((_, server)) = started {
+                assert!(server.on_client_final(last).is_err(), "a proof was guessed");
+            }
+        }
+    }
+    let _ = InitialResponse::parse(data);
+    let keys = Credential::Keys(ScramKeys::from_password(b"pencil", b"salt", 1).into());
+    for credential in [Credential::None, Credential::Password("pencil".into()), keys] {
+        // One server that says anything, and one that has chosen SCRAM.
+        let mut login = ServerLogin::new("user", credential.clone(), Cleartext::Refused, [7; NONCE_BYTES]);
+        for word in data.split(|byte| *byte == 0xff) {
+            let _ = login.on_message(word);
+        }
+        let mut login = ServerLogin::new("user", credential, Cleartext::Refused, [7; NONCE_BYTES]);
+        if login.on_message(b"\0\0\0\x0aSCRAM-SHA-256\0\0").is_ok() {
+            for word in data.split(|byte| *byte == 0xff) {
+                let step = login.on_message(word);
+                assert!(!matches!(step, Ok(Step::Done | Step::Wait)), "a signature was guessed");
+            }
+        }
+    }
+}
+
+/// Any text as each of the files that say who gets in: a fault is told with a line that exists, and rules decide.
+pub fn hba(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let lines = text.lines().count();
+    let check = |faults: Vec<Fault>| {
+        assert!(!faults.is_empty());
+        assert!(faults.iter().all(|fault| (1..=lines).contains(&fault.line)));
+    };
+    // A file may include itself.
+    match Hba::parse(text, "hba", &mut |name| if name == "x" { Ok(text.to_owned()) } else { Err("no".into()) }) {
+        Ok(hba) => {
+            for origin in [Origin::Local, Origin::Host { address: [127, 0, 0, 1].into(), encrypted: true }] {
+                for replication in [false, true] {
+                    let found = hba.find(&Visitor { origin, database: "a", user: "a", replication });
+                    assert!(found.is_none_or(|rule| rule.line <= lines));
+                }
+            }
+        }
+        Err(faults) => check(faults),
+    }
+    match UserMaps::parse(text, "ident") {
+        Ok(maps) => assert!(!maps.allow(Some("no such map"), "a", "a") || text.contains("no such map")),
+        Err(faults) => check(faults),
+    }
+    match parse_userlist(text, "users") {
+        Ok(users) => assert!(users.len() <= lines),
+        Err(faults) => check(faults),
     }
 }
 

@@ -37,7 +37,13 @@ pub(crate) fn join(text: &str) -> Vec<(usize, String)> {
 
 /// The fields of a line, with the words of the files that it names in place of their names.
 pub(crate) fn fields(line: &str, read: &mut dyn FnMut(&str) -> Result<String, String>) -> Result<Vec<Field>, String> {
-    expand(split(line)?, read, 0)
+    // Files that name each other many times over would keep us reading for ever.
+    let mut files = 0;
+    let mut counted = |name: &str| {
+        files += 1;
+        if files > FILES_MAX { Err("too many files for one line".to_owned()) } else { read(name) }
+    };
+    expand(split(line)?, &mut counted, 0)
 }
 
 fn expand(
@@ -137,6 +143,9 @@ fn split(line: &str) -> Result<Vec<Field>, String> {
 
 /// How deep files may include each other; PostgreSQL's CONF_FILE_MAX_DEPTH.
 const INCLUDES_MAX: usize = 10;
+
+/// Files that are read for one line.
+const FILES_MAX: usize = 1000;
 
 /// The longest word; PostgreSQL's MAX_TOKEN was 256.
 const WORD_BYTES_MAX: usize = 10_000;

@@ -11,6 +11,9 @@ fn parse(text: &str) -> Result<Hba, Vec<String>> {
         "users" => Ok("alice\n# comment\n\"Bob B\", carol".to_owned()),
         "nested" => Ok("@users dave".to_owned()),
         "loop" => Ok("@loop".to_owned()),
+        // Two to the power of nine of these are within the depth; many such words are not to be tried out.
+        "twice" => Ok("@twice @twice".to_owned()),
+        "wide" => Ok("@users ".repeat(2000)),
         "empty" => Ok(String::new()),
         _ => Err("no such file".to_owned()),
     };
@@ -192,6 +195,8 @@ fn faults() {
     check("local all \"all md5", "a quote is not closed");
     check("local all @missing md5", "cannot read \"@missing\": no such file");
     check("local all @loop md5", "include each other");
+    check("local all @twice md5", "include each other");
+    check("local all @wide md5", "too many files for one line");
     // All of them at once, each at its line.
     let faults = parse("nope\nlocal all all trust\nlocal all all nope").unwrap_err();
     assert_eq!(faults, ["hba:1: invalid connection type \"nope\"", "hba:3: invalid authentication method \"nope\""]);
