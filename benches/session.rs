@@ -30,6 +30,7 @@ impl Conversation {
             keeps_server: false,
             refuses_blocks: false,
             request_max: 1 << 20,
+            statements_max: 1 << 30,
         };
         let settings = Settings::new([("application_name", "pgbench"), ("client_encoding", "UTF8")]);
         Conversation {

@@ -10,6 +10,7 @@ mod cancel;
 mod certificates;
 mod console;
 mod copying;
+mod corners;
 mod demo;
 mod drivers;
 mod encryption;

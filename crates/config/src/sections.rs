@@ -33,6 +33,8 @@ pub struct Proxy {
     pub shutdown_timeout: Duration,
     /// The largest request, in bytes, that is retained and so can be retried; a larger one is streamed.
     pub message_retain_max: usize,
+    /// The memory for one client's prepared statements, in bytes.
+    pub statements_retain_max: usize,
     /// The number of connections that have not logged in yet, beyond which the oldest are dropped.
     pub logins_max: usize,
     /// The largest message of a client, in bytes.
@@ -295,6 +297,9 @@ impl Proxy {
             client_login_timeout: section.within("client_login_timeout", seconds(15), TIMEOUT_MIN..=DURATION_MAX),
             shutdown_timeout: section.within("shutdown_timeout", seconds(30), Duration::ZERO..=DURATION_MAX),
             message_retain_max: section.within("message_retain_max", Size(1 << 20), Size(1 << 10)..=Size(1 << 30)).0,
+            statements_retain_max: section
+                .within("statements_retain_max", Size(1 << 30), Size(1 << 16)..=Size(1 << 40))
+                .0,
             logins_max: count(section.within("logins_max", 2000, 1..=1_000_000)),
             max_packet_size: section
                 .within("max_packet_size", Size(1 << 30), Size(1 << 14)..=Size(i32::MAX as usize))

@@ -114,6 +114,7 @@ impl Tenant {
             keeps_server: resolved.pool_mode == config::PoolMode::Session,
             refuses_blocks: resolved.pool_mode == config::PoolMode::Statement,
             request_max: config.proxy.message_retain_max,
+            statements_max: config.proxy.statements_retain_max,
         };
         let pool_options = pool::Options {
             size: resolved.pool_size,

@@ -7,18 +7,18 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use classifier::{Class, Isolation, TransactionAccess, TransactionMode, Why};
+use classifier::{Class, Effect, Isolation, TransactionAccess, TransactionMode, Why};
 use wire::backend;
 use wire::frame::{Frame, Frames};
 use wire::frontend::{self, Bind, Frontend, Parse, Target};
 
 use crate::answer::aborted;
 use crate::memory::ServerMemory;
-use crate::reply::Owed;
+use crate::owed::Owed;
 use crate::request::End;
 use crate::session::{Progress, Session, Transaction};
 use crate::settings::difference;
-use crate::sql::{Said, taken};
+use crate::sql::{Said, taken, too_many};
 use crate::statements::{Form, Prepared, UNKNOWN, is_ours};
 
 impl Session {
@@ -182,7 +182,14 @@ impl Session {
                 if class.as_ref().is_some_and(|class| ends_transaction(class)) {
                     self.portals.clear();
                 }
-                self.pass(frame, Owed::Execute { class, copied: false }, out);
+                let discards = class.as_ref().is_some_and(|class| class.effects.contains(&Effect::DiscardAll));
+                let aside = discards.then(|| {
+                    // What follows is defined, and prepared, behind it.
+                    let mark = self.changes.end();
+                    self.forget_names();
+                    Box::new(memory.set_aside(mark))
+                });
+                self.pass(frame, Owed::Execute { class, copied: false, aside }, out);
             }
             Frontend::Close(Target::Statement(name)) => {
                 let mark = self.changes.end();
@@ -240,6 +247,10 @@ impl Session {
             self.ensure(&known, memory, out);
             frontend::put_parse(out, &known.id.name().0, parse.sql, parse.types);
             return self.owe(Owed::RefusedParse { mark });
+        }
+        let bytes_max = self.policy.statements_max;
+        if !failed && !parse.name.is_empty() && self.statements.would_exceed(bytes_max, parse.name, &statement) {
+            return self.doom(too_many(), Owed::Describe, out);
         }
         if is_own(&statement) {
             if failed && !parse.name.is_empty() {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use classifier::{Access, Class, Effect};
 
-use crate::reply::Owed;
+use crate::owed::Owed;
 use crate::request::{End, Request};
 use crate::session::{Need, Role, Session, Transaction};
 use crate::statements::{Identity, Prepared, Statements};

@@ -7,7 +7,7 @@
 //! - `answer`: the answers that need no server.
 //! - `flight`: requests that are on their way, several at once, and when one may follow another.
 //! - `encode`: the request as it is sent to one particular server: settings, BEGIN and statements that it lacks come first.
-//! - `reply`: the server's messages against what is owed ([`Verdict`]).
+//! - `reply`: the server's messages against what is `owed` ([`Verdict`]); `errors` among them, and what is run again ([`RetryReason`]).
 //! - `loss`: what a client is told when its server is gone ([`Loss`]).
 //! - `settings`: tracked SETs with PostgreSQL's transactional rules.
 //! - `statements`: prepared statements, the client's names for them and the servers'.
@@ -16,9 +16,11 @@
 
 mod answer;
 mod encode;
+mod errors;
 mod flight;
 mod loss;
 mod memory;
+mod owed;
 mod policy;
 mod reply;
 mod request;
@@ -27,10 +29,11 @@ mod settings;
 mod sql;
 mod statements;
 
+pub use errors::RetryReason;
 pub use flight::{FLIGHT_REQUESTS_MAX, LEASE_REQUESTS_MAX};
 pub use loss::Loss;
 pub use memory::ServerMemory;
 pub use policy::{Consistency, Policy, Route};
-pub use reply::{RetryReason, Verdict};
+pub use reply::Verdict;
 pub use session::{Intent, Need, Role, Session, Step, Transaction, Violation};
 pub use settings::Settings;

@@ -54,6 +54,22 @@ impl ServerMemory {
         self.prepares
     }
 
+    /// The same but for the statements.
+    pub(crate) fn discard_all_but_statements(&mut self) {
+        self.settings = Some(Arc::default());
+    }
+
+    /// Forgets all statements, for as long as it is not known whether they are gone.
+    /// `mark`: where the changes of the client's begin that come with it.
+    pub(crate) fn set_aside(&mut self, mark: usize) -> SetAside {
+        SetAside { mark, prepared: std::mem::take(&mut self.prepared) }
+    }
+
+    /// They are not gone.
+    pub(crate) fn bring_back(&mut self, aside: SetAside) {
+        self.prepared.extend(aside.prepared);
+    }
+
     pub(crate) fn deallocate_all(&mut self) {
         self.stale.clear();
         self.prepared.clear();
@@ -104,4 +120,11 @@ impl ServerMemory {
     pub(crate) fn forget(&mut self, id: Identity) {
         self.prepared.remove(&id);
     }
+}
+
+/// Statements that a server may have lost.
+#[derive(Clone, Debug)]
+pub(crate) struct SetAside {
+    pub(crate) mark: usize,
+    prepared: HashMap<Identity, u64>,
 }

@@ -25,6 +25,8 @@ pub struct Policy {
     pub refuses_blocks: bool,
     /// A request of more bytes than this is passed on in parts, and is not run again elsewhere.
     pub request_max: usize,
+    /// Bytes that the named statements of a session may take.
+    pub statements_max: usize,
 }
 
 /// Where statements go.
@@ -69,6 +71,7 @@ impl Session {
             own.keeps_server = new.keeps_server;
             own.refuses_blocks = new.refuses_blocks;
             own.request_max = new.request_max;
+            own.statements_max = new.statements_max;
             if own.route == old.route {
                 own.route = new.route;
             }

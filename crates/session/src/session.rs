@@ -15,8 +15,8 @@ use wire::frontend::{Bind, Frontend, Parse, Target};
 
 use crate::flight::{Changes, Sent};
 use crate::memory::ServerMemory;
+use crate::owed::Owed;
 use crate::policy::{Consistency, Policy, Route};
-use crate::reply::Owed;
 use crate::request::{End, Request};
 use crate::settings::Settings;
 use crate::sql::Rewrite;
@@ -118,7 +118,7 @@ pub(crate) struct Progress {
     /// Nothing of the answer has been let go: the request can be run again.
     pub(crate) holding: bool,
     /// The reply runs into a retry: it is swallowed up to ReadyForQuery.
-    pub(crate) retrying: Option<crate::reply::RetryReason>,
+    pub(crate) retrying: Option<crate::errors::RetryReason>,
     /// An ErrorResponse has come.
     pub(crate) failed: bool,
     /// A hidden statement failed: what follows ran without it.

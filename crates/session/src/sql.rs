@@ -15,7 +15,7 @@ use wire::frame::Frames;
 use wire::frontend::{self, Frontend, Parse, Target};
 
 use crate::memory::ServerMemory;
-use crate::reply::Owed;
+use crate::owed::Owed;
 use crate::session::{Session, Transaction};
 use crate::statements::{Form, Prepared, UNKNOWN};
 
@@ -137,6 +137,11 @@ impl Session {
             Rewrite::Prepare(name, _) if self.statements.get(name).is_some() => {
                 self.doom(taken(name), Owed::Query { mark, instead: None, prepares: None }, out);
             }
+            Rewrite::Prepare(name, statement)
+                if self.statements.would_exceed(self.policy.statements_max, name, statement) =>
+            {
+                self.doom(too_many(), Owed::Query { mark, instead: None, prepares: None }, out);
+            }
             // It fails, and for that reason.
             Rewrite::Prepare(_, statement) if self.transaction == (Transaction::Open { failed: true }) => {
                 frontend::put_query(out, &preparing(statement));
@@ -182,6 +187,9 @@ impl Session {
             }
             Some(Effect::Prepare { name, .. }) => {
                 if let Form::Own(Some(prepared)) = &statement.form {
+                    if self.statements.would_exceed(self.policy.statements_max, name.as_bytes(), prepared) {
+                        return self.doom(too_many(), Owed::Describe, out);
+                    }
                     self.changes.push(name.as_bytes(), None);
                     self.statements.insert(name.as_bytes(), prepared.clone());
                     self.ensure(prepared, memory, out);
@@ -196,14 +204,19 @@ impl Session {
                 None => return self.doom(missing(name), Owed::Describe, out),
             },
             _ => {
-                for name in self.statements.names() {
-                    let removed = self.statements.remove(&name);
-                    self.changes.push(&name, removed);
-                }
+                self.forget_names();
                 "DEALLOCATE ALL"
             }
         };
         self.owe(Owed::Said { mark, what: Said::Complete(command) });
+    }
+
+    /// All of the client's names stand for nothing any more.
+    pub(crate) fn forget_names(&mut self) {
+        for name in self.statements.names() {
+            let removed = self.statements.remove(&name);
+            self.changes.push(&name, removed);
+        }
     }
 
     /// Makes the server fail where it would not by itself, and has the client told why it should have.
@@ -296,6 +309,12 @@ fn preparing(statement: &Prepared) -> String {
 /// As PostgreSQL words it (`StorePreparedStatement`).
 pub(crate) fn taken(name: &[u8]) -> Failure {
     Failure::error("42P05", format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(name)))
+}
+
+/// The client closes none.
+pub(crate) fn too_many() -> Failure {
+    Failure::error("54000", "too many prepared statements")
+        .hint("Close or deallocate those that are not needed any more, or raise statements_retain_max.")
 }
 
 /// As PostgreSQL words it (`FetchPreparedStatement`).

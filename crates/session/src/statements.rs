@@ -112,6 +112,8 @@ pub(crate) type Named = (Box<[u8]>, Option<Arc<Prepared>>);
 pub(crate) struct Statements {
     named: HashMap<Box<[u8]>, Arc<Prepared>>,
     unnamed: Option<Arc<Prepared>>,
+    /// What the named ones take.
+    bytes: usize,
 }
 
 impl Statements {
@@ -122,13 +124,26 @@ impl Statements {
     pub(crate) fn insert(&mut self, name: &[u8], statement: Arc<Prepared>) {
         if name.is_empty() {
             self.unnamed = Some(statement);
-        } else {
-            self.named.insert(name.into(), statement);
+            return;
+        }
+        self.bytes += cost(name, &statement);
+        if let Some(before) = self.named.insert(name.into(), statement) {
+            self.bytes -= cost(name, &before);
         }
     }
 
     pub(crate) fn remove(&mut self, name: &[u8]) -> Option<Arc<Prepared>> {
-        if name.is_empty() { self.unnamed.take() } else { self.named.remove(name) }
+        if name.is_empty() {
+            return self.unnamed.take();
+        }
+        let removed = self.named.remove(name)?;
+        self.bytes -= cost(name, &removed);
+        Some(removed)
+    }
+
+    /// Whether another named one would take more than so many bytes.
+    pub(crate) fn would_exceed(&self, bytes_max: usize, name: &[u8], statement: &Prepared) -> bool {
+        self.bytes + cost(name, statement) > bytes_max
     }
 
     /// Gives a name back what it stood for.
@@ -152,6 +167,14 @@ impl Statements {
         *self = Statements::default();
     }
 }
+
+/// About what a named statement takes, with its places in maps and on the heap.
+fn cost(name: &[u8], statement: &Prepared) -> usize {
+    name.len() + statement.sql.len() + statement.types.len() + STATEMENT_BYTES
+}
+
+/// What a statement takes beside its texts.
+const STATEMENT_BYTES: usize = 256;
 
 /// A name that no server knows: for what a client calls by a name that is not its own. Whatever the server has under that name
 /// is another's.

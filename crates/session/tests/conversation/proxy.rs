@@ -70,6 +70,7 @@ pub(crate) fn policy() -> Policy {
         keeps_server: false,
         refuses_blocks: false,
         request_max: 1 << 20,
+        statements_max: 1 << 20,
     }
 }
 

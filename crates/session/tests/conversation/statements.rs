@@ -256,3 +256,49 @@ fn a_statement_of_sql_in_a_failed_transaction() {
         ]);
     }
 }
+
+#[test]
+fn statements_that_are_never_closed_have_a_limit() {
+    let mut proxy = Proxy::new(0);
+    proxy.connect(session::Policy { statements_max: 600, ..crate::proxy::policy() }, &[]);
+    proxy.check(&[
+        ("P a select 1 | P b select 2 | S", "r.P(#1 select 1) r.P(#2 select 2) r.S", "1 1 Z(I)"),
+        ("P c select 3 | S", "r.D(unknown) r.S", "E(54000) Z(I)"),
+        ("Q prepare c as select 3", "r.Q(DEALLOCATE hakem_unknown)", "E(54000) Z(I)"),
+        ("P - prepare c as select 3 | B - | E | S", "p.D(unknown) p.S", "1 2 E(54000) Z(I)"),
+        ("P - select 3 | B - | E | S", "r.P(- select 3) r.B(-) r.E r.S", "1 2 D(3) C(SELECT 1) Z(I)"),
+        ("B a | E | S", "r.B(#1) r.E r.S", "2 D(1) C(SELECT 1) Z(I)"),
+        // One that is closed makes room.
+        ("C s a | P c select 3 | S", "r.P(#3 select 3) r.S", "3 1 Z(I)"),
+        ("Q deallocate c", "", "C(DEALLOCATE) Z(I)"),
+        ("P a select 1 | S", "r.S", "1 Z(I)"),
+    ]);
+}
+
+#[test]
+fn what_is_prepared_behind_discard_all_in_one_request_stays() {
+    check(&[
+        ("P s select 1 | P t select 2 | S", "r.P(#1 select 1) r.P(#2 select 2) r.S", "1 1 Z(I)"),
+        ("B s | E | S", "r.B(#1) r.E r.S", "2 D(1) C(SELECT 1) Z(I)"),
+        (
+            "P - discard all | B - | E | P u select 2 | P - select 3 | B u | E | S",
+            "p.P(- discard all) p.B(-) p.E p.P(#2 select 2) p.P(- select 3) p.B(#2) p.E p.S",
+            "1 2 C(DISCARD ALL) 1 1 2 D(2) C(SELECT 1) Z(I)",
+        ),
+        ("B u | E | S", "r.B(#2) r.E r.S", "2 D(2) C(SELECT 1) Z(I)"),
+        ("B s | E | S", "p.B(s) p.E p.S", "E(26000) Z(I)"),
+        // One that is discarded itself discards nothing.
+        ("P w select 4 | S", "r.P(#3 select 4) r.S", "1 Z(I)"),
+        (
+            "P - insert into t | B - | E | P v insert into t | S",
+            "p.P(- insert into t) p.B(-) p.E p.P(#4 insert into t) p.S",
+            "1 2 C(INSERT 0 1) 1 Z(I)",
+        ),
+        (
+            "E gone | P - discard all | B - | E | B v | E | S",
+            "p.E p.P(- discard all) p.B(-) p.E p.B(v) p.E p.S",
+            "E(34000) Z(I)",
+        ),
+        ("B v | E | S", "p.B(#4) p.E p.S", "2 C(INSERT 0 1) Z(I)"),
+    ]);
+}

@@ -97,6 +97,7 @@ pub(crate) const REQUESTS: &[&str] = &[
     "P - deallocate s1 | D s - | B - | D p - | E | P s1 select 5 | B s1 | E | S",
     "P s4 deallocate s2 | B s4 | E | S",
     "P - deallocate all | B - | E | P s1 select 6 | B s1 | E | S",
+    "P - discard all | B - | E | P s1 select 8 | B s1 | E | S",
     "P - prepare s1 as wrong | B - | E | B s1 | E | S",
 ];
 

@@ -1,0 +1,268 @@
+//! A server's errors: what they discard and undo, what the client is told, and whether the request is run again instead.
+
+use std::collections::VecDeque;
+
+use classifier::{Access, Effect, PinReason, TransactionAccess};
+use wire::backend::{self, Report, SqlState};
+use wire::frame::Frames;
+use wire::frontend::{Bind, Frontend, Target};
+
+use crate::flight::Sent;
+use crate::memory::ServerMemory;
+use crate::owed::Owed;
+use crate::reply::Verdict;
+use crate::session::{Role, Session, Transaction};
+use crate::sql::Rewrite;
+use crate::statements::Identity;
+
+/// Why a request is run again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RetryReason {
+    /// The replica refused it: it was no read.
+    Misrouted,
+    /// The replica cancelled it for the sake of recovery.
+    Conflict,
+    /// The replica does not know a relation, column, type or function: their creation may not have been replayed yet.
+    NotReplayed,
+    /// The server is shutting down, starting up or gone.
+    ServerLost,
+    /// The server is no primary any more.
+    Demoted,
+    /// A prepared statement would return other columns than when it was prepared.
+    Outdated,
+}
+
+impl RetryReason {
+    /// A word for counters and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RetryReason::Misrouted => "misrouted",
+            RetryReason::Conflict => "conflict",
+            RetryReason::NotReplayed => "not_replayed",
+            RetryReason::ServerLost => "server_lost",
+            RetryReason::Demoted => "demoted",
+            RetryReason::Outdated => "outdated",
+        }
+    }
+}
+
+impl Session {
+    pub(crate) fn on_error(&mut self, body: &[u8], hidden: bool, memory: &mut ServerMemory) -> Verdict {
+        let report = Report::new(body);
+        if report.is_fatal() {
+            return Verdict::Leaving;
+        }
+        if hidden {
+            self.progress.hidden_failed = true;
+            // BEGIN READ WRITE on a standby.
+            let demoted = report.sqlstate() == Some(SqlState(*b"25006")) && self.lease.role == Some(Role::Primary);
+            if demoted && self.progress.holding && self.is_first_attempt() {
+                self.progress.retrying = Some(RetryReason::Demoted);
+            }
+            return Verdict::Swallow;
+        }
+        let retry = match self.outdated(&report) {
+            Some(id) => {
+                memory.outdate(id);
+                self.may_replan(id).then_some(RetryReason::Outdated)
+            }
+            None => report.sqlstate().and_then(|code| self.retry_reason(code)).or(self.progress.retrying),
+        };
+        if let Some(Owed::HiddenEnd) = self.owed.iter().find(|owed| owed.is_end()) {
+            // EXECUTE comes next, and will not find its statement. This is why.
+            let mut cause = Vec::new();
+            backend::put_report(&mut cause, body);
+            self.cause = Some(cause);
+            self.progress.retrying = retry;
+            self.discard_until_sync(memory);
+            return Verdict::Swallow;
+        }
+        self.progress.failed = true;
+        self.progress.copy_in = false;
+        let instead = self.cause.take().or_else(|| self.instead(&report));
+        self.pin_in_spite();
+        self.forget_prepared(memory);
+        self.discard_until_sync(memory);
+        self.release_sync();
+        // Without a Sync there is no end to wait for.
+        if retry.is_some() && !self.owed.is_empty() {
+            self.progress.retrying = retry;
+            return Verdict::Swallow;
+        }
+        self.progress.holding = false;
+        match instead {
+            Some(error) => {
+                self.output.extend_from_slice(&error);
+                Verdict::Swallow
+            }
+            None => Verdict::Forward,
+        }
+    }
+
+    /// The statement of the server's that fails for its columns: "cached plan must not change result type".
+    fn outdated(&self, report: &Report<'_>) -> Option<Identity> {
+        if report.sqlstate() != Some(SqlState(*b"0A000")) || report.field(b'R') != Some(b"RevalidateCachedQuery") {
+            return None;
+        }
+        match self.owed.front()? {
+            Owed::Bind { id } => *id,
+            Owed::Query { .. } => match &self.flight.front()?.request.rewrite {
+                Some(Rewrite::Execute(target, _)) => Some(target.id),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Whether a request can be run again with a statement prepared anew: nothing has come of it, and the client is told the columns
+    /// in the same breath, so that it will not take the new ones for the old ones.
+    fn may_replan(&self, id: Identity) -> bool {
+        let Some(Sent { request, .. }) = self.flight.front().filter(|_| self.flight.len() == 1) else { return false };
+        if !self.progress.holding || request.attempts > 0 {
+            return false;
+        }
+        let described = |bind: &Bind<'_>| {
+            Frames::new(&request.frames).any(|frame| match Frontend::read(frame) {
+                Ok(Frontend::Describe(Target::Portal(portal))) => portal == bind.portal,
+                Ok(Frontend::Describe(Target::Statement(name))) => name == bind.statement,
+                _ => false,
+            })
+        };
+        Frames::new(&request.frames).all(|frame| match Frontend::read(frame) {
+            Ok(Frontend::Bind(bind)) => {
+                let known = self.statements.get(bind.statement).is_some_and(|known| known.id == id);
+                !known || described(&bind)
+            }
+            _ => true,
+        })
+    }
+
+    /// The error that the client is told in place of the server's.
+    fn instead(&self, report: &Report<'_>) -> Option<Vec<u8>> {
+        let (Owed::Query { instead, .. } | Owed::Doomed { instead, .. }) = self.owed.front()? else { return None };
+        // In a transaction that has failed nothing else is true.
+        let failure = instead.as_ref().filter(|_| report.sqlstate() != Some(SqlState(*b"25P02")))?;
+        let mut error = Vec::new();
+        failure.put(&mut error);
+        Some(error)
+    }
+
+    /// The server has not got a statement that was to be prepared; nor will it have one to close.
+    fn not_there(&mut self, id: Identity, memory: &mut ServerMemory) {
+        memory.forget(id);
+        for later in &mut self.owed {
+            if let Owed::HiddenClose { id: closed, there } = later {
+                *there &= *closed != id;
+            }
+        }
+    }
+
+    /// A PREPARE in a simple query has failed: neither server nor client has the statement.
+    fn forget_prepared(&mut self, memory: &mut ServerMemory) {
+        if let Some(Owed::Query { prepares: Some((id, mark)), .. }) = self.owed.front() {
+            let (id, mark) = (*id, *mark);
+            self.not_there(id, memory);
+            let end = self.flight.front().map_or(mark, |sent| sent.changes);
+            self.undo(mark..end);
+        }
+    }
+
+    /// "...the backend issues ErrorResponse, then reads and discards messages until a Sync is reached" (protocol-flow): replies
+    /// to what follows are not owed, and what it would have done is undone.
+    fn discard_until_sync(&mut self, memory: &mut ServerMemory) {
+        let unnamed_failed = match self.owed.front() {
+            // Not the extended protocol: the server goes on with what comes next.
+            None | Some(Owed::Query { .. } | Owed::Function) => return,
+            Some(owed) => matches!(owed, Owed::UnnamedParse { .. }),
+        };
+        let is_sync = |owed: &Owed| matches!(owed, Owed::Sync | Owed::HiddenSync | Owed::HiddenEnd);
+        let sync = self.owed.iter().position(is_sync).unwrap_or(self.owed.len());
+        let end = self.flight.front().map_or(self.changes.end(), |sent| sent.changes);
+        let mark = self.owed.iter().take(sync).find_map(Owed::mark).unwrap_or(end);
+        // Backwards: a statement may be prepared and closed again in one request.
+        let discarded: VecDeque<Owed> = self.owed.drain(..sync).collect();
+        for owed in discarded.into_iter().rev() {
+            match owed {
+                Owed::Parse { id, .. } | Owed::HiddenParse(Some(id)) | Owed::HiddenExecute(id) => {
+                    self.not_there(id, memory);
+                }
+                Owed::HiddenParse(None) => self.lease.unnamed = false,
+                Owed::HiddenClose { id, there: true } => memory.keep(id),
+                Owed::Execute { aside: Some(aside), .. } => memory.bring_back(*aside),
+                _ => {}
+            }
+        }
+        self.undo(mark..end);
+        if unnamed_failed {
+            // "Unnamed prepared statement --- release any prior unnamed statement", before the new one is looked at
+            // (exec_parse_message).
+            self.changes.clear_before(end, b"", &mut self.statements);
+        }
+        if self.owed.is_empty() {
+            self.progress.discarding = true;
+            self.go_on();
+        }
+    }
+
+    /// Where that part of the list of changes begins that the client has not been told of.
+    pub(crate) fn unacknowledged(&self) -> usize {
+        self.owed.iter().find_map(Owed::mark).unwrap_or(self.changes.end())
+    }
+
+    fn is_first_attempt(&self) -> bool {
+        self.flight.front().is_none_or(|sent| sent.request.attempts == 0)
+    }
+
+    /// A statement has failed: what it may have left behind all the same. "...a lock acquired during a transaction that is
+    /// later rolled back will still be held following the rollback" (Advisory Locks).
+    fn pin_in_spite(&mut self) {
+        let class = match self.owed.front() {
+            Some(Owed::Execute { class, .. }) => class.clone(),
+            Some(Owed::Query { .. }) => self.flight.front().and_then(|sent| sent.request.simple.clone()),
+            _ => None,
+        };
+        for effect in class.iter().flat_map(|class| &class.effects) {
+            if let Effect::Pin(reason @ (PinReason::AdvisoryLock | PinReason::Other)) = effect {
+                self.pin(*reason);
+            }
+        }
+    }
+
+    /// Whether an error means that the request should be run elsewhere.
+    fn retry_reason(&self, code: SqlState) -> Option<RetryReason> {
+        // Those behind it would have to come along.
+        if !self.progress.holding || self.flight.iter().skip(1).any(|sent| !sent.holds) {
+            return None;
+        }
+        let first = &self.flight.front()?.request;
+        match (self.lease.role?, &code.0) {
+            (Role::Replica, b"25006" | b"55000" | b"0A000") => Some(RetryReason::Misrouted),
+            (Role::Replica, b"40001" | b"40P01") => Some(RetryReason::Conflict),
+            (Role::Replica, b"42P01" | b"42703" | b"42883" | b"42704" | b"3F000" | b"42P02") => {
+                Some(RetryReason::NotReplayed)
+            }
+            (Role::Replica, b"57P01" | b"57P02" | b"57P03") => Some(RetryReason::ServerLost),
+            // Nothing was executed: a read-only transaction refuses before it does anything. But the client may have asked
+            // for a read-only one itself, and a server that says so again after a probe means it.
+            (Role::Primary, b"25006")
+                if self.flight.len() == 1
+                    && first.access == Access::Write
+                    && first.attempts == 0
+                    && !self.is_read_only() =>
+            {
+                Some(RetryReason::Demoted)
+            }
+            _ => None,
+        }
+    }
+
+    fn is_read_only(&self) -> bool {
+        let mode = match self.transaction {
+            Transaction::Deferred(mode) => mode.access,
+            _ => None,
+        };
+        mode == Some(TransactionAccess::ReadOnly)
+            || self.settings.current().contains_key("default_transaction_read_only")
+    }
+}
