@@ -74,7 +74,11 @@ async fn encrypt(mut socket: Socket, tls: &Tls, host: &str) -> Result<Stream, Di
             Err(DialError::Protocol("unencrypted bytes after the answer to SSLRequest"))
         }
         b'S' => {
-            let stream = tls.connect(host, socket).await.map_err(|error| DialError::Tls(Arc::new(error)))?;
+            let stream = tls.connect(host, socket).await.map_err(|error| {
+                // A server that dies in the middle of it is away, and may be back soon.
+                let is_tls = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
+                if is_tls { DialError::Tls(Arc::new(error)) } else { error.into() }
+            })?;
             Ok(stream.into())
         }
         b'N' if tls.optional => Ok(Stream::Plain(socket)),

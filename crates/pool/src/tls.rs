@@ -114,7 +114,7 @@ impl Tls {
         let name = match ServerName::try_from(host.to_owned()) {
             Ok(name) => name,
             Err(_) if self.trust == Trust::Host => {
-                return Err(io::Error::other(format!("{host:?} is not a host's name")));
+                return Err(io::Error::other(rustls::Error::General(format!("{host:?} is not a host's name"))));
             }
             // An address is not sent along, and nothing else looks at it.
             Err(_) => ServerName::IpAddress(IpAddr::V4(Ipv4Addr::from([0; 4]))),

@@ -217,6 +217,32 @@ async fn unix_sockets() {
     assert!(outcome(&nowhere).await.contains("No such file"));
 }
 
+/// A server that dies in the middle of the handshake is away: whoever waits for it goes on waiting. One that shows a wrong
+/// certificate will not do better the next time.
+#[tokio::test]
+async fn who_is_away() {
+    let dies = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target_of_it = target(dies.local_addr().unwrap().port(), Some(REQUIRE));
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = dies.accept().await.unwrap();
+        stream.read_exact(&mut [0; 8]).await.unwrap();
+        stream.write_all(b"S").await.unwrap();
+        stream.read_u8().await.unwrap();
+    });
+    let made: Result<Connection<()>, DialError> = dial(&target_of_it, (), 0).await;
+    let error = made.err().unwrap();
+    assert!(error.is_transient(), "{error:?}");
+    server.await.unwrap();
+
+    let authority = Authority::new("ours");
+    let pair = Authority::new("theirs").issue("server", &["127.0.0.1"]);
+    let port = interloper::start(&pair, 1).await;
+    let target_of_it = target(port, Some(verify(Trust::Host, &authority.pem)));
+    let made: Result<Connection<()>, DialError> = dial(&target_of_it, (), 0).await;
+    let error = made.err().unwrap();
+    assert!(!error.is_transient() && matches!(error, DialError::Tls(_)), "{error:?}");
+}
+
 /// The password goes out in clear text to nobody but a server that TLS vouches for.
 #[tokio::test]
 async fn passwords_in_clear_text() {
