@@ -300,6 +300,9 @@ async fn figures_are_true() {
     // The name follows the session.
     client.batch_execute("set application_name = 'renamed'").await.unwrap();
     assert_eq!(cell(&admin, "show clients", ("application_name", "renamed"), "prepared_statements").await, "1");
+    // The administrator is one of them.
+    let own = cell(&admin, "show clients", ("database", "pgbouncer"), "user").await;
+    assert_eq!(own, setup(0).cluster.user);
     // Who waits, and for how long.
     let holders = [stage.connect().await, stage.connect().await];
     for holder in &holders {

@@ -67,9 +67,16 @@ pub(crate) async fn serve(stream: Stream, seat: Seat, worker: Rc<Worker>) {
                 }
                 return;
             }
-            Some(Entrance::Console(visitor)) => return Box::pin(console::serve(*visitor, &worker)).await,
+            Some(Entrance::Console(visitor)) => {
+                let visit = Box::pin(console::serve(*visitor, &worker));
+                tokio::select! {
+                    () = presence.slot.killed() => {}
+                    () = visit => {}
+                }
+                return;
+            }
         };
-    presence.slot.standing.enter(&tenant, application_name, &stream);
+    presence.slot.standing.enter(&tenant.key.0, &tenant.key.1, application_name, &stream);
     let mut client = Client {
         id,
         stream,
@@ -274,7 +281,6 @@ impl Client {
         if self.tenant.is_superseded() {
             let next = self.worker.service.successor(&self.tenant);
             session.adopt(&self.tenant.policy, &next.policy);
-            self.slot.standing.belong(&next);
             self.tenant = next;
         }
     }

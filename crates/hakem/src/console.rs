@@ -524,6 +524,9 @@ fn formats(values: &[u8]) -> Result<Formats, Failure> {
     Ok(Formats(formats))
 }
 
+/// What the console is called in its own lists.
+pub(crate) const NAME: &str = "pgbouncer";
+
 /// PgBouncer's.
 const PARAMETERS: [(&str, &str); 7] = [
     ("server_version", "1.25.2/bouncer"),

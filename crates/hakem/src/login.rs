@@ -149,6 +149,8 @@ async fn admit(guest: &mut Guest, worker: &Rc<Worker>, presence: &Presence) -> R
     let version = guest.negotiate(&startup).await?;
     let Asked { user, database, replication, settings, hakem } = Asked::read(&startup).map_err(Refusal::Told)?;
     if console::is_console(&database) && console::is_owner(&user, &guest.peer) {
+        guest.seat = None;
+        presence.slot.standing.enter(console::NAME, &user, named(&settings), &guest.stream);
         return admit_owner(guest, worker, version).await;
     }
     let is_physical = matches!(replication, Some(Replication::Physical));
@@ -160,7 +162,9 @@ async fn admit(guest: &mut Guest, worker: &Rc<Worker>, presence: &Presence) -> R
     }
     guest.seat = None;
     if console::is_console(&database) && replication.is_none() {
-        return admit_to_console(guest, worker, &user, version).await;
+        let admitted = admit_to_console(guest, worker, &user, version).await?;
+        presence.slot.standing.enter(console::NAME, &user, named(&settings), &guest.stream);
+        return Ok(admitted);
     }
     if worker.service.gates.of(&database).is_disabled() {
         return Err(Refusal::Told(Failure::fatal("57P03", format!("database \"{database}\" is disabled"))));
@@ -173,7 +177,7 @@ async fn admit(guest: &mut Guest, worker: &Rc<Worker>, presence: &Presence) -> R
     worker.service.learn(&tenant, &credential);
     let cancel = worker.service.cancels.register(version, worker.service.config().proxy.peer_id);
     if let Some(kind) = replication {
-        presence.slot.standing.enter(&tenant, String::new(), &guest.stream);
+        presence.slot.standing.enter(&database, &user, String::new(), &guest.stream);
         presence.slot.standing.replicate(kind);
         let opening = Tunnel::open(tenant, &worker.service.tunnels, kind, &settings, cancel, worker.id);
         let tunnel = opening.await.map_err(Refusal::Told)?;
@@ -206,9 +210,13 @@ async fn admit(guest: &mut Guest, worker: &Rc<Worker>, presence: &Presence) -> R
     Ok(Admitted::Session(tenant, session, cancel, application_name))
 }
 
+/// The name that an application gives itself.
+fn named(settings: &[(String, String)]) -> String {
+    settings.iter().find(|(name, _)| name == "application_name").map_or_else(String::new, |(_, value)| value.clone())
+}
+
 /// Lets in who runs the program: the operating system says so, and that is enough.
 async fn admit_owner(guest: &mut Guest, worker: &Worker, version: Version) -> Result<Admitted, Refusal> {
-    guest.seat = None;
     let cancel = worker.service.cancels.register(version, worker.service.config().proxy.peer_id);
     let mut out = Vec::new();
     backend::put_authentication_ok(&mut out);

@@ -4,14 +4,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Instant;
 
 use classifier::PinReason;
 use pool::{Peer, Stream};
 
 use crate::replication::Replication;
-use crate::tenant::Tenant;
 
 /// What one client is doing.
 pub(crate) struct Standing {
@@ -38,7 +36,8 @@ pub(crate) enum Doing {
 /// Who it is, from its login on.
 #[derive(Clone)]
 struct Who {
-    tenant: Arc<Tenant>,
+    database: String,
+    user: String,
     application_name: String,
     peer: Peer,
     local: Option<SocketAddr>,
@@ -78,9 +77,10 @@ impl Standing {
     }
 
     /// It has logged in.
-    pub(crate) fn enter(&self, tenant: &Arc<Tenant>, application_name: String, stream: &Stream) {
+    pub(crate) fn enter(&self, database: &str, user: &str, application_name: String, stream: &Stream) {
         *self.who.borrow_mut() = Some(Who {
-            tenant: tenant.clone(),
+            database: database.to_owned(),
+            user: user.to_owned(),
             application_name,
             peer: stream.peer(),
             local: stream.socket().local(),
@@ -91,13 +91,6 @@ impl Standing {
     /// It has a replication connection to itself.
     pub(crate) fn replicate(&self, kind: Replication) {
         self.replication.set(Some(kind));
-    }
-
-    /// It goes by another configuration.
-    pub(crate) fn belong(&self, tenant: &Arc<Tenant>) {
-        if let Some(who) = &mut *self.who.borrow_mut() {
-            who.tenant = tenant.clone();
-        }
     }
 
     /// It asks for something that needs a server.
@@ -145,11 +138,10 @@ impl Standing {
     /// How it looks from outside; `None` before its login.
     pub(crate) fn look(&self, id: u64) -> Option<Sighting> {
         let who = self.who.borrow().clone()?;
-        let (database, user) = who.tenant.key.clone();
         Some(Sighting {
             id,
-            database,
-            user,
+            database: who.database,
+            user: who.user,
             application_name: who.application_name,
             peer: who.peer,
             local: who.local,

@@ -47,6 +47,7 @@ pub(crate) fn find(config: &Config, wanted: &str) -> Option<(&'static str, &'sta
 pub(crate) fn takes_restart((section, key): (&str, &str)) -> bool {
     section == "log"
         || matches!((section, key), ("proxy", "listen" | "http_listen" | "workers") | ("routing", "classifier_cache"))
+        || key.starts_with("unix_socket_")
 }
 
 /// The text of a configuration with one key put at another value, which is given in words.
@@ -107,10 +108,11 @@ fn section(header: &str) -> Option<&'static str> {
 }
 
 fn name((section, key): (&str, &str)) -> String {
-    if let Some((_, _, name)) = NAMES.iter().find(|known| (known.0, known.1) == (section, key)) {
+    if let Some((_, _, name)) = RENAMED.iter().find(|known| (known.0, known.1) == (section, key)) {
         return (*name).to_owned();
     }
-    format!("{section}.{key}")
+    let shared = SHARED.contains(&key) || key.starts_with("client_tls_") || key.starts_with("server_tls_");
+    if shared { key.to_owned() } else { format!("{section}.{key}") }
 }
 
 /// TOML without its quotes and brackets; a duration of PgBouncer's in seconds.
@@ -137,29 +139,71 @@ fn seconds(text: &str) -> Option<String> {
     Some((number * unit).to_string())
 }
 
-const SECTIONS: [&str; 7] = ["proxy", "console", "log", "auth", "pool", "routing", "topology"];
+const SECTIONS: [&str; 8] = ["proxy", "console", "log", "auth", "tls", "pool", "routing", "topology"];
 
-/// Our sections and keys, and PgBouncer's names for them.
-const NAMES: &[(&str, &str, &str)] = &[
+/// Sections and keys of ours that PgBouncer has under another name.
+const RENAMED: [(&str, &str, &str); 8] = [
     ("auth", "method", "auth_type"),
-    ("console", "admin_users", "admin_users"),
-    ("console", "stats_period", "stats_period"),
-    ("console", "stats_users", "stats_users"),
     ("pool", "min_size", "min_pool_size"),
     ("pool", "mode", "pool_mode"),
     ("pool", "prepared_statements_max", "max_prepared_statements"),
-    ("pool", "query_wait_timeout", "query_wait_timeout"),
-    ("pool", "server_connect_timeout", "server_connect_timeout"),
-    ("pool", "server_idle_timeout", "server_idle_timeout"),
-    ("pool", "server_lifetime", "server_lifetime"),
-    ("pool", "server_login_retry", "server_login_retry"),
     ("pool", "size", "default_pool_size"),
-    ("proxy", "client_login_timeout", "client_login_timeout"),
-    ("proxy", "max_client_conn", "max_client_conn"),
-    ("proxy", "tcp_keepalive", "tcp_keepalive"),
     ("proxy", "tcp_keepalive_count", "tcp_keepcnt"),
     ("proxy", "tcp_keepalive_idle", "tcp_keepidle"),
     ("proxy", "tcp_keepalive_interval", "tcp_keepintvl"),
+];
+
+/// Keys of ours that PgBouncer has under the same name, but for those that begin like its TLS settings.
+const SHARED: [&str; 49] = [
+    "admin_users",
+    "application_name_add_host",
+    "auth_dbname",
+    "auth_file",
+    "auth_hba_file",
+    "auth_ident_file",
+    "auth_query",
+    "auth_user",
+    "cancel_wait_timeout",
+    "client_idle_timeout",
+    "client_login_timeout",
+    "idle_transaction_timeout",
+    "log_connections",
+    "log_disconnections",
+    "log_pooler_errors",
+    "max_client_conn",
+    "max_db_client_connections",
+    "max_db_connections",
+    "max_packet_size",
+    "max_user_client_connections",
+    "max_user_connections",
+    "peer_id",
+    "pool_idle_timeout",
+    "query_timeout",
+    "query_wait_notify",
+    "query_wait_timeout",
+    "reserve_pool_size",
+    "reserve_pool_timeout",
+    "scram_iterations",
+    "server_check_delay",
+    "server_check_query",
+    "server_connect_timeout",
+    "server_fast_close",
+    "server_idle_timeout",
+    "server_lifetime",
+    "server_login_retry",
+    "server_reset_query",
+    "server_reset_query_always",
+    "server_round_robin",
+    "stats_period",
+    "stats_users",
+    "tcp_defer_accept",
+    "tcp_keepalive",
+    "tcp_socket_buffer",
+    "tcp_user_timeout",
+    "transaction_timeout",
+    "unix_socket_dir",
+    "unix_socket_group",
+    "unix_socket_mode",
 ];
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use config::{Config, PoolMode};
 use pool::Figures;
 use topology::{NodeState, Writer};
 
+use super::NAME;
 use super::clock::written;
 use super::grammar::Topic;
 use super::rows::{Column, Kind, Row, Value};
@@ -122,8 +123,8 @@ impl View<'_> {
         names.sort_unstable();
         names.dedup();
         let mut rows: Vec<Row> = names.iter().map(|name| self.database(name, &tenants)).collect();
-        let mut console: Row = vec![PGBOUNCER.into(), Value::Null];
-        console.extend([self.port(), PGBOUNCER.into(), PGBOUNCER.into()]);
+        let mut console: Row = vec![NAME.into(), Value::Null];
+        console.extend([self.port(), NAME.into(), NAME.into()]);
         console.extend([2u32, 0, 0, 0].map(Value::from));
         console.extend(["statement".into(), Value::Null]);
         console.extend([0, 0, 0, self.service.consoles(), 0, 0].map(Value::from));
@@ -190,7 +191,7 @@ impl View<'_> {
                 row
             })
             .collect();
-        let mut console: Row = vec![PGBOUNCER.into(), PGBOUNCER.into(), self.service.consoles().into()];
+        let mut console: Row = vec![NAME.into(), NAME.into(), self.service.consoles().into()];
         console.extend([0u32; 12].map(Value::from));
         console.extend(["statement".into(), Value::Null]);
         rows.push(console);
@@ -314,7 +315,7 @@ impl View<'_> {
         let mut databases: BTreeMap<String, (Sums, Sums)> = BTreeMap::new();
         let tenants = self.service.tenants();
         let ledgers = tenants.iter().map(|tenant| (tenant.key.0.as_str(), &*tenant.ledger));
-        for (name, ledger) in ledgers.chain([(PGBOUNCER, &self.service.console_ledger)]) {
+        for (name, ledger) in ledgers.chain([(NAME, &self.service.console_ledger)]) {
             let known = databases.entry(name.to_owned()).or_insert(([0; ENTRIES], [0; ENTRIES]));
             add_up(&mut known.0, ledger.sums());
             add_up(&mut known.1, averages(ledger.last_period()));
@@ -346,7 +347,6 @@ impl View<'_> {
     fn lists(&self) -> Vec<Row> {
         let tenants = self.service.tenants();
         let servers: usize = tenants.iter().map(|tenant| open(tenant_figures(tenant))).sum();
-        let known = self.clients.len() + self.service.consoles();
         let lists = [
             ("databases", self.databases().len()),
             ("users", self.config.users.len()),
@@ -354,7 +354,7 @@ impl View<'_> {
             ("pools", tenants.len() + 1),
             ("peer_pools", self.config.peers.len()),
             ("free_clients", 0),
-            ("used_clients", known),
+            ("used_clients", self.clients.len()),
             ("login_clients", self.service.lobby.count()),
             ("free_servers", 0),
             ("used_servers", servers),
@@ -510,9 +510,6 @@ fn address(peer: &pool::Peer) -> (String, u16, u32) {
 
 /// Whose surface this is: tools look for this version, people for the other.
 pub(crate) const VERSION: &str = concat!("PgBouncer 1.25.2 (Hakem ", env!("CARGO_PKG_VERSION"), ")");
-
-/// The name of the console in its own lists.
-const PGBOUNCER: &str = "pgbouncer";
 
 const DATABASES: [Column; 17] = [
     ("name", Text),
