@@ -95,6 +95,34 @@ pub fn session(data: &[u8]) {
     walks::check(clients, &steps, 1 + usize::from(prepared_max % 4));
 }
 
+/// The same with several requests of a client at once.
+pub fn pipelines(data: &[u8]) {
+    let [prepared_max, clients, order, steps @ ..] = data else { return };
+    let clients = 1 + usize::from(clients % 3);
+    // A batch: whose, how many requests, which.
+    let (mut batches, mut rest) = (Vec::new(), steps);
+    while let [client, length, more @ ..] = rest
+        && batches.len() < BATCHES_MAX
+    {
+        let (lines, after) = more.split_at((1 + usize::from(length % 5)).min(more.len()));
+        batches.push((usize::from(*client), lines.iter().map(|line| usize::from(*line)).collect()));
+        rest = after;
+    }
+    walks::check_pipelined(clients, &batches, 1 + usize::from(prepared_max % 4), u64::from(*order));
+}
+
+/// A client whose servers die or refuse: each request has one end, and nothing is written twice.
+pub fn losses(data: &[u8]) {
+    let [order, events @ ..] = data else { return };
+    let event = |bytes: &[u8]| match bytes[0] % 4 {
+        0 => walks::Event::Kill,
+        1 => walks::Event::Fault(usize::from(bytes[1])),
+        _ => walks::Event::Say(bytes[1..].iter().map(|line| usize::from(*line)).collect()),
+    };
+    let events: Vec<_> = events.chunks_exact(4).take(BATCHES_MAX).map(event).collect();
+    walks::check_losses(&events, u64::from(*order));
+}
+
 /// The session between a client and a server neither of which keeps to the protocol.
 pub fn conversation(data: &[u8]) {
     // One frame after the other: whose it is, its type, its length, its body.
@@ -200,3 +228,6 @@ const PREFIXES_MAX: usize = 64;
 
 /// Steps of a walk: long ones find nothing that short ones do not.
 const STEPS_MAX: usize = 80;
+
+/// The same for what is said at once.
+const BATCHES_MAX: usize = 30;
