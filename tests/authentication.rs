@@ -377,10 +377,22 @@ async fn files_are_read_again() {
     until("the fault to be reported", async || stage.proxy.log().contains("users.txt:2: broken line")).await.unwrap();
     assert_eq!(end(&stage, "scram-sha-256", "alice", "wonderland").await, In);
     assert_eq!(end(&stage, "scram-sha-256", "bob", "builder").await, Denied);
+    // A password that changes is used for who is there already, too.
+    let early = connect(&stage, "md5", "alice", "wonderland").await.unwrap();
+    role(&stage.cluster, "alice", "looking glass", "scram-sha-256").await;
+    std::fs::write(&path, "\"bob\" \"builder\"\n\"alice\" \"looking glass\"\n").unwrap();
+    stage.proxy.signal("HUP");
+    until("the new password to be good", async || end(&stage, "md5", "alice", "looking glass").await == In)
+        .await
+        .unwrap();
+    stage.direct(0, "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'alice'").await;
+    gone(&stage).await;
+    assert_eq!(early.value("select current_user").await.unwrap(), "alice");
+
     std::fs::write(&path, "\"bob\" \"builder\"\n").unwrap();
     stage.proxy.signal("HUP");
     until("bob to be let in", async || end(&stage, "scram-sha-256", "bob", "builder").await == In).await.unwrap();
-    assert_eq!(end(&stage, "scram-sha-256", "alice", "wonderland").await, Denied);
+    until("alice to be refused", async || end(&stage, "md5", "alice", "looking glass").await == Denied).await.unwrap();
 }
 
 /// `hakem check` shows all that is wrong with the files, by file and line; and the program does not start with them.

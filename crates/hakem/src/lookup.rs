@@ -55,8 +55,16 @@ pub(crate) enum LookupError {
 struct State {
     /// By server and database.
     pools: HashMap<(String, u16, String), Pool>,
-    /// By server, database and user.
-    answers: HashMap<(String, u16, String, String), (Instant, Option<Arc<Known>>)>,
+    answers: HashMap<Question, Answer>,
+}
+
+/// The server, the database there and the user that it is about.
+type Question = (String, u16, String, String);
+
+/// What was said, and when.
+struct Answer {
+    since: Instant,
+    known: Option<Arc<Known>>,
 }
 
 impl Lookup {
@@ -105,7 +113,7 @@ impl Lookup {
         outcome.map_err(|error| LookupError::Failed(error.to_string()))?
     }
 
-    fn remembered(&self, key: &(String, u16, String, String)) -> Option<Option<Arc<Known>>> {
+    fn remembered(&self, key: &Question) -> Option<Option<Arc<Known>>> {
         remembered(&self.state, key, self.query.cache)
     }
 
@@ -180,23 +188,19 @@ fn read(rows: &[tokio_postgres::Row], user: &str) -> Result<Option<Arc<Known>>, 
     }
 }
 
-fn remembered(
-    state: &Mutex<State>,
-    key: &(String, u16, String, String),
-    cache: Duration,
-) -> Option<Option<Arc<Known>>> {
+fn remembered(state: &Mutex<State>, key: &Question, cache: Duration) -> Option<Option<Arc<Known>>> {
     let state = lock(state);
-    let (since, known) = state.answers.get(key)?;
+    let Answer { since, known } = state.answers.get(key)?;
     (since.elapsed() < cache).then(|| known.clone())
 }
 
-fn remember(state: &Mutex<State>, key: (String, u16, String, String), known: Option<Arc<Known>>) {
+fn remember(state: &Mutex<State>, key: Question, known: Option<Arc<Known>>) {
     let mut state = lock(state);
     // Strangers choose the names.
     if state.answers.len() >= ANSWERS_MAX {
         state.answers.clear();
     }
-    state.answers.insert(key, (Instant::now(), known));
+    state.answers.insert(key, Answer { since: Instant::now(), known });
 }
 
 /// The causes as well: the outermost says "db error" only.

@@ -298,6 +298,10 @@ impl Service {
                 Ok(resolved) => {
                     let cluster = clusters[&resolved.cluster].clone();
                     let tenant = Arc::new(old.successor(&config, self.workers, cluster, resolved));
+                    // Who is there already does not log in again.
+                    if let Some(known) = self.secrets.load().listed(&old.key.1) {
+                        tenant.learn(&known.secret.credential());
+                    }
                     tenants.insert(old.key.clone(), tenant.clone());
                     tenant.supersede(&old);
                 }
