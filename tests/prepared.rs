@@ -164,6 +164,18 @@ async fn a_plan_whose_columns_have_changed() {
     two.say(&out).await;
     assert_eq!(tags(&two.until_ready().await), "312DCZ");
 
+    // What is prepared anew is not described by what was prepared before (as sqlx does it).
+    stage.psql("alter table shape add column e int").await;
+    let mut out = Vec::new();
+    frontend::put_close_statement(&mut out, b"u");
+    frontend::put_parse(&mut out, b"u", b"select * from shape", &[0, 0]);
+    frontend::put_describe_statement(&mut out, b"u");
+    frontend::put_sync(&mut out);
+    two.say(&out).await;
+    let answer = two.until_ready().await;
+    assert_eq!(tags(&answer), "31tTZ", "{answer:?}");
+    assert_eq!(answer[3].body[..2], [0, 4], "four columns");
+
     // In a transaction, too, and nothing is run again there.
     stage.psql("alter table shape add column d int").await;
     two.query("begin").await;

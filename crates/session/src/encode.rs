@@ -159,18 +159,18 @@ impl Session {
                 }
                 Some(statement) if !name.is_empty() => {
                     frontend::put_describe_statement(out, &statement.id.name().0);
-                    self.owe(Owed::Describe);
+                    self.owe(Owed::Describe { id: Some(statement.id) });
                 }
                 None if is_anothers(name) => {
                     frontend::put_describe_statement(out, UNKNOWN);
-                    self.owe(Owed::Describe);
+                    self.owe(Owed::Describe { id: None });
                 }
-                _ => self.pass(frame, Owed::Describe, out),
+                _ => self.pass(frame, Owed::Describe { id: None }, out),
             },
             Frontend::Describe(Target::Portal(portal)) if self.bound(portal).is_some_and(|known| is_own(known)) => {
                 self.say(Said::Bare(backend::tag::NO_DATA), out);
             }
-            Frontend::Describe(Target::Portal(_)) => self.pass(frame, Owed::Describe, out),
+            Frontend::Describe(Target::Portal(_)) => self.pass(frame, Owed::Describe { id: None }, out),
             Frontend::Execute if self.bound(portal_name(frame)).is_some_and(|known| is_own(known)) => {
                 if let Some(statement) = self.bound(portal_name(frame)).cloned() {
                     self.execute_own(&statement, memory, out);
@@ -241,7 +241,7 @@ impl Session {
         {
             if !failed || is_own(&known) {
                 let failure = if failed { aborted() } else { taken(parse.name) };
-                return self.doom(failure, Owed::Describe, out);
+                return self.doom(failure, Owed::Describe { id: None }, out);
             }
             // The server has to refuse it, and for its own reason.
             self.ensure(&known, memory, out);
@@ -250,7 +250,7 @@ impl Session {
         }
         let bytes_max = self.policy.statements_max;
         if !failed && !parse.name.is_empty() && self.statements.would_exceed(bytes_max, parse.name, &statement) {
-            return self.doom(too_many(), Owed::Describe, out);
+            return self.doom(too_many(), Owed::Describe { id: None }, out);
         }
         if is_own(&statement) {
             if failed && !parse.name.is_empty() {
@@ -362,7 +362,7 @@ impl Session {
     /// Says something in its turn, unless the transaction has failed.
     fn say(&mut self, what: Said, out: &mut Vec<u8>) {
         if self.transaction == (Transaction::Open { failed: true }) {
-            return self.doom(aborted(), Owed::Describe, out);
+            return self.doom(aborted(), Owed::Describe { id: None }, out);
         }
         let mark = self.changes.end();
         self.owe(Owed::Said { mark, what });

@@ -106,7 +106,7 @@ impl Session {
             return None;
         }
         match self.owed.front()? {
-            Owed::Bind { id } => *id,
+            Owed::Bind { id } | Owed::Describe { id } => *id,
             Owed::Query { .. } => match &self.flight.front()?.request.rewrite {
                 Some(Rewrite::Execute(target, _)) => Some(target.id),
                 _ => None,

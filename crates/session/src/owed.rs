@@ -32,8 +32,8 @@ pub(crate) enum Owed {
     SynthesizedClose { mark: usize },
     /// BindComplete, for this statement on the server.
     Bind { id: Option<Identity> },
-    /// RowDescription or NoData.
-    Describe,
+    /// RowDescription or NoData, of this statement on the server.
+    Describe { id: Option<Identity> },
     /// CommandComplete, EmptyQueryResponse or PortalSuspended; the class only if it has effects or may copy.
     /// `copied`: the end of the data has been sent already.
     /// `aside`: what the server has, should it not discard it.

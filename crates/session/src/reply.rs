@@ -68,7 +68,7 @@ impl Session {
             }
             tag::PARSE_COMPLETE | tag::BIND_COMPLETE | tag::CLOSE_COMPLETE | tag::NO_DATA => self.on_step(),
             tag::ROW_DESCRIPTION => match self.owed.front() {
-                Some(Owed::Describe) => self.on_step(),
+                Some(Owed::Describe { .. }) => self.on_step(),
                 _ => Verdict::Forward,
             },
             tag::COPY_IN_RESPONSE => self.on_copy_in(),
