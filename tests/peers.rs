@@ -17,7 +17,7 @@ struct Pair {
 }
 
 async fn pair(pool_size: &str) -> Pair {
-    let setup = Setup::replicas(0).with("auth", "method", "\"trust\"");
+    let setup = Setup::replicas(0).with("auth", "method", "\"trust\"").with("console", "admin_users", "[\"postgres\"]");
     let cluster = Cluster::start(setup.cluster.clone()).await.unwrap();
     // A door for each, since a proxy's own port is known only when it has started.
     let taps = [Tap::open().await, Tap::open().await];
@@ -114,6 +114,18 @@ async fn cancels_on_their_way_to_a_peer_are_bounded() {
     until("one to be on its way", async || taps[0].cancels() == 1).await.unwrap();
     assert!(tokio::time::timeout(std::time::Duration::from_millis(50), requests[9].hear()).await.is_err());
     assert_eq!(taps[0].cancels(), 1);
+    // What the console shows of it.
+    let show = async |what: &str| {
+        let target = "dbname=pgbouncer";
+        let psql = crate::harness::postgres_program("psql");
+        let output = proxies[1].client_program(&psql, &["-XAtc", &format!("show {what}"), target], "").await;
+        assert!(output.status.success(), "{output:?}");
+        output.stdout
+    };
+    let addresses = taps.each_ref().map(|tap| format!("{}|{}", tap.address.ip(), tap.address.port()));
+    assert_eq!(show("peers").await, format!("1|{}|1\n2|{}|1\n", addresses[0], addresses[1]));
+    assert_eq!(show("peer_pools").await, "1|1|9|1|0\n2|0|0|0|0\n");
+    assert!(show("lists").await.contains("\npeers|2\n"));
     // The others take their turn.
     taps[0].hold(false);
     for request in &mut requests {
@@ -121,4 +133,5 @@ async fn cancels_on_their_way_to_a_peer_are_bounded() {
     }
     assert_eq!(sqlstate(&raw.until_ready().await).as_deref(), Some("57014"));
     assert_eq!(taps[0].cancels(), 10);
+    assert_eq!(show("peer_pools").await, "1|0|0|0|0\n2|0|0|0|0\n");
 }

@@ -261,6 +261,33 @@ async fn encrypted_on_both_sides() {
 }
 
 #[tokio::test]
+async fn the_console_shows_and_ends_it() {
+    let setup = Setup::replicas(0).with("auth", "method", "\"trust\"").with("console", "admin_users", "[\"postgres\"]");
+    // A full house is seen to by who administers it.
+    let stage = setup.with("proxy", "max_client_conn", "2").start().await.unwrap();
+    let console = async |sql: &str| {
+        let output = stage.run("psql", &["-XAtc", sql, "dbname=pgbouncer"], "").await;
+        assert!(output.status.success(), "{sql}: {output:?}");
+        output.stdout
+    };
+    let (mut logical, _) = open(&stage, "database").await;
+    let (mut physical, _) = open(&stage, "true").await;
+    stream(&mut physical, &stage).await;
+    let clients = console("show clients").await;
+    let found: Vec<Vec<&str>> = clients.lines().map(|line| line.split('|').collect()).collect();
+    let about = |kind: &str| found.iter().find(|row| row[3] == kind).unwrap_or_else(|| panic!("{clients}"));
+    for kind in ["logical", "physical"] {
+        let row = about(kind);
+        assert_eq!([row[1], row[2], row[4], row[18]], ["postgres", "postgres", "active", "tunnelled"], "{clients}");
+    }
+    console(&format!("kill_client {}", about("physical")[20])).await;
+    let heard = rest(&mut physical).await;
+    assert_eq!(sqlstate(&heard).as_deref(), Some("57P01"), "{heard:?}");
+    assert_eq!(Report::new(&heard[0].body).message(), "admin forced disconnect");
+    assert_eq!(tags(&logical.query("IDENTIFY_SYSTEM").await), "TDCZ");
+}
+
+#[tokio::test]
 async fn a_shutdown_ends_a_stream() {
     let setup = Setup::replicas(0).with("auth", "method", "\"trust\"").with("proxy", "shutdown_timeout", "\"1h\"");
     let mut stage = setup.start().await.unwrap();

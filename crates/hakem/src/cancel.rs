@@ -29,8 +29,18 @@ use wire::version::Version;
 pub(crate) struct Cancels {
     slots: Mutex<HashMap<CancelKey, Arc<Mutex<Aim>>>>,
     /// By peer and size: the places for cancel requests on their way to it.
-    peers: Mutex<HashMap<(u16, usize), Arc<Semaphore>>>,
+    peers: Mutex<HashMap<(u16, usize), Arc<Road>>>,
 }
+
+/// The way to a peer.
+struct Road {
+    places: Semaphore,
+    size: usize,
+    waiting: AtomicUsize,
+}
+
+/// One that waits for a place on it.
+struct Waiting<'a>(&'a AtomicUsize);
 
 /// One client's key; it is void when this is dropped.
 pub(crate) struct Registered {
@@ -105,6 +115,16 @@ impl Cancels {
         }
     }
 
+    /// How many cancel requests are on their way to a peer, and how many wait for that.
+    pub(crate) fn passing(&self, number: u16) -> (usize, usize) {
+        let peers = lock(&self.peers);
+        let roads = peers.iter().filter(|((to, _), _)| *to == number).map(|(_, road)| road);
+        roads.fold((0, 0), |(active, waiting), road| {
+            let busy = road.size - road.places.available_permits();
+            (active + busy, waiting + road.waiting.load(Ordering::SeqCst))
+        })
+    }
+
     /// Whether it is a client's of this proxy.
     pub(crate) fn knows(&self, key: &CancelKey) -> bool {
         self.find(key).is_some()
@@ -126,12 +146,15 @@ impl Cancels {
             return tracing::warn!(peer = number, "a cancel request has been passed on too often");
         };
         let size = peer.pool_size.unwrap_or(config.pool.size);
-        let places = {
+        let road = {
             let mut peers = lock(&self.peers);
-            peers.entry((number, size)).or_insert_with(|| Arc::new(Semaphore::new(size))).clone()
+            let road = || Arc::new(Road { places: Semaphore::new(size), size, waiting: AtomicUsize::new(0) });
+            peers.entry((number, size)).or_insert_with(road).clone()
         };
         let passed = tokio::time::timeout(limit, async {
-            let _place = places.acquire().await.map_err(io::Error::other)?;
+            let waiting = Waiting::on(&road.waiting);
+            let _place = road.places.acquire().await.map_err(io::Error::other)?;
+            drop(waiting);
             send(connect(peer).await?, &key).await
         });
         if !matches!(passed.await, Ok(Ok(()))) {
@@ -228,6 +251,19 @@ impl Registered {
             *aim = Aim::Nothing;
         }
         cancelled
+    }
+}
+
+impl Waiting<'_> {
+    fn on(count: &AtomicUsize) -> Waiting<'_> {
+        count.fetch_add(1, Ordering::SeqCst);
+        Waiting(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -60,12 +60,7 @@ pub(crate) async fn serve(stream: Stream, seat: Seat, worker: Rc<Worker>) {
             None => return,
             Some(Entrance::Session(welcome)) => welcome,
             Some(Entrance::Replication(tunnel, stream, received)) => {
-                let tunnel = Box::pin(tunnel.run(stream, received, &presence.slot));
-                tokio::select! {
-                    () = presence.slot.killed() => {}
-                    () = tunnel => {}
-                }
-                return;
+                return Box::pin(tunnel.run(stream, received, &presence.slot)).await;
             }
             Some(Entrance::Console(visitor)) => {
                 let visit = Box::pin(console::serve(*visitor, &worker));

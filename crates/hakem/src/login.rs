@@ -157,7 +157,8 @@ async fn admit(guest: &mut Guest, worker: &Rc<Worker>, presence: &Presence) -> R
     let claim = Claim { user: &user, database: &database, replication: is_physical };
     let credential = authenticate(guest, worker, &claim).await?;
     tracing::debug!(client = id, %user, %database, encrypted = guest.security.tls.is_some(), "authenticated");
-    if !presence.count() {
+    // Whoever has to see to a full house must get in.
+    if !presence.count() && !console::is_console(&database) {
         return Err(too_many("no more connections allowed (max_client_conn)"));
     }
     guest.seat = None;

@@ -68,6 +68,14 @@ impl Replication {
         }
     }
 
+    /// As the console shows it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Replication::Physical => "physical",
+            Replication::Logical => "logical",
+        }
+    }
+
     fn value(self) -> &'static str {
         match self {
             Replication::Physical => "true",
@@ -153,7 +161,8 @@ impl Tunnel {
     /// Passes bytes until one side ends, the client is dismissed, or the server is not the primary any more. `received` is what the
     /// client has sent already.
     pub(crate) async fn run(self, client: Stream, received: Vec<u8>, slot: &Slot) {
-        let Tunnel { server: Connection { stream, .. }, tenant, node, cancel: _cancel, _counted } = self;
+        let Tunnel { server: Connection { stream, parameters, .. }, tenant, node, cancel: _cancel, _counted } = self;
+        parameters.iter().for_each(|(name, value)| slot.standing.note_parameter(name, value));
         let (from_client, mut to_client) = tokio::io::split(client);
         let (from_server, to_server) = tokio::io::split(stream);
         let mut walker = Walker::default();
@@ -165,6 +174,7 @@ impl Tunnel {
                 // To a farewell there is no answer.
                 told = down => told.filter(|_| !parting.get()),
                 () = deposed(&tenant, node) => Some(Failure::fatal("57P01", "the server is not the primary any more")),
+                () = slot.killed() => Some(Failure::fatal("57P01", "admin forced disconnect")),
                 () = up => None,
             }
         };

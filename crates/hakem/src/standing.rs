@@ -31,6 +31,8 @@ pub(crate) enum Doing {
     Waiting,
     /// It holds this server connection.
     Holding(u64),
+    /// It has one for itself, which is of no pool.
+    Replicating,
 }
 
 /// Who it is, from its login on.
@@ -91,6 +93,7 @@ impl Standing {
     /// It has a replication connection to itself.
     pub(crate) fn replicate(&self, kind: Replication) {
         self.replication.set(Some(kind));
+        self.doing.set(Doing::Replicating);
     }
 
     /// It asks for something that needs a server.

@@ -87,12 +87,7 @@ impl View<'_> {
             Topic::Databases => self.databases(),
             Topic::Pools => self.pools(),
             Topic::Peers => self.peers(),
-            Topic::PeerPools => self
-                .config
-                .peers
-                .keys()
-                .map(|id| vec![Value::from(*id), 0u32.into(), 0u32.into(), 0u32.into(), 0u32.into()])
-                .collect(),
+            Topic::PeerPools => self.peer_pools(),
             Topic::Users => self.users(),
             Topic::Clients => self.clients(),
             Topic::Servers => self.servers(),
@@ -235,6 +230,7 @@ impl View<'_> {
                 Doing::Nothing => ("idle", String::new()),
                 Doing::Waiting => ("waiting", String::new()),
                 Doing::Holding(server) => ("active", pointer(server)),
+                Doing::Replicating => ("active", String::new()),
             };
             let waits = if client.doing == Doing::Waiting { self.waits(client) } else { Duration::ZERO };
             let (address, port, process) = address(&client.peer);
@@ -242,12 +238,7 @@ impl View<'_> {
                 "C".into(),
                 client.user.clone().into(),
                 client.database.clone().into(),
-                match client.replication {
-                    None => "none",
-                    Some(Replication::Physical) => "physical",
-                    Some(Replication::Logical) => "logical",
-                }
-                .into(),
+                client.replication.map_or("none", Replication::as_str).into(),
                 state.into(),
                 address.into(),
                 port.into(),
@@ -364,6 +355,15 @@ impl View<'_> {
             ("dns_pending", 0),
         ];
         lists.map(|(list, items)| vec![list.into(), items.into()]).to_vec()
+    }
+
+    /// A connection to a peer carries one cancel request and ends.
+    fn peer_pools(&self) -> Vec<Row> {
+        let row = |number: &u16| {
+            let (active, waiting) = self.service.cancels.passing(*number);
+            vec![(*number).into(), active.into(), waiting.into(), active.into(), 0u32.into()]
+        };
+        self.config.peers.keys().map(row).collect()
     }
 
     /// What a client and a server take while nothing flows; buffers are shared by those for whom something does.
