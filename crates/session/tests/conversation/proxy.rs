@@ -283,7 +283,7 @@ impl Proxy {
         self.order ^= self.order << 13;
         self.order ^= self.order >> 7;
         self.order ^= self.order << 17;
-        self.order == 0 || self.order % 3 > 0
+        self.order == 0 || !self.order.is_multiple_of(3)
     }
 
     fn digest(&mut self, client: &mut Client) -> bool {
