@@ -73,6 +73,7 @@ impl Session {
             sent.parsed = parsed;
         } else {
             self.recycle(frames);
+            self.reuse(parsed);
         }
         if !whole {
             self.go_on();

@@ -213,6 +213,7 @@ impl Session {
         self.changes.forget(sent.changes);
         let frames = std::mem::take(&mut sent.request.frames);
         self.recycle(frames);
+        self.reuse(std::mem::take(&mut sent.parsed));
         if self.flight.is_empty() {
             self.flight_bytes = 0;
         }
@@ -230,6 +231,14 @@ impl Session {
             }
         } else if self.spares.len() < SPARES_MAX && (1..=SPARE_BYTES_MAX).contains(&frames.capacity()) {
             self.spares.push(frames);
+        }
+    }
+
+    /// The list of statements of a request that is over is the next one's.
+    pub(crate) fn reuse(&mut self, mut parsed: Vec<Arc<Prepared>>) {
+        if self.parsed.capacity() == 0 {
+            parsed.clear();
+            self.parsed = parsed;
         }
     }
 

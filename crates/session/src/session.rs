@@ -286,7 +286,11 @@ impl Session {
                 self.request.uses_portals = true;
                 // Of a portal that an earlier request has bound, maybe.
                 let bound = self.bound(crate::encode::portal_name(frame));
-                self.request.copies |= bound.is_some_and(|statement| statement.class.why == Why::CopyFrom);
+                let (copies, local) = bound.map_or((false, false), |statement| {
+                    (statement.class.why == Why::CopyFrom, crate::sql::concerns_statements(&statement.class))
+                });
+                self.request.copies |= copies;
+                self.request.local |= local;
                 self.request.needs_server = true;
             }
             Frontend::Sync | Frontend::Flush => self.request.needs_server |= self.progress.part,

@@ -302,3 +302,16 @@ fn what_is_prepared_behind_discard_all_in_one_request_stays() {
         ("B v | E | S", "p.B(#4) p.E p.S", "2 C(INSERT 0 1) Z(I)"),
     ]);
 }
+
+#[test]
+fn a_portal_of_the_proxys_own_waits_for_what_is_ahead_of_it() {
+    check(&[
+        (
+            "P - begin | B - | E | P - deallocate all | B - p | S",
+            "p.P(- begin) p.B(-) p.E p.S",
+            "1 2 C(BEGIN) 1 2 Z(T)",
+        ),
+        ("Q select 1/0 | E p | S", "p.Q(select 1/0) p.D(unknown) p.S", "T D(1/0) E(22012) Z(E) E(25P02) Z(E)"),
+        ("Q rollback", "p.Q(rollback)", "C(ROLLBACK) Z(I)"),
+    ]);
+}

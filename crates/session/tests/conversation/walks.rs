@@ -92,7 +92,7 @@ pub(crate) const REQUESTS: &[&str] = &[
     "S | Q deallocate s1",
     "S | Q deallocate s2",
     "P - prepare s2 as insert into t | D s - | B - | D p - | E | S",
-    "P - execute s1 | D s - | B - | E | S | Q select 1",
+    "P - execute s1 | D s - | B - | E | C p - | S | Q select 1",
     "P - execute s2 | B - | E | B s2 | E | S | Q select 1",
     "P - deallocate s1 | D s - | B - | D p - | E | P s1 select 5 | B s1 | E | S",
     "P s4 deallocate s2 | B s4 | E | S",
