@@ -99,6 +99,12 @@ async fn go_pgx() {
 }
 
 #[tokio::test]
+async fn php() {
+    let program = found("php").map(|php| Program::new(php, &[], driver("pdo.php")));
+    check(program.ok_or("there is no php"), 2).await;
+}
+
+#[tokio::test]
 async fn active_record() {
     let program = found("ruby").map(|ruby| Program::new(ruby, &[], driver("active_record.rb")));
     check(program.ok_or("there is no ruby"), 2).await;

@@ -37,6 +37,7 @@ public class Jdbc {
     public static void main(String[] arguments) throws Exception {
         run("basics", Jdbc::basics);
         run("prepared", Jdbc::prepared);
+        run("shapes", Jdbc::shapes);
         run("transactions", Jdbc::transactions);
         run("autosave", Jdbc::autosave);
         run("cursors", Jdbc::cursors);
@@ -154,6 +155,35 @@ public class Jdbc {
         // A cache of two: the driver closes statements as others come.
         try (var c = connect("prepareThreshold", "1", "preparedStatementCacheQueries", "2")) {
             for (var i = 0; i < 40; i++) equal(value(c, "select " + i % 5 + " + ?::int", i), String.valueOf(i % 5 + i));
+        }
+    }
+
+    static void shapes() throws Exception {
+        // "cached plan must not change result type": outside of a transaction the driver prepares again by itself.
+        try (var c = connect("prepareThreshold", "1", "options", "-c hakem.consistency=global"); var d = connect()) {
+            execute(d, "create table shape (a int)");
+            execute(d, "insert into shape values (1)");
+            try (var s = c.prepareStatement("select * from shape")) {
+                for (var i = 0; i < 3; i++) s.executeQuery().close();
+                execute(d, "alter table shape add column b int default 2");
+                try (var rows = s.executeQuery()) {
+                    check(rows.next() && rows.getInt("b") == 2, "the new column");
+                }
+            }
+            // Another search_path, another table of the same name.
+            execute(c, "create schema other");
+            execute(c, "create table other.shape (t text)");
+            execute(c, "insert into other.shape values ('other')");
+            equal(value(c, "select * from shape"), "1");
+            equal(value(c, "select * from shape"), "1");
+            c.setSchema("other");
+            equal(value(c, "select * from shape"), "other");
+            c.setSchema("public");
+            equal(value(c, "select * from shape"), "1");
+            execute(c, "deallocate all");
+            equal(value(c, "select * from shape"), "1");
+            execute(c, "discard all");
+            equal(value(c, "select * from shape"), "1");
         }
     }
 

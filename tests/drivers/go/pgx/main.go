@@ -78,7 +78,7 @@ func basics(pool *pgxpool.Pool) {
 func modes(pool *pgxpool.Pool) {
 	for mode, change := range []func(*pgx.ConnConfig){
 		func(c *pgx.ConnConfig) {
-			c.BuildStatementCache = func(conn *pgconn.PgConn) stmtcache.Cache { return stmtcache.New(conn, stmtcache.ModePrepare, 100) }
+			c.BuildStatementCache = func(conn *pgconn.PgConn) stmtcache.Cache { return stmtcache.New(conn, stmtcache.ModePrepare, 3) }
 		},
 		func(c *pgx.ConnConfig) {
 			c.BuildStatementCache = func(conn *pgconn.PgConn) stmtcache.Cache { return stmtcache.New(conn, stmtcache.ModeDescribe, 3) }
@@ -108,6 +108,7 @@ func modes(pool *pgxpool.Pool) {
 				check(one.QueryRow(ctx, "mine", n).Scan(&found))
 				equal(found, 2*n)
 			}
+			check(one.Deallocate(ctx, "mine"))
 		}
 		_, err = one.Exec(ctx, "deallocate all")
 		check(err)

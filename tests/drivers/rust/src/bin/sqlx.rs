@@ -54,6 +54,10 @@ async fn basics(pool: &PgPool) -> Result {
     assert_eq!(failure(sqlx::query("select 1/$1").bind(0).execute(pool).await), "22012");
     assert_eq!(failure(sqlx::query("select * from no_such_table").execute(pool).await), "42P01");
     assert_eq!(failure(sqlx::query("insert into items (id) values (1)").execute(pool).await), "23505");
+    // What is described and never run.
+    let described = pool.describe("select id, name from items where n = $1").await?;
+    assert_eq!(described.columns.len(), 2);
+    assert_eq!(described.nullable, [Some(false), Some(true)]);
     let large: Vec<String> =
         sqlx::query_scalar("select repeat('x', 1000) from generate_series(1, 20000)").fetch_all(pool).await?;
     assert!(large.len() == 20000 && large.iter().all(|text| text.len() == 1000));
