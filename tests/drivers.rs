@@ -150,6 +150,19 @@ async fn encrypted() {
     }
 }
 
+/// The console, by drivers that do not read it as psql does.
+#[tokio::test]
+async fn console() {
+    let setup = Setup::replicas(0);
+    let admin = format!("[{:?}]", setup.cluster.user);
+    let stage = setup.with("console", "admin_users", &admin).start().await.unwrap();
+    for program in [go_program("console", "jackc/pgx"), node_program("console.mjs")] {
+        let Some(program) = available(program) else { continue };
+        let output = stage.proxy.client_program(&program.runtime, &program.arguments(), "").await;
+        passed(&program, "at the console", &output);
+    }
+}
+
 /// A program and what comes in front of its own name.
 struct Program {
     runtime: PathBuf,
