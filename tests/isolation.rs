@@ -132,7 +132,6 @@ async fn what_cannot_be_shared_is_not() {
             "1",
             "0",
         ),
-        ("listen events", "select count(*) from pg_listening_channels()", "1", "0"),
     ];
     for (sql, look, own, other) in cases {
         for statement in sql.split("; ") {

@@ -2,6 +2,8 @@
 //!
 //! Owns one TCP connection. It logs in only where nobody asks for a password (`[auth] method = "trust"`).
 
+use std::net::SocketAddr;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use wire::backend::{Report, tag};
@@ -28,6 +30,11 @@ impl Raw {
     /// A connection on which nothing has been said.
     pub(crate) async fn open(proxy: &Proxy) -> Raw {
         Raw { stream: proxy.raw().await, received: Vec::new() }
+    }
+
+    /// The same to any address.
+    pub(crate) async fn at(address: SocketAddr) -> Raw {
+        Raw { stream: TcpStream::connect(address).await.unwrap(), received: Vec::new() }
     }
 
     /// A session of this user, without a password.
@@ -58,6 +65,18 @@ impl Raw {
             // A reset is an end, too.
             if read.expect("the proxy says nothing").unwrap_or(0) == 0 {
                 assert!(self.received.is_empty(), "the connection ended within a message: {:?}", self.received);
+                return None;
+            }
+        }
+    }
+
+    /// The next message of a connection that may end within one.
+    pub(crate) async fn hear_any(&mut self) -> Option<Message> {
+        loop {
+            if Frame::take(&self.received).unwrap().is_some() {
+                return self.hear().await;
+            }
+            if self.stream.read_buf(&mut self.received).await.unwrap_or(0) == 0 {
                 return None;
             }
         }

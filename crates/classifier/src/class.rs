@@ -122,6 +122,9 @@ pub enum Effect {
         /// How long it lasts.
         scope: Scope,
     },
+    /// `set_config` of these settings to something that does not stand in the text, several settings in one statement: what they are
+    /// now has to be asked.
+    SetUnseen(Vec<String>),
     /// RESET name, SET name TO DEFAULT.
     Reset {
         /// The setting, in lower case.
@@ -162,8 +165,14 @@ pub enum Effect {
     Pin(PinReason),
     /// The reason for such a pin is gone: DISCARD TEMP, CLOSE ALL, `SELECT pg_advisory_unlock_all()`.
     Unpin(PinReason),
-    /// UNLISTEN *: ends `Pin(Listen)`.
+    /// LISTEN channel, folded and cut as PostgreSQL does it.
+    Listen(String),
+    /// UNLISTEN channel.
+    Unlisten(String),
+    /// UNLISTEN *.
     UnlistenAll,
+    /// `pg_advisory_unlock` and its kin: the last advisory lock of the session may be gone.
+    Unlocks,
 }
 
 /// The parts of a statement that executes a prepared one.
@@ -184,7 +193,7 @@ pub struct Execution {
 /// What ties a session to its server connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PinReason {
-    /// LISTEN.
+    /// LISTEN on a connection of the session's own.
     Listen,
     /// A session-level advisory lock.
     AdvisoryLock,
@@ -206,6 +215,19 @@ pub enum PinReason {
 }
 
 impl PinReason {
+    /// Every reason, in the order of their numbers.
+    pub const ALL: [PinReason; 9] = [
+        PinReason::Listen,
+        PinReason::AdvisoryLock,
+        PinReason::TempTable,
+        PinReason::HoldCursor,
+        PinReason::SqlPrepare,
+        PinReason::SetConfig,
+        PinReason::Load,
+        PinReason::SequenceState,
+        PinReason::Other,
+    ];
+
     /// A word for counters and the console.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -220,7 +220,7 @@ fn assignment(tokens: Tokens<'_>, scope: Scope) -> Option<Effect> {
     if is_default(value) && scope == Scope::Session {
         return Some(Effect::Reset { name });
     }
-    (value.len() > 0 && is_plain_name(&name)).then(|| set_effect(name, &value.join(), scope))
+    (value.len() > 0 && is_plain_name(&name)).then(|| set_effect(name, &settled(value), scope))
 }
 
 fn is_assigned(tokens: Tokens<'_>, at: usize) -> bool {
@@ -238,8 +238,22 @@ fn set_effect(name: String, value: &str, scope: Scope) -> Effect {
 
 /// A SET whose syntax is its own: SET ROLE x, SET TIME ZONE INTERVAL '1' HOUR.
 fn spelled(name: &str, words: &str, value: Tokens<'_>, scope: Scope) -> Effect {
-    let statement = format!("SET {}{words} {}", local(scope), value.join());
+    let statement = format!("SET {}{words} {}", local(scope), settled(value));
     Effect::Set { name: name.to_owned(), statement, scope }
+}
+
+/// The value as written, but that a backslash in a plain string constant means itself whatever `standard_conforming_strings` says
+/// when the statement is run again.
+fn settled(value: Tokens<'_>) -> String {
+    let plain = |at: usize| value.text(at).starts_with('\'') && value.text(at).contains('\\');
+    if !(0..value.len()).any(plain) {
+        return value.join();
+    }
+    let text = |at: usize| match plain(at) {
+        true => format!("E{}", value.text(at).replace('\\', "\\\\")),
+        false => value.slice(at, at + 1).join(),
+    };
+    (0..value.len()).map(text).collect::<Vec<_>>().join(" ")
 }
 
 fn local(scope: Scope) -> &'static str {
@@ -311,17 +325,17 @@ fn isolation(words: &str) -> Option<Isolation> {
     }
 }
 
-/// SET SESSION CHARACTERISTICS AS TRANSACTION mode: it sets a `default_transaction_` setting, so it follows the session as any other.
-/// Several modes in one statement would be several settings; nobody writes that, and it pins.
+/// SET SESSION CHARACTERISTICS AS TRANSACTION modes: it sets `default_transaction_` settings, so it follows the session as any other.
 fn characteristics(tokens: Tokens<'_>) -> Option<Effect> {
     if !(tokens.is_word(0, "AS") && tokens.is_word(1, "TRANSACTION")) {
         return None;
     }
-    let (name, value) = match transaction_mode(tokens.from(2))? {
-        TransactionMode { access: Some(access), isolation: None, deferrable: None } => {
+    let mode = transaction_mode(tokens.from(2))?;
+    let settings: Vec<(&str, &str)> = [
+        mode.access.map(|access| {
             ("default_transaction_read_only", if access == TransactionAccess::ReadOnly { "on" } else { "off" })
-        }
-        TransactionMode { access: None, isolation: Some(isolation), deferrable: None } => {
+        }),
+        mode.isolation.map(|isolation| {
             let level = match isolation {
                 Isolation::ReadUncommitted => "'read uncommitted'",
                 Isolation::ReadCommitted => "'read committed'",
@@ -329,13 +343,26 @@ fn characteristics(tokens: Tokens<'_>) -> Option<Effect> {
                 Isolation::Serializable => "'serializable'",
             };
             ("default_transaction_isolation", level)
-        }
-        TransactionMode { access: None, isolation: None, deferrable: Some(deferrable) } => {
-            ("default_transaction_deferrable", if deferrable { "on" } else { "off" })
-        }
-        _ => return None,
+        }),
+        mode.deferrable.map(|deferrable| ("default_transaction_deferrable", if deferrable { "on" } else { "off" })),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    match &*settings {
+        [] => None,
+        [(name, value)] => Some(set_effect((*name).to_owned(), value, Scope::Session)),
+        several => Some(Effect::SetUnseen(several.iter().map(|(name, _)| (*name).to_owned()).collect())),
+    }
+}
+
+/// The settings that the statement's calls of `set_config` name, at these places; `None` if a name does not stand in the text.
+pub(crate) fn unseen(statement: Tokens<'_>, opens: &[usize]) -> Option<Effect> {
+    let name = |open: &usize| {
+        let name = statement.string_value(open + 1).filter(|_| statement.is_mark(open + 2, ","))?.to_ascii_lowercase();
+        (is_plain_name(&name) && name != "seed" && !is_transaction_setting(&name)).then_some(name)
     };
-    Some(set_effect(name.to_owned(), value, Scope::Session))
+    opens.iter().map(name).collect::<Option<Vec<_>>>().map(Effect::SetUnseen)
 }
 
 /// `set_config ( 'name' , 'value' , boolean )`, the name at `at`.
@@ -366,56 +393,17 @@ fn constant_set_config(statement: Tokens<'_>, at: usize) -> Option<Effect> {
         };
     }
     let value = statement.string_value(at + 4)?;
-    let value = if IDENTIFIER_LISTS.contains(&name.as_str()) { identifier_list(&value)? } else { quote(&value) };
-    Some(set_effect(name, &value, scope))
+    if IDENTIFIER_LISTS.contains(&name.as_str()) {
+        // In SET each element would have to be quoted apart, and the empty list cannot be said at all.
+        let local = if scope == Scope::Local { "true" } else { "false" };
+        let statement = format!("SELECT pg_catalog.set_config('{name}', {}, {local})", quote(&value));
+        return Some(Effect::Set { name, statement, scope });
+    }
+    Some(set_effect(name, &quote(&value), scope))
 }
 
 /// A string constant that reads the same whatever `standard_conforming_strings` says.
 fn quote(value: &str) -> String {
     let doubled = value.replace('\'', "''");
     if doubled.contains('\\') { format!("E'{}'", doubled.replace('\\', "\\\\")) } else { format!("'{doubled}'") }
-}
-
-/// The value of a list setting, as `SplitIdentifierString` reads it, with each element as a string constant of its own.
-fn identifier_list(value: &str) -> Option<String> {
-    let mut elements = Vec::new();
-    let mut rest = value.trim();
-    if rest.is_empty() {
-        return Some("''".to_owned());
-    }
-    loop {
-        let (element, after) = match rest.strip_prefix('"') {
-            Some(inner) => {
-                let close = closing_quote(inner)?;
-                (inner[..close].replace("\"\"", "\""), inner[close + 1..].trim_start())
-            }
-            None => {
-                let end = rest.find(|c: char| c == ',' || c.is_ascii_whitespace()).unwrap_or(rest.len());
-                (rest[..end].to_ascii_lowercase(), rest[end..].trim_start())
-            }
-        };
-        if element.is_empty() {
-            return None;
-        }
-        elements.push(quote(&element));
-        match after.strip_prefix(',') {
-            Some(next) => rest = next.trim_start(),
-            None if after.is_empty() => return Some(elements.join(", ")),
-            None => return None,
-        }
-    }
-}
-
-/// Where the quoted identifier ends; a doubled quote does not end it.
-fn closing_quote(inner: &str) -> Option<usize> {
-    let bytes = inner.as_bytes();
-    let mut at = 0;
-    while at < bytes.len() {
-        match (bytes[at], bytes.get(at + 1)) {
-            (b'"', Some(b'"')) => at += 2,
-            (b'"', _) => return Some(at),
-            _ => at += 1,
-        }
-    }
-    None
 }

@@ -3,7 +3,7 @@
 //! Owns transaction control, cursors, COPY, EXPLAIN, and what pins a session. None of it needs a parser: these statements are told by
 //! their first words, and what a function leaves in the session is told by its name, wherever it stands.
 
-use crate::calls::calls;
+use crate::calls::{Call, calls};
 use crate::catalog::Catalog;
 use crate::class::{Access, Effect, PinReason, Why};
 use crate::lexer::{Kind, Lexed, Tokens};
@@ -110,9 +110,14 @@ fn by_first_words(statement: Tokens<'_>, catalog: &Catalog) -> Verdict {
         }
         // Plans are invisible, and whoever discards its sequence state will not ask for it.
         "DISCARD" => Verdict::write(Why::SessionState),
-        "LISTEN" => Verdict::pin(PinReason::Listen),
+        "LISTEN" => {
+            channel(statement).map_or(Verdict::pin(PinReason::Listen), |name| Verdict::session(Effect::Listen(name)))
+        }
         "UNLISTEN" if statement.is_mark(1, "*") => Verdict::session(Effect::UnlistenAll),
-        "UNLISTEN" => Verdict::write(Why::SessionState),
+        "UNLISTEN" => match channel(statement) {
+            Some(name) => Verdict::session(Effect::Unlisten(name)),
+            None => Verdict::write(Why::SessionState),
+        },
         "LOAD" => Verdict::pin(PinReason::Load),
         "DECLARE" => cursor(statement, catalog),
         // A cursor lives in a transaction, hence on one server already; one WITH HOLD pins.
@@ -127,6 +132,11 @@ fn by_first_words(statement: Tokens<'_>, catalog: &Catalog) -> Verdict {
         other if UTILITIES.contains(&other) => Verdict::write(Why::Utility),
         _ => Verdict::write(Why::UnknownStatement),
     }
+}
+
+/// The name in LISTEN name and UNLISTEN name.
+fn channel(statement: Tokens<'_>) -> Option<String> {
+    if statement.len() == 2 { statement.identifier(1).map(|name| name.into_owned()) } else { None }
 }
 
 /// Over WORK or TRANSACTION.
@@ -262,8 +272,11 @@ fn leaves_behind_in_body(inner: Tokens<'_>) -> bool {
 
 /// What any statement, most of all a query, leaves in its session through the functions that it calls and the names that it uses.
 pub(crate) fn left_behind(statement: Tokens<'_>) -> Option<Effect> {
+    let sets = |call: &Call<'_>| call.name == "set_config" && !is_local(statement, call.open);
+    let opens: Vec<usize> = calls(statement).filter(sets).map(|call| call.open).collect();
+    let unseen = if opens.is_empty() { None } else { settings::unseen(statement, &opens) };
     let by_function = calls(statement).find_map(|call| match call.name.as_ref() {
-        "set_config" if !is_local(statement, call.open) => Some(PinReason::SetConfig),
+        "set_config" if unseen.is_none() && !is_local(statement, call.open) => Some(PinReason::SetConfig),
         "pg_advisory_lock" | "pg_advisory_lock_shared" | "pg_try_advisory_lock" | "pg_try_advisory_lock_shared" => {
             Some(PinReason::AdvisoryLock)
         }
@@ -277,7 +290,10 @@ pub(crate) fn left_behind(statement: Tokens<'_>) -> Option<Effect> {
         | "dblink_connect_u" => Some(PinReason::Other),
         _ => None,
     });
-    by_function.or_else(|| makes_temporary(statement).then_some(PinReason::TempTable)).map(Effect::Pin)
+    let pin = by_function.or_else(|| makes_temporary(statement).then_some(PinReason::TempTable)).map(Effect::Pin);
+    let unlocks =
+        |name: &str| matches!(name, "pg_advisory_unlock" | "pg_advisory_unlock_shared" | "pg_advisory_unlock_all");
+    pin.or(unseen).or_else(|| calls(statement).any(|call| unlocks(&call.name)).then_some(Effect::Unlocks))
 }
 
 /// `set_config(name, value, true)` ends with its transaction, which is on this server anyway: whatever it sets, it leaves nothing.

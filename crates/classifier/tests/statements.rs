@@ -52,6 +52,10 @@ fn pin(sql: &str, reason: PinReason) {
     effect(sql, Effect::Pin(reason));
 }
 
+fn unseen(sql: &str, names: &[&str]) {
+    effect(sql, Effect::SetUnseen(names.iter().map(|name| (*name).to_owned()).collect()));
+}
+
 #[test]
 fn reads() {
     read(&[
@@ -252,7 +256,6 @@ fn functions() {
         "select * from ts_stat('select 1')",
         "select table_to_xml('v', true, true, '')",
         "copy (select nextval('s')) to stdout",
-        "select pg_advisory_unlock(1)",
         "explain analyze select nextval('s')",
     ] {
         write(sql, Why::VolatileFunction);
@@ -442,7 +445,11 @@ fn settings() {
     effect("reset all", Effect::ResetAll);
     pin("set nonsense", PinReason::Other);
     pin("set seed to 0.5", PinReason::Other);
-    pin("set session characteristics as transaction read only, deferrable", PinReason::Other);
+    unseen(
+        "set session characteristics as transaction read only, deferrable",
+        &["default_transaction_read_only", "default_transaction_deferrable"],
+    );
+    set(r"set app.x to 'a\b', one", "app.x", r"SET app.x TO E'a\\b' , one", Session);
 }
 
 #[test]
@@ -454,11 +461,16 @@ fn set_config() {
         "SET jit TO 'off'",
         Session,
     );
-    set("SELECT pg_catalog.set_config('search_path', '', false);", "search_path", "SET search_path TO ''", Session);
+    set(
+        "SELECT pg_catalog.set_config('search_path', '', false);",
+        "search_path",
+        "SELECT pg_catalog.set_config('search_path', '', false)",
+        Session,
+    );
     set(
         "select set_config('search_path', 'A, \"B c\", d', true)",
         "search_path",
-        "SET LOCAL search_path TO 'a', 'B c', 'd'",
+        "SELECT pg_catalog.set_config('search_path', 'A, \"B c\", d', true)",
         Local,
     );
     set("select set_config('app.x', 'it''s', 'f')", "app.x", "SET app.x TO 'it''s'", Session);
@@ -467,20 +479,24 @@ fn set_config() {
     plain_write("select set_config('role', $1, true), pg_catalog.set_config('request.jwt.claims', $2, true)");
     plain_write("select set_config(k, v, true) from t");
     for sql in [
-        "select set_config(k, v, true), set_config(k, v, false) from t",
-        "select set_config(k, v, f(1, true)) from t",
-        "select set_config('a.b', 'c', false), set_config('a.d', 'e', false)",
-        "select set_config(name, 'c', false) from t",
         "select set_config('a.b', $1, false)",
         "select set_config('a.b', 'c', false) from t",
         "select set_config('a.b', 'c', x)",
-        "select set_config('a' || 'b', 'c', false)",
         "select * from set_config('a.b', 'c', false)",
         "with x as (select set_config('a.b', 'c', false)) select * from x",
-        "insert into t select set_config('a.b', 'c', false)",
-        "select set_config(setting_name => 'a.b', new_value => 'c', is_local => false)",
+        "insert into t select set_config('A.b', 'c', false)",
         "select set_config('a.b', 'c', false) where false",
-        "select set_config('search_path', '\"a', false)",
+    ] {
+        unseen(sql, &["a.b"]);
+    }
+    unseen("select set_config('a.b', 'c', false), set_config('a.d', 'e', false)", &["a.b", "a.d"]);
+    unseen("select set_config('search_path', x, false)", &["search_path"]);
+    for sql in [
+        "select set_config(k, v, true), set_config(k, v, false) from t",
+        "select set_config(k, v, f(1, true)) from t",
+        "select set_config(name, 'c', false) from t",
+        "select set_config('a' || 'b', 'c', false)",
+        "select set_config(setting_name => 'a.b', new_value => 'c', is_local => false)",
     ] {
         pin(sql, PinReason::SetConfig);
     }
@@ -501,9 +517,10 @@ fn our_own_settings() {
 
 #[test]
 fn pins() {
-    pin("listen c", PinReason::Listen);
+    effect("listen \"C d\"", Effect::Listen("C d".into()));
+    effect("LISTEN Channel", Effect::Listen("channel".into()));
     effect("unlisten *", Effect::UnlistenAll);
-    plain_write("unlisten c");
+    effect("unlisten c", Effect::Unlisten("c".into()));
     for sql in [
         "select pg_advisory_lock(1)",
         "select pg_try_advisory_lock(1, 2)",
@@ -514,6 +531,8 @@ fn pins() {
         pin(sql, PinReason::AdvisoryLock);
     }
     effect("select pg_advisory_unlock_all()", Effect::Unpin(PinReason::AdvisoryLock));
+    effect("select pg_advisory_unlock(1), 2", Effect::Unlocks);
+    effect("select 1 from t where pg_advisory_unlock_shared(n)", Effect::Unlocks);
     for sql in [
         "create temp table t (a int)",
         "create local temporary table t as select 1",

@@ -85,9 +85,7 @@ impl Client {
             self.enter(Entry::TransactionTime, micros(since));
         }
         self.enter_bytes();
-        for reason in self.slot.standing.note_pins(session.pins(), now) {
-            self.worker.counters.pin(reason);
-        }
+        self.slot.standing.note_pins(session.pins(), now);
         self.slot.standing.note_prepared(session.statements());
     }
 

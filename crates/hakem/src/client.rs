@@ -25,8 +25,10 @@ use crate::buffers::Inbox;
 use crate::cancel::{self, Flights, Registered};
 use crate::console;
 use crate::ledger::Entry;
+use crate::listen::Ears;
 use crate::lobby::Seat;
 use crate::login::{self, Entrance, Welcome};
+use crate::pins::Pins;
 use crate::relay::{Gone, Outcome, Place, relay};
 use crate::route::{self, Missed, Wanted};
 use crate::service::Tenant;
@@ -49,6 +51,10 @@ pub(crate) struct Client {
     pub(crate) slot: Rc<Slot>,
     pub(crate) books: Books,
     last_write: Option<Instant>,
+    /// What it hears on the channels that it listens on; without, it has never listened.
+    pub(crate) ears: Option<Box<Ears>>,
+    /// The pins that have been counted.
+    pub(crate) pins: Pins,
 }
 
 /// Serves one connection to its end.
@@ -84,6 +90,8 @@ pub(crate) async fn serve(stream: Stream, seat: Seat, worker: Rc<Worker>) {
         slot: presence.slot.clone(),
         books: Books::new(Instant::now()),
         last_write: None,
+        ears: None,
+        pins: Pins::default(),
     };
     tracing::debug!(client = id, "client logged in");
     client.enter(Entry::Login, 1);
@@ -93,6 +101,7 @@ pub(crate) async fn serve(stream: Stream, seat: Seat, worker: Rc<Worker>) {
         gone = client.converse(session, &cancel) => gone,
     };
     tracing::debug!(client = id, ?gone, "client left");
+    client.pins.note(&[], &worker.counters);
     client.say_goodbye(&gone).await;
 }
 
@@ -113,8 +122,16 @@ impl Client {
                         return gone;
                     }
                 }
+                Step::Listen => {
+                    match self.prepare_to_listen(session.channels_wanted()).await {
+                        Ok(()) => drop(session.listened()),
+                        Err(failure) => session.refuse(&failure),
+                    }
+                    self.settle(&session);
+                }
                 Step::Terminate => return Gone::Terminated,
-                Step::Answered | Step::Gathering | Step::Copy | Step::Later => {}
+                Step::Answered => self.settle(&session),
+                Step::Gathering | Step::Copy | Step::Later => {}
             }
             session.take_output(&mut self.unsent);
         }
@@ -123,6 +140,9 @@ impl Client {
     /// The next thing that the client wants. Waits without a buffer; what was not sent yet is sent first.
     async fn next_step(&mut self, session: &mut Session) -> Result<Step, Gone> {
         loop {
+            if session.hears() {
+                self.hear()?;
+            }
             let skipped = self.skip.min(self.inbox.unread().len());
             self.inbox.consume(skipped);
             self.skip -= skipped;
@@ -138,14 +158,33 @@ impl Client {
                 continue;
             }
             self.flush().await?;
-            self.fill().await?;
+            self.fill(session.hears()).await?;
         }
     }
 
     /// Sends what has not been sent yet.
     async fn flush(&mut self) -> Result<(), Gone> {
-        if !self.unsent.is_empty() {
-            self.stream.write_all(&self.unsent).await.map_err(|_| Gone::Vanished)?;
+        let Client { stream, unsent, ears, .. } = self;
+        let mut written = 0;
+        while written < unsent.len() {
+            let deaf = poll_fn(|context| match ears {
+                Some(ears) => ears.poll_overflow(context),
+                None => Poll::Pending,
+            });
+            tokio::select! {
+                biased;
+                result = stream.write(&unsent[written..]) => match result {
+                    Ok(length) if length > 0 => written += length,
+                    _ => return Err(Gone::Vanished),
+                },
+                // A client that does not read is told more and more all the same.
+                () = deaf => {
+                    unsent.drain(..written);
+                    return Err(Gone::Overflowed);
+                }
+            }
+        }
+        if written > 0 {
             self.unsent = Vec::new();
         }
         if self.stream.needs_flush() {
@@ -154,9 +193,9 @@ impl Client {
         Ok(())
     }
 
-    /// Waits for bytes from the client.
-    async fn fill(&mut self) -> Result<(), Gone> {
-        let Client { stream, inbox, worker, slot, .. } = self;
+    /// Waits for bytes from the client, or for something that it is to be told, if it `hears`.
+    async fn fill(&mut self, hears: bool) -> Result<(), Gone> {
+        let Client { stream, inbox, worker, slot, ears, .. } = self;
         if inbox.is_empty() {
             worker.spares.give_inbox(inbox);
         } else if inbox.is_full() {
@@ -165,6 +204,9 @@ impl Client {
         let length = poll_fn(|context| {
             if slot.poll_dismissed(context) {
                 return Poll::Ready(Err(Gone::Cut));
+            }
+            if hears && ears.as_ref().is_some_and(|ears| ears.poll_mail(context).is_ready()) {
+                return Poll::Ready(Ok(None));
             }
             if inbox.is_bare() {
                 match stream.poll_read_ready(context) {
@@ -177,11 +219,38 @@ impl Client {
             if filled.is_pending() && inbox.is_empty() {
                 worker.spares.give_inbox(inbox);
             }
-            filled.map_err(|_| Gone::Vanished)
+            filled.map(|filled| filled.map(Some).map_err(|_| Gone::Vanished))
         })
         .await?;
-        self.books.received += length;
-        if length == 0 { Err(Gone::Vanished) } else { Ok(()) }
+        self.books.received += length.unwrap_or_default();
+        if length == Some(0) { Err(Gone::Vanished) } else { Ok(()) }
+    }
+
+    /// Takes what the client is to be told of notifications.
+    fn hear(&mut self) -> Result<(), Gone> {
+        match &self.ears {
+            Some(ears) => ears.take(&mut self.unsent).map_err(|_| Gone::Overflowed),
+            None => Ok(()),
+        }
+    }
+
+    /// Sees to it that these channels are listened on before a LISTEN is answered.
+    pub(crate) fn prepare_to_listen(
+        &mut self,
+        channels: &[String],
+    ) -> impl Future<Output = Result<(), Failure>> + use<> {
+        let ears = self.ears.get_or_insert_with(|| Box::new(Ears::new(self.id, self.tenant.clone())));
+        ears.prepare(channels, &self.worker.service.control)
+    }
+
+    /// Between two transactions: what the session listens on holds from now on, and its pins are counted.
+    pub(crate) fn settle(&mut self, session: &Session) {
+        self.pins.note(session.pins(), &self.worker.counters);
+        if let Some(ears) = &mut self.ears
+            && session.transaction() == Transaction::None
+        {
+            ears.settle(session.channels());
+        }
     }
 
     /// Runs a request, and whatever the client sends until the server is free again. `Some` when the client is gone.
@@ -191,6 +260,12 @@ impl Client {
             return Some(gone);
         }
         self.keep_up(session);
+        if !session.channels_wanted().is_empty()
+            && let Err(failure) = self.prepare_to_listen(session.channels_wanted()).await
+        {
+            session.refuse(&failure);
+            return None;
+        }
         let now = Instant::now();
         self.note_request(now);
         let mut wanted = Wanted::new(intent.need, self.tenant.failover_deadline(now));
@@ -251,6 +326,7 @@ impl Client {
                     self.worker.counters.lost();
                     tracing::info!(client = self.id, node = %taken.node, "lost a server in the middle of a request or transaction");
                     self.tenant.watcher.suspect(taken.node);
+                    self.settle(session);
                     return None;
                 }
                 Outcome::Gone(gone) => {
@@ -277,6 +353,12 @@ impl Client {
             let next = self.worker.service.successor(&self.tenant);
             session.adopt(&self.tenant.policy, &next.policy);
             self.tenant = next;
+            if self.ears.take().is_some() {
+                // They are the old tenant's.
+                let channels: Vec<String> = session.channels().iter().cloned().collect();
+                drop(self.prepare_to_listen(&channels));
+                self.settle(session);
+            }
         }
     }
 
@@ -300,6 +382,8 @@ impl Client {
                 self.tenant.watcher.suspect(node);
                 wanted.avoid(node);
             }
+            // Another connection, and its word awaited this time.
+            RetryReason::Settings => {}
             // What it is now must be known before anything is sent anywhere.
             RetryReason::Demoted => {
                 wanted.need = Need::Primary;
@@ -329,6 +413,7 @@ impl Client {
                 return;
             }
             Gone::Violation(violation) => Failure::fatal("08P01", violation.to_string()),
+            Gone::Overflowed => Failure::fatal("53400", "too many notifications that the client has not read"),
             Gone::Broken => Failure::fatal("08006", "the server is out of step, or refused the session's settings"),
             // In the middle of an answer nothing can be said.
             Gone::Killed if self.unsent.is_empty() && !self.slot.standing.holds() => {

@@ -15,9 +15,10 @@ pub(crate) struct Counters {
     retried: [AtomicU64; RETRIES.len()],
     refused: AtomicU64,
     lost: AtomicU64,
+    pins: [AtomicU64; PINS.len()],
+    unpinned: [AtomicU64; PINS.len()],
     logins: AtomicU64,
     failed_logins: AtomicU64,
-    pins: [AtomicU64; PINS.len()],
     denied: AtomicU64,
 }
 
@@ -64,14 +65,22 @@ impl Counters {
     }
 
     pub(crate) fn pin(&self, reason: PinReason) {
-        if let Some(at) = PINS.iter().position(|known| *known == reason) {
-            add(&self.pins[at]);
-        }
+        add(&self.pins[reason as usize]);
+    }
+
+    pub(crate) fn unpin(&self, reason: PinReason) {
+        add(&self.unpinned[reason as usize]);
     }
 
     /// How often clients were pinned, in the order of [`PINS`].
     pub(crate) fn pins(&self) -> [u64; PINS.len()] {
-        std::array::from_fn(|at| self.pins[at].load(Ordering::Relaxed))
+        self.pins.each_ref().map(|taken| taken.load(Ordering::Relaxed))
+    }
+
+    /// The pins that stand, in the same order.
+    pub(crate) fn pins_standing(&self) -> [u64; PINS.len()] {
+        let (ended, taken) = (self.unpinned.each_ref().map(|ended| ended.load(Ordering::Relaxed)), self.pins());
+        std::array::from_fn(|at| taken[at].saturating_sub(ended[at]))
     }
 
     pub(crate) fn refused(&self) {
@@ -115,27 +124,18 @@ fn add(counter: &AtomicU64) {
 }
 
 /// The reasons of retries, in the order of their counters.
-pub(crate) const RETRIES: [RetryReason; 6] = [
+pub(crate) const RETRIES: [RetryReason; 7] = [
     RetryReason::Misrouted,
     RetryReason::Conflict,
     RetryReason::NotReplayed,
     RetryReason::ServerLost,
     RetryReason::Demoted,
     RetryReason::Outdated,
+    RetryReason::Settings,
 ];
 
-/// The reasons for pins, in the order of their counters.
-pub(crate) const PINS: [PinReason; 9] = [
-    PinReason::Listen,
-    PinReason::AdvisoryLock,
-    PinReason::TempTable,
-    PinReason::HoldCursor,
-    PinReason::SqlPrepare,
-    PinReason::SetConfig,
-    PinReason::Load,
-    PinReason::SequenceState,
-    PinReason::Other,
-];
+/// The reasons for pins, in the order of their counters, which is that of their numbers.
+pub(crate) const PINS: [PinReason; PinReason::ALL.len()] = PinReason::ALL;
 
 /// Every reason of the classifier's.
 pub(crate) const WHY_ALL: [Why; WHYS] = [

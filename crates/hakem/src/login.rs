@@ -426,6 +426,11 @@ async fn greet(tenant: &Tenant, worker: usize, turn: u64, session: &Session) -> 
     let wanted = Wanted::new(Need::Primary, tenant.failover_deadline(Instant::now()));
     let (mut lease, _) = route::find(tenant, worker, turn as usize, &wanted).await.map_err(fatal)?;
     let mut parameters = Parameters::clone(&lease.parameters);
+    // A server reports what changes, and what it reported at its own login is where that starts from.
+    if let Some(sql) = lease.memory.cleaning() {
+        set_up(&mut lease.stream, &sql, &mut Parameters::new()).await?;
+        lease.memory.cleaned();
+    }
     if let Some(sql) = session.opening(&lease.memory) {
         set_up(&mut lease.stream, &sql, &mut parameters).await?;
         session.opened(&mut lease.memory);

@@ -9,7 +9,7 @@ use ::metrics::{Key, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use topology::{NodeState, Writer};
 
-use crate::counters::{Counters, Place, RETRIES, WHY_ALL};
+use crate::counters::{Counters, PINS, Place, RETRIES, WHY_ALL};
 use crate::service::Service;
 
 /// The program's metrics.
@@ -67,6 +67,14 @@ impl Metrics {
             let total = self.counters.iter().map(|counters| counters.retried_total(at)).sum();
             out.counter("hakem_retries_total", &[("reason", reason.as_str())], total);
         }
+        for (at, reason) in PINS.iter().enumerate() {
+            let sum = |figures: fn(&Counters) -> [u64; PINS.len()]| {
+                self.counters.iter().map(|counters| figures(counters)[at]).sum::<u64>()
+            };
+            let labels = [("reason", reason.as_str())];
+            out.counter("hakem_pins_total", &labels, sum(Counters::pins));
+            out.gauge("hakem_pins", &labels, sum(Counters::pins_standing) as f64);
+        }
         let mut sums = [0; 4];
         for counters in &self.counters {
             for (sum, value) in sums.iter_mut().zip(counters.others()) {
@@ -95,6 +103,12 @@ fn describe(recorder: &PrometheusRecorder) {
 fn collect_pools(service: &Service, out: &Out<'_>) {
     for tenant in service.tenants() {
         let (database, user) = &tenant.key;
+        let (listeners, delivered) = tenant.hub.figures();
+        if listeners > 0 || delivered > 0 {
+            let labels = [("database", database.as_str()), ("user", user.as_str())];
+            out.gauge("hakem_listeners", &labels, listeners as f64);
+            out.counter("hakem_notifications_total", &labels, delivered);
+        }
         for (_, pool) in tenant.pools() {
             let target = pool.target();
             let node = format!("{}:{}", target.host, target.port);
@@ -159,9 +173,11 @@ fn key(name: &'static str, labels: &[(&'static str, &str)]) -> Key {
 
 const METADATA: Metadata<'static> = Metadata::new("hakem", Level::INFO, None);
 
-const COUNTERS: [(&str, &str); 8] = [
+const COUNTERS: [(&str, &str); 10] = [
     ("hakem_statements_total", "Requests by where they went and why."),
     ("hakem_retries_total", "Requests run again elsewhere, by reason."),
+    ("hakem_pins_total", "Pins of sessions to their server, by reason."),
+    ("hakem_notifications_total", "Notifications delivered to clients that listen in transaction pooling."),
     ("hakem_refused_total", "Requests refused for want of a server."),
     ("hakem_servers_lost_total", "Servers lost under a request or transaction that could not be retried."),
     ("hakem_logins_total", "Logins of clients, by outcome."),
@@ -170,11 +186,13 @@ const COUNTERS: [(&str, &str); 8] = [
     ("hakem_authentication_failures_total", "Clients that could not prove who they are."),
 ];
 
-const GAUGES: [(&str, &str); 11] = [
+const GAUGES: [(&str, &str); 13] = [
     ("hakem_clients", "Clients that have logged in."),
     ("hakem_logins_open", "Connections that have not logged in yet."),
     ("hakem_replication_connections", "Clients with a server connection of their own for replication."),
     ("hakem_server_connections", "Server connections by state."),
+    ("hakem_pins", "Pins that stand."),
+    ("hakem_listeners", "Clients that listen in transaction pooling."),
     ("hakem_clients_waiting", "Clients that wait for a server connection."),
     ("hakem_node_state", "1 for the state that a node is in."),
     ("hakem_node_timeline", "The timeline that a node is on."),

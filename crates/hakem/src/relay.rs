@@ -12,7 +12,7 @@ use std::time::Instant;
 use pool::Lease;
 use session::{Loss, RetryReason, Role, ServerMemory, Session, Step, Verdict};
 use tokio::io::AsyncWrite;
-use wire::backend::{self, Report, SqlState, tag};
+use wire::backend::{self, Failure, Report, SqlState, tag};
 use wire::frame::Header;
 use wire::frontend;
 
@@ -51,6 +51,8 @@ pub(crate) enum Gone {
     Cut,
     /// An administrator has ended its session.
     Killed,
+    /// It does not read what it listens for.
+    Overflowed,
     /// Its server is out of step, or would not take the session's settings.
     Broken,
 }
@@ -73,6 +75,7 @@ pub(crate) async fn relay(
         copy_span: 0,
         free: false,
         finished: None,
+        preparing: None,
         client,
         session,
         lease,
@@ -123,6 +126,14 @@ struct Pump<'a> {
     free: bool,
     /// How the lease ends once everything has been written.
     finished: Option<Outcome>,
+    /// What the client has asked to listen on is being listened on; its request comes then.
+    preparing: Option<Preparing>,
+}
+
+/// A request that waits for its channels to be listened on. On the heap: few clients ever do.
+struct Preparing {
+    channels: Pin<Box<dyn Future<Output = Result<(), Failure>>>>,
+    step: Step,
 }
 
 /// The rest of a server's message that is larger than the buffer.
@@ -166,6 +177,8 @@ impl Pump<'_> {
             if self.free && self.to_server.is_empty() && self.copy_span == 0 && self.from_server.is_empty() {
                 return Poll::Ready(Outcome::Free);
             }
+            progress |= self.poll_preparing(context);
+            progress |= self.poll_mail(context);
             match self.poll_client(context) {
                 Poll::Ready(Ok(taken)) => progress |= taken,
                 Poll::Ready(Err(gone)) => return Poll::Ready(Outcome::Gone(gone)),
@@ -270,8 +283,38 @@ impl Pump<'_> {
         }
     }
 
+    /// Goes on with a request that has waited for its channels.
+    fn poll_preparing(&mut self, context: &mut Context<'_>) -> bool {
+        let Some(preparing) = &mut self.preparing else { return false };
+        let Poll::Ready(result) = preparing.channels.as_mut().poll(context) else { return false };
+        let step = self.preparing.take().map(|preparing| preparing.step);
+        match (result, step) {
+            (Err(failure), _) => self.session.refuse(&failure),
+            (Ok(()), Some(Step::Listen)) => drop(self.session.listened()),
+            (Ok(()), _) => {
+                self.outgoing.release();
+                self.session.encode(&mut self.lease.memory, &mut self.to_server);
+            }
+        }
+        self.client.settle(self.session);
+        self.take_output();
+        true
+    }
+
+    /// A client that keeps its server between transactions hears notifications there, too.
+    fn poll_mail(&mut self, context: &mut Context<'_>) -> bool {
+        let Some(ears) = &self.client.ears else { return false };
+        if self.free || !self.outgoing.is_empty() || !self.session.hears() || ears.poll_mail(context).is_pending() {
+            return false;
+        }
+        if ears.take(self.outgoing.buffer(&self.from_server)).is_err() {
+            self.finished = Some(Outcome::Gone(Gone::Overflowed));
+        }
+        true
+    }
+
     fn take_client(&mut self) -> Result<Intake, session::Violation> {
-        if self.to_server.len() >= INBOX_BYTES {
+        if self.to_server.len() >= INBOX_BYTES || self.preparing.is_some() {
             return Ok(Intake::Nothing);
         }
         let mut taken = Intake::Nothing;
@@ -310,6 +353,12 @@ impl Pump<'_> {
                         self.session.end_copy_in();
                     }
                 }
+                Step::Request(_) | Step::Listen if !self.session.channels_wanted().is_empty() => {
+                    let channels = Box::pin(self.client.prepare_to_listen(self.session.channels_wanted()));
+                    self.preparing = Some(Preparing { channels, step });
+                    self.client.inbox.consume(length);
+                    return Ok(Intake::Something);
+                }
                 Step::Request(intent) => {
                     let counters = &self.client.worker.counters;
                     if self.session.is_quiet() {
@@ -329,7 +378,8 @@ impl Pump<'_> {
                     }
                     continue;
                 }
-                Step::Answered | Step::Gathering | Step::Later => {}
+                Step::Answered | Step::Listen => self.client.settle(self.session),
+                Step::Gathering | Step::Later => {}
                 Step::Terminate => return Ok(Intake::Goodbye),
             }
             self.client.inbox.consume(length);
@@ -448,6 +498,7 @@ impl Pump<'_> {
             if let Verdict::Ready { free } | Verdict::HiddenReady { free } = verdict {
                 self.client.note_write(self.session.last_write());
                 self.client.note_answer(self.session, matches!(verdict, Verdict::Ready { .. }), now);
+                self.client.settle(self.session);
                 self.free = free;
             }
         }

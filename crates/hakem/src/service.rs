@@ -61,7 +61,7 @@ pub(crate) struct Service {
     secrets: ArcSwap<Secrets>,
     penalties: Mutex<Penalties>,
     /// Where the control plane runs.
-    control: tokio::runtime::Handle,
+    pub(crate) control: tokio::runtime::Handle,
     /// From which the salts of unknown users are made up.
     pub(crate) mock_secret: [u8; auth::MOCK_SECRET_BYTES],
     next_client: AtomicU64,

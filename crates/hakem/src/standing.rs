@@ -120,17 +120,16 @@ impl Standing {
         self.doing.set(doing);
     }
 
-    /// What ties it to its server now; returns what has been added.
-    pub(crate) fn note_pins(&self, pins: &[PinReason], now: Instant) -> Vec<PinReason> {
+    /// What ties it to its server now.
+    pub(crate) fn note_pins(&self, pins: &[PinReason], now: Instant) {
         let mut known = self.pins.borrow_mut();
         if pins.is_empty() && known.is_empty() {
-            return Vec::new();
+            return;
         }
         known.retain(|(reason, _)| pins.contains(reason));
         let fresh: Vec<PinReason> =
             pins.iter().copied().filter(|pin| known.iter().all(|(reason, _)| reason != pin)).collect();
         known.extend(fresh.iter().map(|reason| (*reason, now)));
-        fresh
     }
 
     /// Whether it holds a server.

@@ -19,6 +19,7 @@ use topology::{NodeId, Watcher};
 use crate::clusters::Cluster;
 use crate::gate::Gate;
 use crate::ledger::Ledger;
+use crate::listen::Hub;
 
 /// One database as one user sees it.
 pub(crate) struct Tenant {
@@ -34,6 +35,8 @@ pub(crate) struct Tenant {
     pub(crate) gate: Arc<Gate>,
     /// What was done for it.
     pub(crate) ledger: Arc<Ledger>,
+    /// Where its clients listen.
+    pub(crate) hub: Hub,
     /// What its pools log in with.
     wallet: Wallet,
     /// By node.
@@ -137,6 +140,7 @@ impl Tenant {
             common,
             gate,
             ledger,
+            hub: Hub::default(),
             pools: (0..nodes).map(|_| OnceLock::new()).collect(),
             pool_options,
             connect_timeout: config.pool.server_connect_timeout,

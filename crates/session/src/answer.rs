@@ -74,6 +74,7 @@ impl Session {
             }
             (Effect::Commit { chain: false }, Transaction::Deferred(_)) => {
                 backend::put_command_complete(&mut self.output, "COMMIT");
+                self.settings.commit();
                 self.transaction = Transaction::None;
             }
             (Effect::Rollback { chain: false }, Transaction::Deferred(_)) => {
@@ -99,6 +100,62 @@ impl Session {
         }
         self.clear_request();
         Some(self.answer_ready())
+    }
+
+    /// Whether the proxy listens for the session, on a connection that it shares with others: not where the session has one of its
+    /// own anyway, nor where notifications would have to be put into another encoding.
+    pub(crate) fn hosts_listen(&self) -> bool {
+        let encoding = self.settings.current().get("client_encoding");
+        !self.policy.keeps_server
+            && !self.pins.contains(&classifier::PinReason::Listen)
+            && encoding.is_none_or(|statement| {
+                let statement = statement.to_ascii_lowercase();
+                statement.contains("utf8") || statement.contains("utf-8") || statement.contains("unicode")
+            })
+    }
+
+    /// Whether a simple query is nothing but LISTEN and UNLISTEN, which the proxy answers itself.
+    pub(crate) fn answers_listen(&self, class: &Class) -> bool {
+        class.statements > 0
+            && class.statements == class.effects.len()
+            && class.effects.iter().all(is_listen)
+            && self.hosts_listen()
+            && self.refusal.is_none()
+            && !matches!(self.transaction, Transaction::Lost { .. } | Transaction::Open { failed: true })
+    }
+
+    /// The channels wanted are listened on: LISTEN is answered.
+    pub fn listened(&mut self) -> Step {
+        if let Some(class) = self.request.simple.take() {
+            self.listen_or_not(&class);
+        }
+        if self.transaction == Transaction::None {
+            self.settings.commit();
+        }
+        self.clear_request();
+        self.answer_ready()
+    }
+
+    /// What LISTEN and UNLISTEN do, and CommandComplete for each.
+    pub(crate) fn listen_or_not(&mut self, class: &Class) {
+        for effect in &class.effects {
+            let command = match effect {
+                Effect::Listen(channel) => {
+                    self.settings.listen(channel);
+                    "LISTEN"
+                }
+                Effect::Unlisten(channel) => {
+                    self.settings.unlisten(Some(channel));
+                    "UNLISTEN"
+                }
+                Effect::UnlistenAll => {
+                    self.settings.unlisten(None);
+                    "UNLISTEN"
+                }
+                _ => continue,
+            };
+            backend::put_command_complete(&mut self.output, command);
+        }
     }
 
     pub(crate) fn answer_ready(&mut self) -> Step {
@@ -231,6 +288,11 @@ impl Session {
 /// As PostgreSQL words it (`exec_parse_message`).
 pub(crate) fn aborted() -> Failure {
     Failure::error("25P02", "current transaction is aborted, commands ignored until end of transaction block")
+}
+
+/// Whether the proxy can do what the statement does.
+pub(crate) fn is_listen(effect: &Effect) -> bool {
+    matches!(effect, Effect::Listen(_) | Effect::Unlisten(_) | Effect::UnlistenAll)
 }
 
 /// The command tag of BEGIN; `None` when a comment stands in front of it and the server had better say.

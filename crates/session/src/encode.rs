@@ -17,7 +17,7 @@ use crate::memory::ServerMemory;
 use crate::owed::Owed;
 use crate::request::End;
 use crate::session::{Progress, Session, Transaction};
-use crate::settings::difference;
+use crate::settings::{SESSION_AUTHORIZATION, difference, ended_by, says_who};
 use crate::sql::{Said, taken, too_many};
 use crate::statements::{Form, Prepared, UNKNOWN, is_ours};
 
@@ -29,17 +29,26 @@ impl Session {
             self.launch();
         }
         while self.sent < self.flight.len() {
+            if self.sent == 0 && !self.encode_first(memory, out) {
+                return;
+            }
             self.encode_next(memory, out);
         }
         self.settle_owed();
     }
 
+    /// The server has taken the session's settings: what has waited for that comes now.
+    pub(crate) fn encode_settled(&mut self, memory: &mut ServerMemory) {
+        let mut out = std::mem::take(&mut self.to_server);
+        self.encode_begin(&mut out);
+        self.encode_next(memory, &mut out);
+        self.encode(memory, &mut out);
+        self.to_server = out;
+    }
+
     fn encode_next(&mut self, memory: &mut ServerMemory, out: &mut Vec<u8>) {
         let at = self.sent;
         let whole = self.flight[at].request.is_whole();
-        if at == 0 {
-            self.encode_first(whole, memory, out);
-        }
         let owed_before = self.owed.len();
         if !self.progress.discarding {
             while let Some(stale) = memory.take_stale() {
@@ -82,8 +91,9 @@ impl Session {
         self.lease.requests += 1;
     }
 
-    /// What stands in front of the first of the requests that a server gets.
-    fn encode_first(&mut self, whole: bool, memory: &mut ServerMemory, out: &mut Vec<u8>) {
+    /// What stands in front of the first of the requests that a server gets; `false` when that has to be answered first.
+    fn encode_first(&mut self, memory: &mut ServerMemory, out: &mut Vec<u8>) -> bool {
+        let whole = self.flight[0].request.is_whole();
         let continues = self.progress.part;
         if !continues {
             self.progress = Progress::default();
@@ -93,22 +103,64 @@ impl Session {
             whole && !continues && self.pins.is_empty() && !matches!(self.transaction, Transaction::Open { .. });
         self.progress.part = !whole;
         if std::mem::take(&mut self.lease.fresh) {
-            self.encode_settings(memory, out);
+            if self.waits_for_settings(memory, out) {
+                self.progress.awaits_settings = true;
+                return false;
+            }
             self.encode_begin(out);
         } else if self.lease.unclear && !continues && self.transaction != (Transaction::Open { failed: true }) {
             self.lease.unclear = false;
             memory.settings = None;
-            self.encode_settings(memory, out);
+            if let Some(sql) = difference(None, self.settings.current()) {
+                self.put_settings(&sql, memory, out);
+            }
+        }
+        true
+    }
+
+    /// Writes the settings for requests that have just got their server. `true` when they must not run unless the server takes them:
+    /// a setting that a server has taken before is refused by another only if it says who the session is, and that may not be so
+    /// any more.
+    fn waits_for_settings(&mut self, memory: &mut ServerMemory, out: &mut Vec<u8>) -> bool {
+        let target = match self.ended_identity() {
+            [] => self.settings.current().clone(),
+            names => {
+                self.lease.unclear = true;
+                self.settings.without(names)
+            }
+        };
+        let Some(mut sql) = difference(memory.settings.as_ref(), &target) else { return false };
+        if sql.contains("SELECT") {
+            // The last session's isolation level may be one that no replica has.
+            sql.insert_str(0, "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;");
+        }
+        self.put_settings(&sql, memory, out);
+        says_who(&target) || self.flight[0].request.attempts > 0
+    }
+
+    /// Who the session is, as far as the first request does away with it whatever it was: a role that is gone must not stand in its
+    /// own way.
+    fn ended_identity(&self) -> &'static [&'static str] {
+        let (true, [sent]) = (self.disowned, self.flight.as_slices().0) else { return &[] };
+        let class = match (&sent.request.simple, &*sent.parsed) {
+            (Some(class), _) => Some(&**class),
+            (None, [parsed]) => Some(&*parsed.class),
+            _ => None,
+        };
+        match class.filter(|class| class.statements == 1).map(|class| &*class.effects) {
+            Some([Effect::Set { name, .. } | Effect::Reset { name }]) if self.transaction == Transaction::None => {
+                ended_by(name)
+            }
+            Some([Effect::DiscardAll]) => ended_by(SESSION_AUTHORIZATION),
+            _ => &[],
         }
     }
 
-    fn encode_settings(&mut self, memory: &mut ServerMemory, out: &mut Vec<u8>) {
-        if let Some(sql) = difference(memory.settings.as_ref(), self.settings.current()) {
-            frontend::put_query(out, &sql);
-            memory.settings = None;
-            self.owed.push_back(Owed::HiddenSettings);
-            self.lease.unnamed = false;
-        }
+    fn put_settings(&mut self, sql: &str, memory: &mut ServerMemory, out: &mut Vec<u8>) {
+        frontend::put_query(out, sql);
+        memory.settings = None;
+        self.owed.push_back(Owed::HiddenSettings);
+        self.lease.unnamed = false;
     }
 
     fn encode_begin(&mut self, out: &mut Vec<u8>) {
@@ -180,6 +232,13 @@ impl Session {
             Frontend::Execute => {
                 let class = self.bound(portal_name(frame)).map(|statement| statement.class.clone());
                 let class = class.filter(|class| !class.effects.is_empty() || class.why == Why::CopyFrom);
+                if let Some(class) = &class
+                    && class.effects.len() == 1
+                    && class.effects.iter().all(crate::answer::is_listen)
+                    && self.hosts_listen()
+                {
+                    return self.owe(Owed::SynthesizedExecute { class: class.clone() });
+                }
                 if class.as_ref().is_some_and(|class| ends_transaction(class)) {
                     self.portals.clear();
                 }
@@ -384,7 +443,7 @@ type Parsed<'a> = std::slice::Iter<'a, Arc<Prepared>>;
 
 /// Whether a failed transaction may hold the statement: one that ends it, or nothing.
 fn survives_failure(class: &Class) -> bool {
-    use classifier::Effect::{Commit, PrepareTransaction, Rollback, RollbackTo};
+    use Effect::{Commit, PrepareTransaction, Rollback, RollbackTo};
     let ends = |effect: &_| matches!(effect, Commit { .. } | Rollback { .. } | RollbackTo(_) | PrepareTransaction);
     class.statements == 0 || class.effects.first().is_some_and(ends)
 }

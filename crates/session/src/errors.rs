@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use classifier::{Access, Effect, PinReason, TransactionAccess};
+use classifier::{Access, TransactionAccess};
 use wire::backend::{self, Report, SqlState};
 use wire::frame::Frames;
 use wire::frontend::{Bind, Frontend, Target};
@@ -30,6 +30,8 @@ pub enum RetryReason {
     Demoted,
     /// A prepared statement would return other columns than when it was prepared.
     Outdated,
+    /// The server would not take the session's settings.
+    Settings,
 }
 
 impl RetryReason {
@@ -43,6 +45,7 @@ impl RetryReason {
             RetryReason::ServerLost => "server_lost",
             RetryReason::Demoted => "demoted",
             RetryReason::Outdated => "outdated",
+            RetryReason::Settings => "settings",
         }
     }
 }
@@ -54,7 +57,20 @@ impl Session {
             return Verdict::Leaving;
         }
         if hidden {
+            match self.owed.front() {
+                Some(Owed::HiddenRestore) => {
+                    self.lease.unclear = true;
+                    return Verdict::Swallow;
+                }
+                Some(Owed::HiddenCheck(_)) => return Verdict::Swallow,
+                _ => {}
+            }
             self.progress.hidden_failed = true;
+            if self.progress.awaits_settings {
+                // Nothing of the request has been sent: the server's own words are its answer.
+                self.progress.holding = false;
+                return Verdict::Forward;
+            }
             // BEGIN READ WRITE on a standby.
             let demoted = report.sqlstate() == Some(SqlState(*b"25006")) && self.lease.role == Some(Role::Primary);
             if demoted && self.progress.holding && self.is_first_attempt() {
@@ -212,21 +228,6 @@ impl Session {
 
     fn is_first_attempt(&self) -> bool {
         self.flight.front().is_none_or(|sent| sent.request.attempts == 0)
-    }
-
-    /// A statement has failed: what it may have left behind all the same. "...a lock acquired during a transaction that is
-    /// later rolled back will still be held following the rollback" (Advisory Locks).
-    fn pin_in_spite(&mut self) {
-        let class = match self.owed.front() {
-            Some(Owed::Execute { class, .. }) => class.clone(),
-            Some(Owed::Query { .. }) => self.flight.front().and_then(|sent| sent.request.simple.clone()),
-            _ => None,
-        };
-        for effect in class.iter().flat_map(|class| &class.effects) {
-            if let Effect::Pin(reason @ (PinReason::AdvisoryLock | PinReason::Other)) = effect {
-                self.pin(*reason);
-            }
-        }
     }
 
     /// Whether an error means that the request should be run elsewhere.

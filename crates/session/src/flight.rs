@@ -121,6 +121,9 @@ impl Session {
         if self.is_quiet() || self.progress.copy_in {
             return true;
         }
+        if self.progress.awaits_settings || matches!(self.owed.front(), Some(Owed::HiddenCheck(_))) {
+            return false;
+        }
         let Some(last) = self.flight.back() else { return true };
         !self.waits
             && !self.progress.part

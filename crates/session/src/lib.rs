@@ -9,6 +9,7 @@
 //! - `encode`: the request as it is sent to one particular server: settings, BEGIN and statements that it lacks come first.
 //! - `reply`: the server's messages against what is `owed` ([`Verdict`]); `errors` among them, and what is run again ([`RetryReason`]).
 //! - `loss`: what a client is told when its server is gone ([`Loss`]).
+//! - `pins`: what ties a session to its server, and how it ends.
 //! - `settings`: tracked SETs with PostgreSQL's transactional rules.
 //! - `statements`: prepared statements, the client's names for them and the servers'.
 //! - `sql`: SQL's own PREPARE, EXECUTE and DEALLOCATE.
@@ -21,6 +22,7 @@ mod flight;
 mod loss;
 mod memory;
 mod owed;
+mod pins;
 mod policy;
 mod reply;
 mod request;

@@ -34,6 +34,8 @@ impl Session {
             return Loss::Close;
         }
         if self.flight.is_empty() {
+            // What the proxy has asked for itself is no longer of interest.
+            self.owed.clear();
             self.lose_idle(in_transaction);
             return Loss::Told;
         }
@@ -120,6 +122,9 @@ impl Session {
 
     /// What a session has left on its server is gone with it, which the client has to be told.
     fn lose_pins(&mut self) -> Option<Failure> {
+        self.rechecks = false;
+        self.restores.clear();
+        self.unread.clear();
         let pins = std::mem::take(&mut self.pins);
         if pins.is_empty() {
             return None;

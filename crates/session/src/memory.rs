@@ -42,6 +42,17 @@ impl ServerMemory {
         *self = ServerMemory { prepares: self.prepares, ..ServerMemory::new(self.prepared_max) };
     }
 
+    /// The statements that give it back the settings that it was born with; `None` when it has them.
+    #[must_use]
+    pub fn cleaning(&self) -> Option<String> {
+        crate::settings::difference(self.settings.as_ref(), &Map::default())
+    }
+
+    /// Those statements have succeeded.
+    pub fn cleaned(&mut self) {
+        self.settings = Some(Map::default());
+    }
+
     /// How many statements are prepared there.
     #[must_use]
     pub fn prepared(&self) -> usize {

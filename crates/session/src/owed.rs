@@ -6,6 +6,7 @@ use classifier::{Class, Why};
 use wire::backend::Failure;
 
 use crate::memory::SetAside;
+use crate::pins::Check;
 use crate::sql::Said;
 use crate::statements::Identity;
 
@@ -16,6 +17,11 @@ pub(crate) enum Owed {
     Hidden,
     /// The same, which gives the server the session's settings.
     HiddenSettings,
+    /// The same behind a RESET: the startup packet's values, which a server's RESET does not go back to. Its ReadyForQuery is the
+    /// request's.
+    HiddenRestore,
+    /// The same, which asks what the session has left there.
+    HiddenCheck(Vec<Check>),
     /// A Parse of the proxy's own, for this statement; `None` for the unnamed one.
     HiddenParse(Option<Identity>),
     /// A Close of the proxy's own, of this statement, which the server has if what was sent ahead succeeds.
@@ -30,6 +36,8 @@ pub(crate) enum Owed {
     SynthesizedParse { mark: usize },
     /// CloseComplete, said by the proxy: the server keeps the statement for others.
     SynthesizedClose { mark: usize },
+    /// CommandComplete, said by the proxy: the statement is the proxy's own affair.
+    SynthesizedExecute { class: Arc<Class> },
     /// BindComplete, for this statement on the server.
     Bind { id: Option<Identity> },
     /// RowDescription or NoData, of this statement on the server.
@@ -64,7 +72,13 @@ pub(crate) enum Owed {
 impl Owed {
     /// Whether the proxy says it itself.
     pub(crate) fn is_synthesized(&self) -> bool {
-        matches!(self, Owed::SynthesizedParse { .. } | Owed::SynthesizedClose { .. } | Owed::Said { .. })
+        matches!(
+            self,
+            Owed::SynthesizedParse { .. }
+                | Owed::SynthesizedClose { .. }
+                | Owed::SynthesizedExecute { .. }
+                | Owed::Said { .. }
+        )
     }
 
     /// Where the changes begin that it makes, or would make, of the client's statements.
@@ -105,7 +119,14 @@ impl Owed {
                 | Owed::Function
                 | Owed::Hidden
                 | Owed::HiddenSettings
+                | Owed::HiddenRestore
+                | Owed::HiddenCheck(_)
         )
+    }
+
+    /// Whether it is a Query of the proxy's own.
+    pub(crate) fn is_hidden(&self) -> bool {
+        matches!(self, Owed::Hidden | Owed::HiddenSettings | Owed::HiddenRestore | Owed::HiddenCheck(_))
     }
 
     /// Whether it may turn out to be a COPY that waits for its data.

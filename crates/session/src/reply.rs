@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use classifier::{Effect, PinReason};
+use classifier::{Access, Effect, PinReason};
 use wire::backend::{self, Status, tag};
 
 use crate::errors::RetryReason;
@@ -48,8 +48,12 @@ impl Session {
     /// Takes one message from the server: its tag, and its body or as much of it as is at hand. `now` is a moment after the
     /// message's arrival.
     pub fn on_server(&mut self, tag: u8, body: &[u8], memory: &mut ServerMemory, now: Instant) -> Verdict {
-        let hidden = matches!(self.owed.front(), Some(Owed::Hidden | Owed::HiddenSettings));
+        let hidden = self.owed.front().is_some_and(Owed::is_hidden);
         match tag {
+            tag::DATA_ROW if hidden => {
+                self.learn_what_is_left(body);
+                Verdict::Swallow
+            }
             tag::DATA_ROW | tag::COPY_DATA | tag::COPY_DONE => self.forward_unless(hidden),
             tag::READY_FOR_QUERY => self.on_ready(body, memory, now),
             tag::ERROR_RESPONSE => self.on_error(body, hidden, memory),
@@ -57,7 +61,8 @@ impl Session {
                 // Replayed settings were told when they were first set. Whether the node is a standby is none of the client's
                 // business: it talks to a primary, whichever replica has answered.
                 let standby = backend::parameter_status(body).is_some_and(|(name, _)| name == b"in_hot_standby");
-                if hidden || standby { Verdict::Swallow } else { Verdict::Forward }
+                let told = hidden && !self.disowned && !matches!(self.owed.front(), Some(Owed::HiddenRestore));
+                if told || standby { Verdict::Swallow } else { Verdict::Forward }
             }
             tag::NOTICE_RESPONSE if hidden => Verdict::Swallow,
             tag::NOTICE_RESPONSE | tag::NOTIFICATION_RESPONSE => Verdict::Forward,
@@ -114,6 +119,12 @@ impl Session {
                     self.owed.pop_front();
                     continue;
                 }
+                Some(Owed::SynthesizedExecute { class }) => {
+                    let class = class.clone();
+                    self.owed.pop_front();
+                    self.listen_or_not(&class);
+                    continue;
+                }
                 _ => return,
             };
             backend::put_bare(&mut self.output, tag);
@@ -160,6 +171,7 @@ impl Session {
         self.progress.holding = false;
         self.progress.copy_in = false;
         let command = body.strip_suffix(b"\0").unwrap_or(body);
+        self.note_completion(command);
         match self.owed.front() {
             Some(Owed::Execute { class, .. }) => {
                 let class = class.clone();
@@ -240,30 +252,29 @@ impl Session {
         }
     }
 
-    pub(crate) fn pin(&mut self, reason: PinReason) {
-        if !self.pins.contains(&reason) {
-            self.pins.push(reason);
-        }
-    }
-
     fn on_ready(&mut self, body: &[u8], memory: &mut ServerMemory, now: Instant) -> Verdict {
         let Some(status) = Status::read(body) else { return Verdict::Broken };
         let mut hidden = false;
         match self.owed.pop_front() {
             Some(first @ (Owed::Hidden | Owed::HiddenSettings)) => {
                 if self.progress.hidden_failed {
-                    return self
-                        .progress
-                        .retrying
-                        .map_or(Verdict::Broken, |reason| Verdict::Retry { reason, clean: false });
+                    return self.without_settings();
                 }
                 if matches!(first, Owed::HiddenSettings) {
                     memory.settings = Some(self.settings.current().clone());
+                }
+                if std::mem::take(&mut self.progress.awaits_settings) {
+                    self.encode_settled(memory);
                 }
                 self.settle_owed();
                 return Verdict::Swallow;
             }
             Some(Owed::HiddenEnd) => return Verdict::Swallow,
+            Some(Owed::HiddenCheck(_)) => {
+                self.end_check(memory);
+                return if self.keeps_server() { Verdict::Swallow } else { Verdict::HiddenReady { free: true } };
+            }
+            Some(Owed::HiddenRestore) => {}
             Some(Owed::HiddenSync) => hidden = true,
             Some(Owed::Sync | Owed::Query { .. } | Owed::Function) => {}
             // A ReadyForQuery that nothing was owed for: the conversation is out of step.
@@ -274,18 +285,90 @@ impl Session {
             let alone = self.flight.len() == 1;
             return Verdict::Retry { reason, clean: alone && status == Status::Idle && reason != RetryReason::Demoted };
         }
+        if !self.restores.is_empty() && self.restore(status) {
+            return Verdict::Swallow;
+        }
         // What it would have got a ReadyForQuery for is dropped until it asks for one.
         self.skips_until_sync = hidden && self.progress.failed;
         self.conclude(status, memory, now);
         self.settle_owed();
-        let free = self.flight.is_empty() && !self.keeps_server();
+        let rests = self.flight.is_empty() && status == Status::Idle && !self.policy.keeps_server;
+        let asks = rests && self.ask_what_is_left();
+        let free = self.flight.is_empty() && !asks && !self.keeps_server();
         if hidden { Verdict::HiddenReady { free } } else { Verdict::Ready { free } }
+    }
+
+    /// What has been reset gets the startup packet's value, of which the server knows nothing; the request is over when it has it.
+    /// `false` when there is nothing to do: a failure has undone it, or more is to come.
+    fn restore(&mut self, status: Status) -> bool {
+        let names = std::mem::take(&mut self.restores);
+        if self.progress.failed || status == Status::Failed {
+            return false;
+        }
+        if !self.owed.is_empty() {
+            self.lease.unclear = true;
+            return false;
+        }
+        let sql = self.settings.statements(&names);
+        if sql.is_empty() {
+            return false;
+        }
+        wire::frontend::put_query(&mut self.to_server, &sql);
+        self.owed.push_back(Owed::HiddenRestore);
+        self.lease.unnamed = false;
+        if status == Status::Idle {
+            self.settings.commit();
+        }
+        true
+    }
+
+    /// The server would not take the session's settings.
+    fn without_settings(&mut self) -> Verdict {
+        self.lease.unclear = true;
+        if std::mem::take(&mut self.progress.awaits_settings) {
+            self.disowned = crate::settings::says_who(self.settings.current());
+            self.refuse_unsent();
+            return Verdict::HiddenReady { free: true };
+        }
+        let first = self.flight.front().filter(|_| self.flight.len() == 1 && self.progress.holding);
+        match self.progress.retrying {
+            Some(reason) => Verdict::Retry { reason, clean: false },
+            // It has run under other settings, but it is a read of which nobody has seen anything. The next time it waits.
+            None if first.is_some_and(|sent| sent.request.access == Access::Read) => {
+                Verdict::Retry { reason: RetryReason::Settings, clean: false }
+            }
+            None => Verdict::Broken,
+        }
+    }
+
+    /// The server's refusal of the settings, which the client has been told, answers everything that has waited for them.
+    fn refuse_unsent(&mut self) {
+        if let Transaction::Deferred(_) = self.transaction {
+            self.transaction = Transaction::Lost { told: true };
+        }
+        let gathered = (std::mem::take(&mut self.request), std::mem::take(&mut self.parsed));
+        // There is one: nothing is taken from the client meanwhile, and what is run again waits by itself.
+        let mut told = true;
+        while let Some(sent) = self.flight.pop_front() {
+            (self.request, self.parsed) = (sent.request, sent.parsed);
+            if !std::mem::take(&mut told) {
+                let failure = backend::Failure::error("25P02", "the server has refused the session's settings");
+                failure.put(&mut self.output);
+            }
+            self.conclude_refusal();
+        }
+        (self.sent, self.flight_bytes) = (0, 0);
+        if !self.skips_until_sync {
+            (self.request, self.parsed) = gathered;
+        }
     }
 
     /// The first request is over.
     fn conclude(&mut self, status: Status, memory: &mut ServerMemory, now: Instant) {
         let failed = self.progress.failed;
         let Some(sent) = self.land() else { return };
+        self.lease.obscured |= sent.request.obscure;
+        self.disowned &= failed;
         if self.lease.role == Some(Role::Primary) && sent.request.writes {
             self.wrote = true;
         }
@@ -320,21 +403,37 @@ impl Session {
     /// A statement with an effect has succeeded, with this command tag.
     fn apply(&mut self, effect: &Effect, command: &[u8], memory: &mut ServerMemory) {
         match effect {
+            // Outside of a block it says so too, and prepares nothing; nor does it undo anything.
+            Effect::PrepareTransaction if command == b"ROLLBACK" && self.transaction == Transaction::None => {}
             // COMMIT of a failed transaction rolls it back, and says so.
             Effect::Commit { .. } | Effect::PrepareTransaction if command == b"ROLLBACK" => self.settings.rollback(),
             Effect::Commit { .. } | Effect::PrepareTransaction => self.settings.commit(),
             Effect::Rollback { .. } => self.settings.rollback(),
-            Effect::Savepoint(name) => self.settings.savepoint(name),
+            Effect::Savepoint(name) => {
+                if self.settings.savepoint(name).is_err() {
+                    self.pin(PinReason::Other);
+                }
+            }
             Effect::Release(name) => self.settings.release(name),
             Effect::RollbackTo(name) => self.settings.rollback_to(name),
-            Effect::Set { name, statement, scope: classifier::Scope::Session } => self.settings.set(name, statement),
-            Effect::Reset { name } => self.lease.unclear |= self.settings.reset(name),
+            Effect::Set { name, statement, scope: classifier::Scope::Session } => self.set(name, statement),
+            Effect::SetUnseen(names) => self.read_back(names),
+            Effect::Reset { name } => {
+                if self.settings.reset(name) {
+                    self.restores.insert(name.clone());
+                }
+            }
             Effect::ResetAll => {
-                self.lease.unclear |= self.settings.reset_all();
+                self.settings.reset_all();
+                self.restores.extend(self.settings.startup());
                 self.policy = self.initial.clone();
             }
             Effect::DiscardAll => {
-                self.lease.unclear |= self.settings.discard_all();
+                self.settings.discard_all();
+                // It commits at once, whatever comes behind it in the same request.
+                self.settings.commit();
+                self.restores.extend(self.settings.startup());
+                self.unread.clear();
                 self.policy = self.initial.clone();
                 self.pins.clear();
                 memory.discard_all_but_statements();
@@ -347,8 +446,15 @@ impl Session {
                 self.pins.retain(|pin| *pin != PinReason::SqlPrepare);
             }
             Effect::Pin(reason) => self.pin(*reason),
-            Effect::Unpin(reason) => self.pins.retain(|pin| pin != reason),
-            Effect::UnlistenAll => self.pins.retain(|pin| *pin != PinReason::Listen),
+            Effect::Unpin(reason) => self.unpin(*reason),
+            Effect::Unlocks => self.rechecks |= !self.pins.is_empty(),
+            // On the session's own connection.
+            Effect::Listen(_) => self.pin(PinReason::Listen),
+            Effect::Unlisten(channel) => self.settings.unlisten(Some(channel)),
+            Effect::UnlistenAll => {
+                self.unpin(PinReason::Listen);
+                self.settings.unlisten(None);
+            }
             Effect::Hakem { name, value } => {
                 // Sent in a way that the proxy could not answer itself; the server has taken it as a setting of an extension.
                 let _ = self.set_policy(name, value.as_deref());
@@ -378,9 +484,10 @@ fn is_tag_of(effect: &Effect, command: &[u8]) -> bool {
         Effect::DiscardAll => &[b"DISCARD ALL"],
         Effect::DeallocateAll => &[b"DEALLOCATE ALL"],
         Effect::Prepare { .. } => &[b"PREPARE"],
-        Effect::Execute(_) => return true,
+        Effect::Execute(_) | Effect::SetUnseen(_) | Effect::Unlocks => return true,
         Effect::Deallocate(_) => &[b"DEALLOCATE"],
-        Effect::UnlistenAll => &[b"UNLISTEN"],
+        Effect::Listen(_) => &[b"LISTEN"],
+        Effect::Unlisten(_) | Effect::UnlistenAll => &[b"UNLISTEN"],
         // Whatever takes a lock or makes a table: better a pin too early than none.
         Effect::Pin(_) => return true,
         Effect::Unpin(_) => &[b"DISCARD TEMP", b"CLOSE CURSOR ALL", b"SELECT 1"],

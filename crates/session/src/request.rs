@@ -36,6 +36,10 @@ pub(crate) struct Request {
     pub(crate) begins: bool,
     /// Whether it ends a transaction: when its answer is lost, nobody knows what became of it.
     pub(crate) commits: bool,
+    /// Whether it runs code that may change settings unseen.
+    pub(crate) obscure: bool,
+    /// The channels that have to be listened on before it is begun.
+    pub(crate) channels: Vec<String>,
     /// Whether anything in it is executed: preparing a write writes nothing.
     pub(crate) executes: bool,
     /// Whether anything in it concerns a portal: its transaction must not end before the client says so.
@@ -90,6 +94,8 @@ impl Request {
             end: End::Open,
             begins: false,
             commits: false,
+            obscure: false,
+            channels: Vec::new(),
             executes: false,
             uses_portals: false,
             parses_unnamed: false,
@@ -135,6 +141,7 @@ impl Request {
         self.hint = self.hint.or(more.hint);
         self.begins |= more.begins;
         self.commits |= more.commits;
+        self.obscure |= more.obscure;
         self.executes |= more.executes;
         self.uses_portals |= more.uses_portals;
         self.controls |= more.controls;
@@ -173,8 +180,16 @@ impl Request {
         self.hint = self.hint.or(class.hint);
         self.controls |= class.effects.iter().any(crate::flight::controls);
         self.alters |= crate::flight::alters(class);
-        let local = |effect: &Effect| matches!(effect, Effect::Hakem { .. } | Effect::HakemShow { .. });
+        let local = |effect: &Effect| {
+            matches!(effect, Effect::Hakem { .. } | Effect::HakemShow { .. }) || crate::answer::is_listen(effect)
+        };
         self.local |= class.effects.iter().any(local) || crate::sql::concerns_statements(class);
+        self.obscure |= matches!(class.why, Why::Procedure | Why::UnknownFunction);
+        for effect in &class.effects {
+            if let Effect::Listen(channel) = effect {
+                self.channels.push(channel.clone());
+            }
+        }
         self.begins |= class.effects.iter().any(|effect| matches!(effect, Effect::Begin(_)));
         self.commits |=
             class.effects.iter().any(|effect| matches!(effect, Effect::Commit { .. } | Effect::PrepareTransaction));
@@ -196,6 +211,9 @@ fn writes_nothing(class: &Class) -> bool {
                 | Effect::Set { .. }
                 | Effect::Reset { .. }
                 | Effect::ResetAll
+                | Effect::Listen(_)
+                | Effect::Unlisten(_)
+                | Effect::UnlistenAll
         )
     };
     match &*class.effects {

@@ -3,11 +3,13 @@
 //! Owns the decision what a request needs ([`Intent`]) and the answers that need no server. How a request is written for a
 //! server is in `encode`, what comes back in `reply`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use classifier::{Access, Class, Classifier, Hint, Isolation, PinReason, TransactionAccess, TransactionMode, Why};
+use classifier::{
+    Access, Class, Classifier, Effect, Hint, Isolation, PinReason, TransactionAccess, TransactionMode, Why,
+};
 use wire::Malformed;
 use wire::backend::{Failure, Status};
 use wire::frame::Frame;
@@ -32,6 +34,14 @@ pub struct Session {
     pub(crate) statements: Statements,
     pub(crate) transaction: Transaction,
     pub(crate) pins: Vec<PinReason>,
+    /// A server would not have the session be who it is.
+    pub(crate) disowned: bool,
+    /// There is a reason to ask whether the pins still stand.
+    pub(crate) rechecks: bool,
+    /// Settings that have been reset to less than the startup packet asked for.
+    pub(crate) restores: BTreeSet<String>,
+    /// Settings whose values have to be asked for.
+    pub(crate) unread: Vec<String>,
     /// When its last write was acknowledged.
     pub(crate) last_write: Option<Instant>,
     /// Whether the current transaction sent anything but reads to the primary.
@@ -108,6 +118,8 @@ pub(crate) struct Lease {
     pub(crate) unnamed: bool,
     /// What it has of settings cannot be told from what the session has seen.
     pub(crate) unclear: bool,
+    /// Code has run there that may have set what nobody has seen. The session may go on with that; another must not.
+    pub(crate) obscured: bool,
     /// How many requests it has got.
     pub(crate) requests: usize,
 }
@@ -123,6 +135,8 @@ pub(crate) struct Progress {
     pub(crate) failed: bool,
     /// A hidden statement failed: what follows ran without it.
     pub(crate) hidden_failed: bool,
+    /// The request is not sent before the server has taken the session's settings.
+    pub(crate) awaits_settings: bool,
     /// More belongs to the request: no Sync has been sent since.
     pub(crate) part: bool,
     /// The server may keep its answers to itself until it gets more.
@@ -144,6 +158,8 @@ pub enum Step {
     Gathering,
     /// The request needs a server.
     Request(Intent),
+    /// The request is answered by [`Session::listened`], once the channels wanted are listened on.
+    Listen,
     /// The proxy answers itself: see [`Session::take_output`].
     Answered,
     /// CopyData, CopyDone or CopyFail for the server that waits for it: to be passed on as it is.
@@ -201,6 +217,10 @@ impl Session {
             statements: Statements::default(),
             transaction: Transaction::None,
             pins: Vec::new(),
+            disowned: false,
+            rechecks: false,
+            restores: BTreeSet::new(),
+            unread: Vec::new(),
             last_write: None,
             wrote: false,
             request: Request::default(),
@@ -338,7 +358,7 @@ impl Session {
 
     /// The session has given its server back. What the server has of the session's settings is recorded.
     pub fn detach(&mut self, memory: &mut ServerMemory) {
-        if self.lease.unclear {
+        if self.lease.unclear || self.lease.obscured {
             memory.settings = None;
         }
         self.lease = Lease::default();
@@ -373,10 +393,26 @@ impl Session {
             || matches!(self.transaction, Transaction::Open { .. })
     }
 
-    /// What ties the session to its server beyond a transaction.
+    /// The channels that have to be listened on before the request in hand is sent or answered.
     #[must_use]
-    pub fn pins(&self) -> &[PinReason] {
-        &self.pins
+    pub fn channels_wanted(&self) -> &[String] {
+        if self.hosts_listen() { &self.request.channels } else { &[] }
+    }
+
+    /// The channels that the session listens on through the proxy, as far as that is committed.
+    #[must_use]
+    pub fn channels(&self) -> &Arc<BTreeSet<String>> {
+        self.settings.channels()
+    }
+
+    /// Whether the client may be told of notifications now: PostgreSQL tells of them between transactions.
+    #[must_use]
+    pub fn hears(&self) -> bool {
+        self.transaction == Transaction::None
+            && self.flight.is_empty()
+            && self.owed.is_empty()
+            && self.request.frames.is_empty()
+            && !self.progress.part
     }
 
     /// How many prepared statements the client has.
@@ -487,6 +523,14 @@ impl Session {
             self.statements.remove(b"");
             return step;
         }
+        if alone && !behind && self.answers_listen(&class) {
+            self.statements.remove(b"");
+            let waits = !self.request.channels.is_empty();
+            self.request.simple = Some(class);
+            return if waits { Step::Listen } else { self.listened() };
+        }
+        // Among other statements it is the server's affair.
+        self.request.channels.clear();
         self.request.simple = Some(class);
         self.ended(End::Ready)
     }
@@ -596,8 +640,21 @@ fn may_insist(request: &Request) -> bool {
 }
 
 fn classify(classifier: &Classifier, sql: &[u8]) -> Arc<Class> {
-    // Text in another encoding than UTF-8 cannot be examined; all that can is ASCII in every client encoding that matters.
-    std::str::from_utf8(sql).map_or_else(|_| Arc::new(unknown()), |sql| classifier.classify(sql))
+    std::str::from_utf8(sql).map_or_else(|_| Arc::new(foreign(classifier, sql)), |sql| classifier.classify(sql))
+}
+
+/// The class of text in another encoding than UTF-8. What steers a session is ASCII in every client encoding that matters; what it
+/// leaves there cannot be said again, and stays.
+fn foreign(classifier: &Classifier, sql: &[u8]) -> Class {
+    let class = classifier.classify_uncached(&String::from_utf8_lossy(sql));
+    let settle = |effect: Effect| match effect {
+        Effect::Set { scope: classifier::Scope::Session, .. } | Effect::SetUnseen(_) | Effect::Listen(_) => {
+            Effect::Pin(PinReason::Other)
+        }
+        effect => effect,
+    };
+    let effects = class.effects.into_iter().map(settle).collect();
+    Class { access: Access::Write, why: Why::UnknownStatement, effects, ..class }
 }
 
 pub(crate) fn unknown() -> Class {

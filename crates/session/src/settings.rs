@@ -3,7 +3,7 @@
 //! Owns the names and the statements that set them again. SET LOCAL is not kept: it ends with the transaction, which never
 //! leaves its server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -11,18 +11,32 @@ use std::sync::Arc;
 /// remembers the map of the session that used it last, and equality is most often sameness.
 pub(crate) type Map = Arc<BTreeMap<String, String>>;
 
-/// The settings of one session.
+/// What a session has set, and the channels that it listens on: all that a transaction can take back.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// What the startup packet asked for: what RESET goes back to.
     startup: Map,
     /// What holds if the current transaction is rolled back.
-    committed: Map,
+    committed: State,
     /// What holds now.
-    current: Map,
+    current: State,
     /// What holds again after ROLLBACK TO, innermost last.
-    savepoints: Vec<(String, Map)>,
+    savepoints: Vec<(String, State)>,
 }
+
+/// What holds at one moment.
+#[derive(Clone, Debug, Default)]
+struct State {
+    map: Map,
+    channels: Channels,
+}
+
+/// The channels that a session listens on through the proxy's own connection.
+pub(crate) type Channels = Arc<BTreeSet<String>>;
+
+/// More than a session's settings can follow it: it has to stay where they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TooMuch;
 
 impl Settings {
     /// The settings that a startup packet asks for: names and values, the values as plain text.
@@ -30,34 +44,73 @@ impl Settings {
     pub fn new<'a>(startup: impl IntoIterator<Item = (&'a str, &'a str)>) -> Settings {
         let statement = |(name, value): (&str, &str)| {
             let name = name.to_ascii_lowercase();
-            // In SET, one literal would be one element of the list.
-            let statement = if IDENTIFIER_LISTS.contains(&name.as_str()) {
-                format!("SELECT pg_catalog.set_config('{name}', {}, false)", quoted_literal(value))
-            } else {
-                format!("SET {} TO {}", quoted_name(&name), quoted_literal(value))
-            };
+            let statement = assignment(&name, value);
             (name, statement)
         };
         let startup: Map = Arc::new(startup.into_iter().map(statement).collect());
-        Settings { startup: startup.clone(), committed: startup.clone(), current: startup, savepoints: Vec::new() }
+        let state = State { map: startup.clone(), channels: Channels::default() };
+        Settings { startup, committed: state.clone(), current: state, savepoints: Vec::new() }
     }
 
     /// What holds now.
     pub(crate) fn current(&self) -> &Map {
-        &self.current
+        &self.current.map
+    }
+
+    /// What holds now, without these.
+    pub(crate) fn without(&self, names: &[&str]) -> Map {
+        let mut map = self.current.map.clone();
+        if names.iter().any(|name| map.contains_key(*name)) {
+            let map = Arc::make_mut(&mut map);
+            names.iter().for_each(|name| drop(map.remove(*name)));
+        }
+        map
+    }
+
+    /// The statements that give these settings what holds now.
+    pub(crate) fn statements(&self, names: &BTreeSet<String>) -> String {
+        let statements = names.iter().filter_map(|name| self.current.map.get(name));
+        statements.flat_map(|statement| [statement.as_str(), ";"]).collect()
+    }
+
+    /// The names of the startup packet's settings.
+    pub(crate) fn startup(&self) -> impl Iterator<Item = String> {
+        self.startup.keys().cloned()
+    }
+
+    /// The channels listened on, as far as that is committed.
+    pub(crate) fn channels(&self) -> &Channels {
+        &self.committed.channels
     }
 
     /// What may change the meaning of a statement's text when it is prepared.
     pub(crate) fn meaningful(&self) -> impl Iterator<Item = &str> {
-        let meaningful = self.current.iter().filter(|(name, _)| !MEANINGLESS.contains(&name.as_str()));
+        let meaningful = self.current.map.iter().filter(|(name, _)| !MEANINGLESS.contains(&name.as_str()));
         meaningful.map(|(_, statement)| statement.as_str())
     }
 
-    pub(crate) fn set(&mut self, name: &str, statement: &str) {
+    /// SET. [`TooMuch`] when there is no room for it, or when a statement does not say by itself what it sets.
+    pub(crate) fn set(&mut self, name: &str, statement: &str) -> Result<(), TooMuch> {
         self.forget_role(name);
-        if self.current.get(name).is_none_or(|known| known != statement) {
-            Arc::make_mut(&mut self.current).insert(name.to_owned(), statement.to_owned());
+        let known = self.current.map.get(name);
+        if known.is_some_and(|known| known == statement) {
+            return Ok(());
         }
+        // What a backslash meant when the statement was written nobody knows any more.
+        if statement.contains('\\') && self.current.map.contains_key(STANDARD_STRINGS) {
+            return Err(TooMuch);
+        }
+        let statement = match known {
+            Some(known) if name == DATE_STYLE => chained(known, statement)?,
+            _ => statement.to_owned(),
+        };
+        let bytes: usize = self.current.map.iter().map(|(name, statement)| name.len() + statement.len()).sum();
+        let full = known.is_none() && self.current.map.len() >= SETTINGS_MAX;
+        if full || bytes + statement.len() > SETTINGS_BYTES_MAX {
+            return Err(TooMuch);
+        }
+        Arc::make_mut(&mut self.current.map).insert(name.to_owned(), statement);
+        Ok(())
     }
 
     /// RESET: back to the startup packet's value. Says whether there is one, in which case the server, which knows nothing of
@@ -66,46 +119,65 @@ impl Settings {
         self.forget_role(name);
         match self.startup.get(name) {
             Some(statement) => {
-                Arc::make_mut(&mut self.current).insert(name.to_owned(), statement.clone());
+                Arc::make_mut(&mut self.current.map).insert(name.to_owned(), statement.clone());
                 true
             }
             None => {
-                if self.current.contains_key(name) {
-                    Arc::make_mut(&mut self.current).remove(name);
+                if self.current.map.contains_key(name) {
+                    Arc::make_mut(&mut self.current.map).remove(name);
                 }
                 false
             }
         }
     }
 
-    /// RESET ALL: everything but who the session is (`GUC_NO_RESET_ALL`). Says whether there are values of the startup packet's,
-    /// as [`Settings::reset`] does.
-    pub(crate) fn reset_all(&mut self) -> bool {
+    /// RESET ALL: everything but who the session is (`GUC_NO_RESET_ALL`).
+    pub(crate) fn reset_all(&mut self) {
         let mut current = self.startup.clone();
         for name in IDENTITY {
-            if let Some(statement) = self.current.get(name) {
+            if let Some(statement) = self.current.map.get(name) {
                 Arc::make_mut(&mut current).insert(name.to_owned(), statement.clone());
             }
         }
-        self.current = current;
-        !self.startup.is_empty()
+        self.current.map = current;
     }
 
-    /// DISCARD ALL: everything. Says the same.
-    pub(crate) fn discard_all(&mut self) -> bool {
-        self.current = self.startup.clone();
-        !self.startup.is_empty()
+    /// DISCARD ALL: everything.
+    pub(crate) fn discard_all(&mut self) {
+        self.current = State { map: self.startup.clone(), channels: Channels::default() };
+    }
+
+    pub(crate) fn listen(&mut self, channel: &str) {
+        if !self.current.channels.contains(channel) {
+            Arc::make_mut(&mut self.current.channels).insert(channel.to_owned());
+        }
+    }
+
+    /// UNLISTEN; `None` for all channels.
+    pub(crate) fn unlisten(&mut self, channel: Option<&str>) {
+        match channel {
+            None => self.current.channels = Channels::default(),
+            Some(channel) if self.current.channels.contains(channel) => {
+                Arc::make_mut(&mut self.current.channels).remove(channel);
+            }
+            Some(_) => {}
+        }
     }
 
     /// A change of the session's user takes its role back (`SetSessionAuthorization`).
     fn forget_role(&mut self, name: &str) {
-        if name == SESSION_AUTHORIZATION && self.current.contains_key(ROLE) {
-            Arc::make_mut(&mut self.current).remove(ROLE);
+        if name == SESSION_AUTHORIZATION && self.current.map.contains_key(ROLE) {
+            Arc::make_mut(&mut self.current.map).remove(ROLE);
         }
     }
 
-    pub(crate) fn savepoint(&mut self, name: &str) {
+    /// SAVEPOINT. [`TooMuch`] when there are too many to know what each has to bring back.
+    pub(crate) fn savepoint(&mut self, name: &str) -> Result<(), TooMuch> {
+        if self.savepoints.len() >= SAVEPOINTS_MAX {
+            return Err(TooMuch);
+        }
         self.savepoints.push((name.to_owned(), self.current.clone()));
+        Ok(())
     }
 
     /// RELEASE: forgets the savepoint of that name and all after it; what was set since stays.
@@ -125,17 +197,45 @@ impl Settings {
 
     pub(crate) fn commit(&mut self) {
         self.savepoints.clear();
-        if !Arc::ptr_eq(&self.committed, &self.current) {
+        if !self.committed.is(&self.current) {
             self.committed = self.current.clone();
         }
     }
 
     pub(crate) fn rollback(&mut self) {
         self.savepoints.clear();
-        if !Arc::ptr_eq(&self.committed, &self.current) {
+        if !self.committed.is(&self.current) {
             self.current = self.committed.clone();
         }
     }
+}
+
+impl State {
+    fn is(&self, other: &State) -> bool {
+        Arc::ptr_eq(&self.map, &other.map) && Arc::ptr_eq(&self.channels, &other.channels)
+    }
+}
+
+/// Whether settings say who the session is.
+pub(crate) fn says_who(map: &Map) -> bool {
+    IDENTITY.iter().any(|name| map.contains_key(*name))
+}
+
+/// What a session was before somebody sets or resets this. Whether it may set it, the user that has logged in decides.
+pub(crate) fn ended_by(name: &str) -> &'static [&'static str] {
+    match name {
+        SESSION_AUTHORIZATION => &IDENTITY,
+        ROLE => &[ROLE],
+        _ => &[],
+    }
+}
+
+/// DateStyle has two halves, and a SET may name but one: what it means follows from those before it. Of the same statement only
+/// the last counts, since each sets its halves to constants.
+fn chained(known: &str, statement: &str) -> Result<String, TooMuch> {
+    let mut chain: Vec<&str> = known.split(CHAIN).filter(|before| *before != statement).collect();
+    chain.push(statement);
+    if chain.len() > CHAIN_MAX || statement.contains(CHAIN) { Err(TooMuch) } else { Ok(chain.join(CHAIN)) }
 }
 
 /// The statements that turn `from` into `to`, in one query string; `None` when nothing differs. `from` of `None` means that
@@ -147,6 +247,12 @@ pub(crate) fn difference(from: Option<&Map>, to: &Map) -> Option<String> {
     let is_identity = |name: &str| IDENTITY.contains(&name);
     let known = |name: &str| from.and_then(|from| from.get(name));
     let mut sql = String::new();
+    // A short time limit of the last session's is not for this one, nor its own for the statements that set it up; each statement of
+    // a string has the limit that holds when it begins.
+    let is_last = |name: &str| name == STATEMENT_TIMEOUT;
+    if from.is_none_or(|from| from.contains_key(STATEMENT_TIMEOUT)) {
+        sql += "SET statement_timeout TO 0;";
+    }
     // Who is somebody else may not be allowed to change the other settings: so identity goes first and comes last.
     if from.is_none_or(|from| IDENTITY.iter().any(|name| from.contains_key(*name))) {
         sql += "RESET ROLE;RESET SESSION AUTHORIZATION;";
@@ -159,14 +265,77 @@ pub(crate) fn difference(from: Option<&Map>, to: &Map) -> Option<String> {
             }
         }
     }
-    for (_, statement) in to.iter().filter(|(name, statement)| !is_identity(name) && known(name) != Some(statement)) {
+    let (last, first): (Vec<_>, Vec<_>) =
+        to.iter().filter(|(name, _)| !is_identity(name)).partition(|(name, _)| is_last(name));
+    for (name, statement) in first {
+        if known(name) == Some(statement) {
+            continue;
+        }
+        if name == DATE_STYLE && known(name).is_some() {
+            sql += "RESET \"datestyle\";";
+        }
         let _ = write!(sql, "{statement};");
     }
     // A change of the session's user would take the role back.
     for statement in IDENTITY.iter().filter_map(|name| to.get(*name)) {
         let _ = write!(sql, "{statement};");
     }
+    for (_, statement) in last {
+        let _ = write!(sql, "{statement};");
+    }
     Some(sql)
+}
+
+/// The statement that gives a setting this value, as SHOW shows it.
+pub(crate) fn assignment(name: &str, value: &str) -> String {
+    if IDENTIFIER_LISTS.contains(&name) {
+        // In SET, one literal is one element of the list, and a list of none cannot be said. A SELECT takes a snapshot, behind which
+        // some statements cannot come, so it is for the rest.
+        if let Some(elements) = identifiers(value) {
+            let elements: Vec<String> = elements.iter().map(|element| quoted_literal(element)).collect();
+            return format!("SET {} TO {}", quoted_name(name), elements.join(","));
+        }
+        format!("SELECT pg_catalog.set_config('{name}', {}, false)", quoted_literal(value))
+    } else {
+        format!("SET {} TO {}", quoted_name(name), quoted_literal(value))
+    }
+}
+
+/// The elements of a list, as `SplitIdentifierString` reads it; `None` for an empty list and for what is no list.
+fn identifiers(value: &str) -> Option<Vec<String>> {
+    let (mut elements, mut rest) = (Vec::new(), value.trim());
+    loop {
+        let after = match rest.strip_prefix('"') {
+            Some(mut inner) => {
+                let mut element = String::new();
+                loop {
+                    let (part, after) = inner.split_once('"')?;
+                    element += part;
+                    match after.strip_prefix('"') {
+                        Some(next) => inner = next,
+                        None => {
+                            elements.push(element);
+                            break after;
+                        }
+                    }
+                    element.push('"');
+                }
+            }
+            None => {
+                let end = rest.find(|letter: char| letter == ',' || letter.is_ascii_whitespace()).unwrap_or(rest.len());
+                elements.push(rest[..end].to_ascii_lowercase());
+                &rest[end..]
+            }
+        };
+        if elements.last().is_none_or(String::is_empty) {
+            return None;
+        }
+        match after.trim_start().split_at_checked(1) {
+            None => return Some(elements),
+            Some((",", next)) => rest = next.trim_start(),
+            Some(_) => return None,
+        }
+    }
 }
 
 /// A setting's name as it stands in SET: an extension's name has a dot between two identifiers, and `TIME ZONE` is its own syntax
@@ -185,7 +354,24 @@ fn quoted_literal(value: &str) -> String {
     }
 }
 
-const SESSION_AUTHORIZATION: &str = "session_authorization";
+const DATE_STYLE: &str = "datestyle";
+const STANDARD_STRINGS: &str = "standard_conforming_strings";
+const STATEMENT_TIMEOUT: &str = "statement_timeout";
+
+/// Between the statements that together set one setting.
+const CHAIN: &str = ";";
+
+/// Statements that together may set one setting.
+const CHAIN_MAX: usize = 16;
+
+/// Settings that follow a session, and the bytes that they may take.
+const SETTINGS_MAX: usize = 1000;
+const SETTINGS_BYTES_MAX: usize = 256 * 1024;
+
+/// Savepoints of one transaction.
+const SAVEPOINTS_MAX: usize = 10_000;
+
+pub(crate) const SESSION_AUTHORIZATION: &str = "session_authorization";
 const ROLE: &str = "role";
 
 /// The settings that say who the session is, in the order in which they are set.
@@ -214,17 +400,17 @@ mod tests {
     use super::*;
 
     fn check(settings: &Settings, expected: &[&str]) {
-        assert_eq!(settings.current.values().collect::<Vec<_>>(), expected);
+        assert_eq!(settings.current().values().collect::<Vec<_>>(), expected);
     }
 
     #[test]
     fn a_rollback_undoes() {
         let mut settings = Settings::default();
-        settings.set("a", "SET a TO 1");
+        settings.set("a", "SET a TO 1").expect("there is room");
         settings.commit();
-        settings.set("a", "SET a TO 2");
-        settings.savepoint("s");
-        settings.set("a", "SET a TO 3");
+        settings.set("a", "SET a TO 2").expect("there is room");
+        settings.savepoint("s").expect("there is room");
+        settings.set("a", "SET a TO 3").expect("there is room");
         settings.rollback_to("s");
         check(&settings, &["SET a TO 2"]);
         settings.rollback_to("s");
@@ -234,11 +420,31 @@ mod tests {
     }
 
     #[test]
+    fn channels_are_transactional() {
+        let mut settings = Settings::default();
+        settings.listen("a");
+        assert!(settings.channels().is_empty(), "not committed");
+        settings.commit();
+        settings.savepoint("s").expect("there is room");
+        settings.listen("b");
+        settings.unlisten(Some("a"));
+        settings.rollback_to("s");
+        settings.commit();
+        assert_eq!(settings.channels().iter().collect::<Vec<_>>(), ["a"]);
+        settings.unlisten(None);
+        settings.rollback();
+        assert_eq!(settings.channels().iter().collect::<Vec<_>>(), ["a"]);
+        settings.discard_all();
+        settings.commit();
+        assert!(settings.channels().is_empty());
+    }
+
+    #[test]
     fn a_release_keeps() {
         let mut settings = Settings::default();
-        settings.savepoint("s");
-        settings.set("a", "SET a TO 1");
-        settings.savepoint("t");
+        settings.savepoint("s").expect("there is room");
+        settings.set("a", "SET a TO 1").expect("there is room");
+        settings.savepoint("t").expect("there is room");
         settings.release("s");
         settings.rollback_to("t");
         settings.commit();
@@ -249,8 +455,8 @@ mod tests {
     fn reset_goes_back_to_the_startup_packet() {
         let mut settings = Settings::new([("TimeZone", "UTC")]);
         check(&settings, &["SET \"timezone\" TO 'UTC'"]);
-        settings.set("timezone", "SET timezone TO 'Asia/Tehran'");
-        settings.set("a", "SET a TO 1");
+        settings.set("timezone", "SET timezone TO 'Asia/Tehran'").expect("there is room");
+        settings.set("a", "SET a TO 1").expect("there is room");
         assert!(settings.reset("timezone"));
         assert!(!settings.reset("a"));
         check(&settings, &["SET \"timezone\" TO 'UTC'"]);
@@ -270,7 +476,73 @@ mod tests {
         check(Some(&empty), &a1, Some("SET a TO 1;"));
         check(Some(&a1), &a2b, Some("SET a TO 2;SET x.b TO 1;"));
         check(Some(&a2b), &a1, Some("RESET \"x\".\"b\";SET a TO 1;"));
-        check(None, &a1, Some("RESET ROLE;RESET SESSION AUTHORIZATION;RESET ALL;SET a TO 1;"));
+        check(
+            None,
+            &a1,
+            Some("SET statement_timeout TO 0;RESET ROLE;RESET SESSION AUTHORIZATION;RESET ALL;SET a TO 1;"),
+        );
+    }
+
+    #[test]
+    fn half_a_date_style_keeps_the_other_half() {
+        let mut settings = Settings::default();
+        for value in ["'SQL, DMY'", "ISO", "'SQL, DMY'", "ISO", "MDY"] {
+            settings.set("datestyle", &format!("SET datestyle TO {value}")).expect("there is room");
+        }
+        check(&settings, &["SET datestyle TO 'SQL, DMY';SET datestyle TO ISO;SET datestyle TO MDY"]);
+        let (from, to) = (Settings::new([("datestyle", "ISO")]), Settings::new([("DateStyle", "German")]));
+        let expected = "RESET \"datestyle\";SET \"datestyle\" TO 'German';";
+        assert_eq!(difference(Some(from.current()), to.current()).as_deref(), Some(expected));
+    }
+
+    #[test]
+    fn a_short_time_limit_holds_for_nobody_else() {
+        let (slow, fast) =
+            (Settings::new([("work_mem", "1")]), Settings::new([("statement_timeout", "1"), ("xmloption", "content")]));
+        let check = |from: &Settings, to: &Settings, expected: &str| {
+            assert_eq!(difference(Some(from.current()), to.current()).as_deref(), Some(expected))
+        };
+        check(
+            &fast,
+            &slow,
+            "SET statement_timeout TO 0;RESET \"statement_timeout\";RESET \"xmloption\";SET \"work_mem\" TO '1';",
+        );
+        check(&slow, &fast, "RESET \"work_mem\";SET \"xmloption\" TO 'content';SET \"statement_timeout\" TO '1';");
+    }
+
+    #[test]
+    fn bounds() {
+        let mut settings = Settings::default();
+        for number in 0..SETTINGS_MAX {
+            settings.set(&format!("my.n{number}"), "SET x TO 1").expect("there is room");
+        }
+        assert_eq!(settings.set("my.own", "SET my.own TO 1"), Err(TooMuch));
+        assert_eq!(settings.set("my.n0", "SET my.n0 TO 2"), Ok(()), "a known one may change");
+        assert_eq!(settings.set("my.n1", &"x".repeat(SETTINGS_BYTES_MAX)), Err(TooMuch));
+        let mut settings = Settings::default();
+        for number in 0..CHAIN_MAX {
+            settings.set("datestyle", &format!("SET datestyle TO {number}")).expect("there is room");
+        }
+        assert_eq!(settings.set("datestyle", "SET datestyle TO iso"), Err(TooMuch));
+        for _ in 0..SAVEPOINTS_MAX {
+            settings.savepoint("s").expect("there is room");
+        }
+        assert_eq!(settings.savepoint("s"), Err(TooMuch));
+    }
+
+    #[test]
+    fn lists() {
+        for (value, expected) in [
+            ("a, \"C d\"", "SET \"search_path\" TO 'a','C d'"),
+            (" \"$user\",Public ", "SET \"search_path\" TO '$user','public'"),
+            ("\"a\"\"b\"", "SET \"search_path\" TO 'a\"b'"),
+            ("", "SELECT pg_catalog.set_config('search_path', '', false)"),
+            ("a,", "SELECT pg_catalog.set_config('search_path', 'a,', false)"),
+            ("\"\"", "SELECT pg_catalog.set_config('search_path', '\"\"', false)"),
+            ("a b", "SELECT pg_catalog.set_config('search_path', 'a b', false)"),
+        ] {
+            assert_eq!(assignment("search_path", value), expected);
+        }
     }
 
     #[test]

@@ -167,7 +167,7 @@ fn lost_between_the_parts_of_a_request() {
 
 #[test]
 fn what_a_session_left_on_its_server_is_not_lost_unsaid() {
-    let listen: Line = ("Q listen a", "p.Q(listen a)", "C(LISTEN) Z(I)");
+    let listen: Line = ("Q listen a; update t", "p.Q(listen a; update t)", "C(LISTEN) C(UPDATE 1) Z(I)");
     check(&[listen, ("!held", "", ""), ("!lose", "", ""), ("Q select 1", "", "E(57P01) Z(I)"), AGAIN]);
     check(&[listen, ("!fault primary die select", "", ""), ("Q select 1", "p.Q(select 1)", "E(57P01) Z(I)"), AGAIN]);
 }

@@ -239,6 +239,7 @@ impl Proxy {
             }
             Step::Request(_) => client.session.refuse(&wire::backend::Failure::error("57P03", "nobody is there")),
             Step::Terminate => client.closed = true,
+            Step::Listen => drop(client.session.listened()),
             Step::Copy => panic!("there is no server to copy to"),
             Step::Later => panic!("there is nothing to wait for"),
             Step::Answered | Step::Gathering => {}
@@ -392,6 +393,7 @@ impl Proxy {
                 }
             }
             Step::Terminate => client.closed = true,
+            Step::Listen => drop(client.session.listened()),
             Step::Answered | Step::Gathering => {}
         }
         true

@@ -29,21 +29,21 @@ fn startup_settings_are_what_reset_goes_back_to() {
     let mut proxy = Proxy::new(0);
     proxy.connect(policy(), &[("work_mem", "7"), ("search_path", "a, b")]);
     let startup = "SET \"work_mem\" TO '7'";
-    let path = "SELECT pg_catalog.set_config('search_path', 'a, b', false)";
+    let path = "SET \"search_path\" TO 'a','b'";
     let opening: &'static str = format!("r.Q({path};{startup};) r.Q(show work_mem)").leak();
-    let in_transaction: &'static str =
-        format!("p.Q(RESET ROLE;RESET SESSION AUTHORIZATION;RESET ALL;{path};{startup};) p.Q(show work_mem)").leak();
+    let restored: &'static str = format!("p.Q(reset work_mem) p.Q({startup};)").leak();
+    let all_restored: &'static str = format!("p.Q(reset all) p.Q({path};{startup};)").leak();
     let begun: &'static str = format!("p.Q({path};{startup};) p.Q(BEGIN) p.Q(set work_mem to 1)").leak();
     proxy.check(&[
         ("Q show work_mem", opening, "T D(7) C(SHOW) Z(I)"),
         ("Q begin", "", "C(BEGIN) Z(T)"),
         ("Q set work_mem to 1", begun, "C(SET) Z(T)"),
-        ("Q reset work_mem", "p.Q(reset work_mem)", "C(RESET) Z(T)"),
         // The server knows nothing of startup packets.
-        ("Q show work_mem", in_transaction, "T D(7) C(SHOW) Z(T)"),
+        ("Q reset work_mem", restored, "C(RESET) Z(T)"),
+        ("Q show work_mem", "p.Q(show work_mem)", "T D(7) C(SHOW) Z(T)"),
         ("Q rollback", "p.Q(rollback)", "C(ROLLBACK) Z(I)"),
         ("Q show work_mem", "r.Q(show work_mem)", "T D(7) C(SHOW) Z(I)"),
-        ("Q reset all", "p.Q(reset all)", "C(RESET) Z(I)"),
+        ("Q reset all", all_restored, "C(RESET) Z(I)"),
         ("Q show work_mem", "r.Q(show work_mem)", "T D(7) C(SHOW) Z(I)"),
     ]);
 }
@@ -100,9 +100,55 @@ fn identity_comes_last_and_goes_first() {
 }
 
 #[test]
+fn who_somebody_is_is_known_before_anything_runs() {
+    let refused = "E(22023) Z(I)";
+    Proxy::new(2).check(&[
+        ("Q set role boss", "p.Q(set role boss)", "C(SET) Z(I)"),
+        ("2: Q update t", "p.Q(RESET ROLE;RESET SESSION AUTHORIZATION;) p.Q(update t)", "C(UPDATE 1) Z(I)"),
+        // The request is sent when the settings have been taken.
+        ("Q update t", "p.Q(SET ROLE boss;) p.Q(update t)", "C(UPDATE 1) Z(I)"),
+        ("2: Q update t", "p.Q(RESET ROLE;RESET SESSION AUTHORIZATION;) p.Q(update t)", "C(UPDATE 1) Z(I)"),
+        ("!fault primary error:22023 SET ROLE", "", ""),
+        ("Q update t", "p.Q(SET ROLE boss;)", refused),
+        ("!released", "", ""),
+        ("!fault primary error:22023 SET ROLE", "", ""),
+        (
+            "P - update t | B - | E | S",
+            "p.Q(SET statement_timeout TO 0;RESET ROLE;RESET SESSION AUTHORIZATION;RESET ALL;SET ROLE boss;)",
+            refused,
+        ),
+        ("Q begin", "", "C(BEGIN) Z(T)"),
+        ("!fault primary error:22023 SET ROLE", "", ""),
+        (
+            "Q update t",
+            "p.Q(SET statement_timeout TO 0;RESET ROLE;RESET SESSION AUTHORIZATION;RESET ALL;SET ROLE boss;)",
+            "E(22023) Z(E)",
+        ),
+        ("Q rollback", "", "C(ROLLBACK) Z(I)"),
+        ("!fault replica error:22023 SET ROLE", "", ""),
+        ("Q select 1", "r.Q(SET ROLE boss;)", refused),
+        // The way back.
+        (
+            "Q reset role",
+            "p.Q(SET statement_timeout TO 0;RESET ROLE;RESET SESSION AUTHORIZATION;RESET ALL;) p.Q(reset role)",
+            "C(RESET) Z(I)",
+        ),
+    ]);
+}
+
+#[test]
+fn a_read_that_ran_without_its_settings_is_run_again() {
+    check(&[
+        ("Q set work_mem to 1", "p.Q(set work_mem to 1)", "C(SET) Z(I)"),
+        ("!fault replica error:57014 SET work_mem", "", ""),
+        ("Q select 1", "r.Q(SET work_mem TO 1;) r.Q(select 1) retry.settings p.Q(select 1)", "T D(1) C(SELECT 1) Z(I)"),
+    ]);
+}
+
+#[test]
 fn pins() {
     for (pin, unpin) in [
-        ("Q listen a", "Q unlisten *"),
+        ("Q listen a; update t", "Q unlisten *"),
         ("Q create temp table t (a int)", "Q discard all"),
         ("Q select pg_advisory_lock(1)", "Q discard all"),
         // A lock that a failed statement took is held all the same.
@@ -122,14 +168,14 @@ fn pins() {
     }
 }
 
+const LOCKED: &str = "p.P(- select pg_advisory_lock(1) from 3 rows) p.B(-) p.E p.S p.Q(SELECT EXISTS (SELECT FROM \
+    pg_catalog.pg_locks WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND pid OPERATOR(pg_catalog.=) \
+    pg_catalog.pg_backend_pid()))";
+
 #[test]
 fn a_suspended_portal_has_left_what_it_leaves() {
     check(&[
-        (
-            "P - select pg_advisory_lock(1) from 3 rows | B - | E - 1 | S",
-            "p.P(- select pg_advisory_lock(1) from 3 rows) p.B(-) p.E p.S",
-            "1 2 D(row) s Z(I)",
-        ),
+        ("P - select pg_advisory_lock(1) from 3 rows | B - | E - 1 | S", LOCKED, "1 2 D(row) s Z(I)"),
         ("!held", "", ""),
     ]);
 }

@@ -1,0 +1,475 @@
+//! LISTEN for clients whose server connections change with every transaction.
+//!
+//! Owns, for a database and user, one connection to the primary that listens on every channel that a client of theirs wants; it
+//! exists while there is such a channel, beside the pool. What it hears goes into the mailboxes of the clients that listen, in order,
+//! and each client's own task delivers it between two transactions. When the connection is lost, another is made on whatever
+//! is the primary then; what was sent in between is lost, as it is for a client of PostgreSQL's own whose connection ends, and
+//! the listeners get a warning.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use pool::{Connection, dial};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, oneshot};
+use topology::NodeId;
+use wire::backend::{self, Failure, tag};
+use wire::frame::{Frame, Header};
+use wire::frontend;
+
+use crate::ask::ask;
+use crate::route;
+use crate::tenant::Tenant;
+
+/// The channels of one database and user, and who listens on them.
+#[derive(Default)]
+pub(crate) struct Hub {
+    shared: Mutex<Shared>,
+    /// The channels have changed.
+    news: Notify,
+    delivered: AtomicU64,
+}
+
+#[derive(Default)]
+struct Shared {
+    channels: HashMap<String, Channel>,
+    /// There is a task that keeps the connection.
+    running: bool,
+}
+
+#[derive(Default)]
+struct Channel {
+    members: HashMap<u64, Member>,
+    /// The connection listens on it.
+    listens: bool,
+    waiting: Vec<oneshot::Sender<Result<(), Failure>>>,
+}
+
+struct Member {
+    mailbox: Arc<Mailbox>,
+    /// Its LISTEN has been committed.
+    hears: bool,
+}
+
+/// What a client has yet to be told.
+#[derive(Default)]
+pub(crate) struct Mailbox {
+    mail: Mutex<Mail>,
+}
+
+#[derive(Default)]
+struct Mail {
+    bytes: Vec<u8>,
+    overflowed: bool,
+    waker: Option<Waker>,
+}
+
+/// One client's ears. Dropping them ends its listening.
+pub(crate) struct Ears {
+    client: u64,
+    tenant: Arc<Tenant>,
+    mailbox: Arc<Mailbox>,
+    /// The channels that it is a member of.
+    joined: BTreeSet<String>,
+    /// What the session listened on when that was last looked at.
+    settled: Arc<BTreeSet<String>>,
+    /// Channels have been joined for a LISTEN that may not have been committed.
+    unsettled: bool,
+}
+
+/// The client does not read what it is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Overflowed;
+
+impl Hub {
+    /// Clients that listen, and notifications delivered so far.
+    pub(crate) fn figures(&self) -> (usize, u64) {
+        let shared = lock(&self.shared);
+        let listeners: HashSet<u64> =
+            shared.channels.values().flat_map(|channel| channel.members.keys().copied()).collect();
+        (listeners.len(), self.delivered.load(Ordering::Relaxed))
+    }
+
+    /// What the connection has to do next: channels to listen on and to leave. `None` when nobody listens any more, and the task
+    /// that asks is to end.
+    fn changes(&self, listening: &HashSet<String>) -> Option<(Vec<String>, Vec<String>)> {
+        let mut shared = lock(&self.shared);
+        if shared.channels.is_empty() {
+            shared.running = false;
+            return None;
+        }
+        let wanted = shared.channels.keys().filter(|name| !listening.contains(*name)).cloned().collect();
+        // Left and joined again before anybody noticed: it listens still.
+        for (_, channel) in shared.channels.iter_mut().filter(|(name, _)| listening.contains(*name)) {
+            channel.confirm();
+        }
+        let unwanted = listening.iter().filter(|name| !shared.channels.contains_key(*name)).cloned().collect();
+        Some((wanted, unwanted))
+    }
+
+    /// The connection listens on these.
+    fn listens(&self, channels: &[String]) {
+        let mut shared = lock(&self.shared);
+        for name in channels {
+            if let Some(channel) = shared.channels.get_mut(name) {
+                channel.confirm();
+            }
+        }
+    }
+
+    /// There is no connection for the time being; `failure` is why none could be made.
+    fn is_deaf(&self, failure: Option<&Failure>) {
+        let mut shared = lock(&self.shared);
+        for channel in shared.channels.values_mut() {
+            channel.listens = false;
+            if let Some(failure) = failure {
+                for waiting in channel.waiting.drain(..) {
+                    let _ = waiting.send(Err(failure.clone()));
+                }
+            }
+        }
+    }
+
+    /// Listeners may have missed something.
+    fn warn_all(&self) {
+        let mut notice = Vec::new();
+        backend::put_warning(
+            &mut notice,
+            "01000",
+            "notifications may have been lost: the connection that listens was lost",
+        );
+        let shared = lock(&self.shared);
+        let members = shared.channels.values().flat_map(|channel| &channel.members).filter(|(_, member)| member.hears);
+        let mailboxes: HashMap<u64, &Arc<Mailbox>> =
+            members.map(|(client, member)| (*client, &member.mailbox)).collect();
+        mailboxes.values().for_each(|mailbox| mailbox.put(&notice));
+    }
+
+    /// A notification, as it came.
+    fn dispatch(&self, frame: Frame<'_>) {
+        // The sender's process, the channel, the payload.
+        let name = frame.body().get(4..).and_then(|rest| rest.split(|byte| *byte == 0).next()).unwrap_or_default();
+        let Ok(name) = std::str::from_utf8(name) else { return };
+        let shared = lock(&self.shared);
+        let Some(channel) = shared.channels.get(name) else { return };
+        for member in channel.members.values().filter(|member| member.hears) {
+            member.mailbox.put(frame.whole);
+            self.delivered.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Channel {
+    /// The connection listens on it.
+    fn confirm(&mut self) {
+        self.listens = true;
+        for waiting in self.waiting.drain(..) {
+            // Whoever has gone is not interested.
+            let _ = waiting.send(Ok(()));
+        }
+    }
+}
+
+impl Mailbox {
+    fn put(&self, message: &[u8]) {
+        let mut mail = lock(&self.mail);
+        if mail.bytes.len() + message.len() > MAIL_BYTES_MAX {
+            mail.overflowed = true;
+        } else {
+            mail.bytes.extend_from_slice(message);
+        }
+        if let Some(waker) = mail.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl Ears {
+    pub(crate) fn new(client: u64, tenant: Arc<Tenant>) -> Ears {
+        let (mailbox, joined, settled) = (Arc::default(), BTreeSet::new(), Arc::default());
+        Ears { client, tenant, mailbox, joined, settled, unsettled: false }
+    }
+
+    /// Sees to it that these channels are listened on; ready when they are. What comes before [`Ears::settle`] is not heard.
+    pub(crate) fn prepare(
+        &mut self,
+        channels: &[String],
+        runtime: &Handle,
+    ) -> impl Future<Output = Result<(), Failure>> + use<> {
+        let hub = &self.tenant.hub;
+        let mut answers = Vec::new();
+        let mut shared = lock(&hub.shared);
+        for name in channels {
+            let channel = shared.channels.entry(name.clone()).or_default();
+            let member = || Member { mailbox: self.mailbox.clone(), hears: false };
+            channel.members.entry(self.client).or_insert_with(member);
+            self.joined.insert(name.clone());
+            self.unsettled = true;
+            if !channel.listens {
+                let (sender, receiver) = oneshot::channel();
+                channel.waiting.push(sender);
+                answers.push(receiver);
+            }
+        }
+        if !shared.running && !shared.channels.is_empty() {
+            shared.running = true;
+            runtime.spawn(keep_listening(self.tenant.clone()));
+        }
+        drop(shared);
+        hub.news.notify_one();
+        let deadline = self.tenant.failover_deadline(Instant::now());
+        async move {
+            for answer in answers {
+                match tokio::time::timeout_at(deadline.into(), answer).await {
+                    Ok(Ok(result)) => result?,
+                    Ok(Err(_)) | Err(_) => {
+                        return Err(Failure::error("57P03", "cannot listen: there is no connection to the primary")
+                            .hint("Try again later."));
+                    }
+                }
+            }
+            Ok(())
+        }
+    }
+
+    /// Listens on what the session listens on, and on nothing else.
+    pub(crate) fn settle(&mut self, channels: &Arc<BTreeSet<String>>) {
+        if !self.unsettled && Arc::ptr_eq(&self.settled, channels) {
+            return;
+        }
+        let mut shared = lock(&self.tenant.hub.shared);
+        for name in self.joined.difference(channels) {
+            leave(&mut shared, name, self.client);
+        }
+        for name in channels.iter() {
+            let channel = shared.channels.entry(name.clone()).or_default();
+            let member = || Member { mailbox: self.mailbox.clone(), hears: true };
+            channel.members.entry(self.client).or_insert_with(member).hears = true;
+        }
+        drop(shared);
+        self.tenant.hub.news.notify_one();
+        self.joined = BTreeSet::clone(channels);
+        self.settled = channels.clone();
+        self.unsettled = false;
+    }
+
+    /// Whether there is something to be told; else the task is woken when there is.
+    pub(crate) fn poll_mail(&self, context: &mut Context<'_>) -> Poll<()> {
+        let mut mail = lock(&self.mailbox.mail);
+        if !mail.bytes.is_empty() || mail.overflowed {
+            return Poll::Ready(());
+        }
+        mail.waker = Some(context.waker().clone());
+        Poll::Pending
+    }
+
+    /// Moves what there is to be told to the end of `out`.
+    pub(crate) fn take(&self, out: &mut Vec<u8>) -> Result<(), Overflowed> {
+        let mut mail = lock(&self.mailbox.mail);
+        if mail.overflowed {
+            return Err(Overflowed);
+        }
+        out.append(&mut mail.bytes);
+        // An idle client costs about nothing.
+        mail.bytes = Vec::new();
+        Ok(())
+    }
+
+    /// Ready when the client has not read for too long.
+    pub(crate) fn poll_overflow(&self, context: &mut Context<'_>) -> Poll<()> {
+        let mut mail = lock(&self.mailbox.mail);
+        if mail.overflowed {
+            return Poll::Ready(());
+        }
+        mail.waker = Some(context.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for Ears {
+    fn drop(&mut self) {
+        let mut shared = lock(&self.tenant.hub.shared);
+        for name in &self.joined {
+            leave(&mut shared, name, self.client);
+        }
+        drop(shared);
+        self.tenant.hub.news.notify_one();
+    }
+}
+
+fn leave(shared: &mut Shared, name: &str, client: u64) {
+    if let Some(channel) = shared.channels.get_mut(name) {
+        channel.members.remove(&client);
+        if channel.members.is_empty() {
+            shared.channels.remove(name);
+        }
+    }
+}
+
+/// A connection that listens.
+struct Link {
+    connection: Connection<()>,
+    node: NodeId,
+    received: Vec<u8>,
+    listening: HashSet<String>,
+    /// What it has been asked to listen on, until it says that it does.
+    asked: Option<Vec<String>>,
+}
+
+/// Why a link ends.
+enum Lost {
+    /// Its connection has ended, or broke the protocol.
+    Gone,
+    /// It is not on the primary.
+    Deposed,
+}
+
+/// Keeps a connection that listens, for as long as anybody wants it to.
+async fn keep_listening(tenant: Arc<Tenant>) {
+    let mut link: Option<Link> = None;
+    let mut has_lost = false;
+    loop {
+        let listening = link.as_ref().map(|link| &link.listening);
+        let Some((wanted, unwanted)) = tenant.hub.changes(listening.unwrap_or(&HashSet::new())) else { return };
+        let Some(open) = &mut link else {
+            match connect(&tenant).await {
+                Ok(made) => link = Some(made),
+                Err(failure) => {
+                    tracing::warn!(database = %tenant.key.0, user = %tenant.key.1, message = %failure.message, "cannot listen");
+                    // Somebody who waits for a primary goes on waiting, up to the failover timeout.
+                    tenant.hub.is_deaf(Some(&failure).filter(|failure| failure.code != "57P03"));
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+            }
+            continue;
+        };
+        match open.turn(&tenant, wanted, unwanted).await {
+            Ok(confirmed) => {
+                if confirmed && std::mem::take(&mut has_lost) {
+                    tenant.hub.warn_all();
+                }
+            }
+            Err(lost) => {
+                if matches!(lost, Lost::Gone) {
+                    tenant.watcher.suspect(open.node);
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                link = None;
+                has_lost = true;
+                tenant.hub.is_deaf(None);
+            }
+        }
+    }
+}
+
+async fn connect(tenant: &Tenant) -> Result<Link, Failure> {
+    let node = tenant.watcher.snapshot().primary().map(|node| node.id);
+    let node = node.ok_or_else(|| Failure::error("57P03", "cannot listen: there is no primary"))?;
+    let target = tenant.pool(node).target().clone();
+    let mut connection = dial(&target, (), 0).await.map_err(|error| route::refusal(&error))?;
+    // It is idle by profession.
+    let gone = |_| Failure::error("57P03", "cannot listen: the server was lost");
+    tokio::time::timeout(target.timeout, ask(&mut connection.stream, PATIENCE, PATIENCE_ANSWER_MAX))
+        .await
+        .map_err(|_| Failure::error("57P03", "cannot listen: the server does not answer"))?
+        .map_err(gone)?;
+    Ok(Link { connection, node, received: Vec::new(), listening: HashSet::new(), asked: None })
+}
+
+impl Link {
+    /// Asks for what has changed, and takes what comes. `true` when the server has confirmed what it was asked for.
+    async fn turn(&mut self, tenant: &Tenant, wanted: Vec<String>, unwanted: Vec<String>) -> Result<bool, Lost> {
+        if self.asked.is_none() && (!wanted.is_empty() || !unwanted.is_empty()) {
+            let mut sql = String::new();
+            for (word, channels) in [("UNLISTEN", &unwanted), ("LISTEN", &wanted)] {
+                for channel in channels {
+                    sql += &format!("{word} \"{}\";", channel.replace('"', "\"\""));
+                }
+            }
+            let mut query = Vec::new();
+            frontend::put_query(&mut query, &sql);
+            self.connection.stream.write_all(&query).await.map_err(|_| Lost::Gone)?;
+            self.listening.retain(|channel| !unwanted.contains(channel));
+            self.asked = Some(wanted);
+        }
+        let (version, primary) = {
+            let snapshot = tenant.watcher.snapshot();
+            (snapshot.version, snapshot.primary().map(|node| node.id))
+        };
+        if primary.is_some_and(|primary| primary != self.node) {
+            return Err(Lost::Deposed);
+        }
+        tokio::select! {
+            read = self.connection.stream.read_buf(&mut self.received) => match read {
+                Ok(length) if length > 0 => self.digest(&tenant.hub),
+                _ => Err(Lost::Gone),
+            },
+            () = tenant.hub.news.notified() => Ok(false),
+            _ = tenant.watcher.changed(version) => Ok(false),
+        }
+    }
+
+    fn digest(&mut self, hub: &Hub) -> Result<bool, Lost> {
+        let (mut taken, mut confirmed) = (0, false);
+        loop {
+            let rest = &self.received[taken..];
+            match Header::peek(rest) {
+                Ok(Some(header)) if header.length > MESSAGE_MAX => return Err(Lost::Gone),
+                Err(_) => return Err(Lost::Gone),
+                Ok(_) => {}
+            }
+            let Ok(Some(frame)) = Frame::take(rest) else { break };
+            match frame.tag {
+                tag::NOTIFICATION_RESPONSE => hub.dispatch(frame),
+                tag::ERROR_RESPONSE => return Err(Lost::Gone),
+                tag::READY_FOR_QUERY => {
+                    let asked = self.asked.take().unwrap_or_default();
+                    hub.listens(&asked);
+                    self.listening.extend(asked);
+                    confirmed = true;
+                }
+                _ => {}
+            }
+            taken += frame.whole.len();
+        }
+        self.received.drain(..taken);
+        Ok(confirmed)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Bytes of notifications that wait for a client. One that lets more pile up is disconnected.
+const MAIL_BYTES_MAX: usize = 4 << 20;
+
+/// Bytes of any message to a listener: a payload has less than 8,000.
+const MESSAGE_MAX: usize = 64 * 1024;
+
+/// The pause before another connection is tried.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// Takes away the time limit for idle sessions, where there is one (PostgreSQL 14).
+const PATIENCE: &str = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings \
+                        WHERE name OPERATOR(pg_catalog.=) 'idle_session_timeout'";
+const PATIENCE_ANSWER_MAX: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mailbox_is_bounded() {
+        let mailbox = Mailbox::default();
+        mailbox.put(&vec![0; MAIL_BYTES_MAX]);
+        assert!(!lock(&mailbox.mail).overflowed);
+        mailbox.put(&[0]);
+        let mail = lock(&mailbox.mail);
+        assert!(mail.overflowed && mail.bytes.len() == MAIL_BYTES_MAX);
+    }
+}
