@@ -15,10 +15,11 @@ async fn pins(stage: &Stage, reason: &str) -> (f64, f64) {
 
 #[tokio::test]
 async fn each_pin_has_an_end() {
+    type Requests = &'static [&'static str];
     let stage = stage("1").await;
     let mut taken = std::collections::HashMap::<&str, f64>::new();
     // Reason, what takes it, what does not end it, what does. Each line is a request.
-    let cases: &[(&str, &[&str], &[&str], &[&str])] = &[
+    let cases: &[(&str, Requests, Requests, Requests)] = &[
         ("advisory_lock", &["select pg_advisory_lock(1)"], &["select 1"], &["select pg_advisory_unlock(1)"]),
         (
             "advisory_lock",

@@ -92,8 +92,12 @@ struct Twins {
 
 impl Twins {
     async fn connect(proxy: SocketAddr, primary: SocketAddr, splits: bool, random: &mut Random) -> Twins {
-        let startup: Vec<(&str, &str)> =
-            STARTUP.iter().filter_map(|choices| random.one_in(4).then(|| *random.of(choices))).collect();
+        let mut startup: Vec<(&str, &str)> = Vec::new();
+        for choices in STARTUP {
+            if random.one_in(4) {
+                startup.push(*random.of(choices));
+            }
+        }
         let all = || [("user", "postgres"), ("database", "postgres")].into_iter().chain(startup.iter().copied());
         let (through, told_through) = Raw::start(proxy, all()).await;
         let (direct, told_direct) = Raw::start(primary, all()).await;
