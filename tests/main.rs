@@ -42,3 +42,4 @@ mod strangers;
 mod tap;
 mod vouched;
 mod walks;
+mod timeouts;

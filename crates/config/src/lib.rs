@@ -11,6 +11,7 @@
 mod address;
 mod auth;
 mod config;
+mod limits;
 mod problem;
 mod reader;
 mod resolve;
@@ -22,6 +23,7 @@ mod value;
 pub use address::Address;
 pub use auth::{Auth, AuthMethod, AuthQuery};
 pub use config::Config;
+pub use limits::{TimeoutOverrides, Timeouts};
 pub use problem::{Position, Problem};
 pub use reader::Setting;
 pub use resolve::{ResolveError, Resolved};

@@ -7,6 +7,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::config::{ANY_DATABASE, CONSOLES, Config};
+use crate::limits::Timeouts;
 use crate::secret::{self, Secret};
 use crate::sections::{Consistency, Database, NAME_BYTES_MAX, PoolMode, Route, User};
 
@@ -33,6 +34,8 @@ pub struct Resolved {
     pub max_lag: Duration,
     /// Where statements go.
     pub route: Route,
+    /// How long a client may take.
+    pub timeouts: Timeouts,
 }
 
 /// Why a client cannot be served.
@@ -73,6 +76,7 @@ impl Config {
             consistency: first.consistency.or(second.consistency).unwrap_or(self.routing.consistency),
             max_lag: first.max_lag.or(second.max_lag).unwrap_or(self.routing.max_lag),
             route: first.route.or(second.route).unwrap_or(everybody),
+            timeouts: self.pool.timeouts.with(&first.timeouts, &second.timeouts),
         })
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::auth::{self, Auth};
+use crate::limits::{self, TimeoutOverrides, Timeouts};
 use crate::reader::Section;
 use crate::secret::{self, Secret};
 use crate::tls::{ServerTls, Tls};
@@ -100,8 +101,10 @@ pub struct Pool {
     pub min_size: usize,
     /// The most clients that wait for a connection.
     pub queue_max: usize,
-    /// The longest that a client waits for a connection.
-    pub query_wait_timeout: Duration,
+    /// How long a client may take.
+    pub timeouts: Timeouts,
+    /// How long a client waits for a connection before it is told that it does.
+    pub query_wait_notify: Option<Duration>,
     /// The longest that connecting and logging in to a server takes.
     pub server_connect_timeout: Duration,
     /// The idle time after which a connection above `min_size` is closed.
@@ -204,6 +207,8 @@ pub struct Overrides {
     pub max_lag: Option<Duration>,
     /// Instead of what [`Routing::split`] says.
     pub route: Option<Route>,
+    /// Instead of [`Pool::timeouts`].
+    pub timeouts: TimeoutOverrides,
 }
 
 /// When a server connection goes back to the pool.
@@ -339,7 +344,12 @@ impl Pool {
             size: count(section.within("size", 20, 1..=POOL_SIZE_MAX)),
             min_size: count(section.within("min_size", 0, 0..=POOL_SIZE_MAX)),
             queue_max: count(section.within("queue_max", 10_000, 1..=1_000_000)),
-            query_wait_timeout: section.within("query_wait_timeout", seconds(120), TIMEOUT_MIN..=DURATION_MAX),
+            timeouts: Timeouts::read(section),
+            query_wait_notify: limits::limit(section.within(
+                "query_wait_notify",
+                seconds(5),
+                Duration::ZERO..=DURATION_MAX,
+            )),
             server_connect_timeout: section.within("server_connect_timeout", seconds(15), TIMEOUT_MIN..=DURATION_MAX),
             server_idle_timeout: section.within("server_idle_timeout", seconds(600), TIMEOUT_MIN..=DURATION_MAX),
             server_lifetime: section.within("server_lifetime", seconds(3600), TIMEOUT_MIN..=DURATION_MAX),
@@ -441,6 +451,7 @@ impl Overrides {
             consistency: section.optional("consistency"),
             max_lag: section.optional_within("max_lag", TIMEOUT_MIN..=DURATION_MAX),
             route: section.optional("route"),
+            timeouts: TimeoutOverrides::read(section),
         }
     }
 }
@@ -522,7 +533,7 @@ pub(crate) fn name_flaw(name: &str) -> Option<String> {
     }
 }
 
-const fn seconds(seconds: u64) -> Duration {
+pub(crate) const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
@@ -537,6 +548,6 @@ pub(crate) const NAME_BYTES_MAX: usize = 63;
 pub(crate) const PEER_ID_MAX: u16 = 16_383;
 const POOL_SIZE_MAX: u32 = 10_000;
 /// A timeout of nothing would fail everything, an interval of nothing would never rest.
-const TIMEOUT_MIN: Duration = Duration::from_millis(1);
+pub(crate) const TIMEOUT_MIN: Duration = Duration::from_millis(1);
 /// Longer is a slip of the pen; and a moment this far ahead can still be computed.
 pub(crate) const DURATION_MAX: Duration = Duration::from_secs(365 * 86_400);

@@ -329,18 +329,13 @@ pub(crate) fn release_after(flights: Arc<Flights>, lease: Lease<ServerMemory>) {
     });
 }
 
-/// Has a server stop what it does for a client that is gone, and closes the connection to it. PostgreSQL itself would notice only
-/// when it has something to say.
-pub(crate) fn abandon(lease: Lease<ServerMemory>, limit: Duration) {
-    let Some(server) = Server::of(&lease) else { return };
-    tokio::task::spawn_local(async move {
-        // The connection counts until its server process has been told to end.
-        if !matches!(tokio::time::timeout(limit, server.cancel(&Flights::default())).await, Ok(Ok(()))) {
-            let target = server.target();
-            tracing::warn!(host = %target.host, port = target.port, "could not cancel what a client had left behind");
-        }
-        drop(lease);
-    });
+/// Has a server stop what it does for the client of this lease, if it can be told, and in time.
+pub(crate) async fn interrupt(lease: &Lease<ServerMemory>, limit: Duration) {
+    let Some(server) = Server::of(lease) else { return };
+    if !matches!(tokio::time::timeout(limit, server.cancel(&Flights::default())).await, Ok(Ok(()))) {
+        let target = server.target();
+        tracing::warn!(host = %target.host, port = target.port, "could not cancel what a client had left behind");
+    }
 }
 
 async fn connect(peer: &Peer) -> io::Result<TcpStream> {

@@ -6,6 +6,7 @@
 //! client holds no buffer.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -19,6 +20,7 @@ use wire::backend::{Failure, Status, tag};
 use wire::frame::Frames;
 use wire::frontend;
 
+use crate::abandon::abandon;
 use crate::ask::ask;
 use crate::books::{Books, timed};
 use crate::buffers::Inbox;
@@ -32,6 +34,7 @@ use crate::pins::Pins;
 use crate::relay::{Gone, Outcome, Place, relay};
 use crate::route::{self, Missed, Wanted};
 use crate::service::Tenant;
+use crate::waiting::Presence;
 use crate::worker::{Slot, Worker};
 
 /// A client that has logged in: what its session (which is pure) does not hold.
@@ -55,6 +58,8 @@ pub(crate) struct Client {
     pub(crate) ears: Option<Box<Ears>>,
     /// The pins that have been counted.
     pub(crate) pins: Pins,
+    /// When its transaction began, in its eyes.
+    pub(crate) transaction_since: Option<Instant>,
 }
 
 /// Serves one connection to its end.
@@ -92,6 +97,7 @@ pub(crate) async fn serve(stream: Stream, seat: Seat, worker: Rc<Worker>) {
         last_write: None,
         ears: None,
         pins: Pins::default(),
+        transaction_since: None,
     };
     tracing::debug!(client = id, "client logged in");
     client.enter(Entry::Login, 1);
@@ -157,6 +163,7 @@ impl Client {
                 }
                 continue;
             }
+            self.time_rest(session);
             self.flush().await?;
             self.fill(session.hears()).await?;
         }
@@ -164,12 +171,14 @@ impl Client {
 
     /// Sends what has not been sent yet.
     async fn flush(&mut self) -> Result<(), Gone> {
-        let Client { stream, unsent, ears, .. } = self;
+        let Client { stream, unsent, ears, slot, .. } = self;
         let mut written = 0;
         while written < unsent.len() {
-            let deaf = poll_fn(|context| match ears {
-                Some(ears) => ears.poll_overflow(context),
-                None => Poll::Pending,
+            // A client that does not read is told more and more all the same.
+            let end = poll_fn(|context| match (slot.alarm.poll(context), &mut *ears) {
+                (Some(overdue), _) => Poll::Ready(Gone::Overdue(overdue)),
+                (None, Some(ears)) => ears.poll_overflow(context).map(|()| Gone::Overflowed),
+                (None, None) => Poll::Pending,
             });
             tokio::select! {
                 biased;
@@ -177,18 +186,22 @@ impl Client {
                     Ok(length) if length > 0 => written += length,
                     _ => return Err(Gone::Vanished),
                 },
-                // A client that does not read is told more and more all the same.
-                () = deaf => {
+                gone = end => {
                     unsent.drain(..written);
-                    return Err(Gone::Overflowed);
+                    return Err(gone);
                 }
             }
         }
         if written > 0 {
-            self.unsent = Vec::new();
+            *unsent = Vec::new();
         }
-        if self.stream.needs_flush() {
-            self.stream.flush().await.map_err(|_| Gone::Vanished)?;
+        if stream.needs_flush() {
+            let mut work = pin!(stream.flush());
+            poll_fn(|context| match slot.alarm.poll(context) {
+                Some(overdue) => Poll::Ready(Err(Gone::Overdue(overdue))),
+                None => work.as_mut().poll(context).map_err(|_| Gone::Vanished),
+            })
+            .await?;
         }
         Ok(())
     }
@@ -207,6 +220,9 @@ impl Client {
             }
             if hears && ears.as_ref().is_some_and(|ears| ears.poll_mail(context).is_ready()) {
                 return Poll::Ready(Ok(None));
+            }
+            if let Some(overdue) = slot.alarm.poll(context) {
+                return Poll::Ready(Err(Gone::Overdue(overdue)));
             }
             if inbox.is_bare() {
                 match stream.poll_read_ready(context) {
@@ -266,16 +282,22 @@ impl Client {
             session.refuse(&failure);
             return None;
         }
+        let (mut retries, mut losses) = (0, 0);
         let now = Instant::now();
         self.note_request(now);
+        self.time_request(now);
         let mut wanted = Wanted::new(intent.need, self.tenant.failover_deadline(now));
-        let (mut retries, mut losses) = (0, 0);
         loop {
             let (acquired, waited) = timed(cancel.unless_cancelled(route::acquire(self, &wanted))).await;
             if let Some(since) = waited {
                 self.enter(Entry::WaitTime, u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX));
             }
-            let (mut lease, taken) = match acquired.map_err(Missed::Refused).flatten() {
+            let acquired = match acquired {
+                Ok(Err(gone)) => return Some(gone),
+                Ok(Ok(acquired)) => acquired,
+                Err(failure) => Err(Missed::Refused(failure)),
+            };
+            let (mut lease, taken) = match acquired {
                 Ok(found) => found,
                 Err(Missed::Superseded) => {
                     self.keep_up(session);
@@ -338,8 +360,9 @@ impl Client {
                         && reset(&mut lease).await.is_some()
                     {
                         lease.release(Instant::now());
-                    } else if !session.is_quiet() && !matches!(gone, Gone::Cut | Gone::Broken) {
-                        cancel::abandon(lease, self.worker.service.config().proxy.cancel_wait_timeout);
+                    } else {
+                        let busy = !session.is_quiet() && !matches!(gone, Gone::Broken);
+                        abandon(lease, busy, self.worker.service.config().proxy.cancel_wait_timeout);
                     }
                     return Some(gone);
                 }
@@ -392,6 +415,12 @@ impl Client {
         }
     }
 
+    /// What waits for a server, and what is looked at meanwhile.
+    pub(crate) fn split(&mut self) -> (&Tenant, Presence<'_>) {
+        let Client { tenant, stream, inbox, slot, worker, .. } = self;
+        (tenant, Presence { stream, inbox, slot, worker })
+    }
+
     /// A write may have been acknowledged: others who want to see everybody's writes need to know when.
     pub(crate) fn note_write(&mut self, last_write: Option<Instant>) {
         if self.last_write != last_write {
@@ -412,6 +441,7 @@ impl Client {
                 }
                 return;
             }
+            Gone::Overdue(overdue) => overdue.failure(),
             Gone::Violation(violation) => Failure::fatal("08P01", violation.to_string()),
             Gone::Overflowed => Failure::fatal("53400", "too many notifications that the client has not read"),
             Gone::Broken => Failure::fatal("08006", "the server is out of step, or refused the session's settings"),

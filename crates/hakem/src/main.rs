@@ -6,6 +6,7 @@
 //! `counters`, `ask`. Around it:
 //! `run` (start and stop), `http` and `metrics`, `check`, `demo`, `logging`.
 
+mod abandon;
 mod ask;
 mod authentication;
 mod books;
@@ -17,6 +18,7 @@ mod clusters;
 mod console;
 mod control;
 mod counters;
+mod deadline;
 mod demo;
 mod descriptors;
 mod gate;
@@ -41,6 +43,7 @@ mod service;
 mod standing;
 mod tenant;
 mod tls;
+mod waiting;
 mod worker;
 
 use std::path::PathBuf;

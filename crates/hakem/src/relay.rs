@@ -18,6 +18,7 @@ use wire::frontend;
 
 use crate::buffers::{INBOX_BYTES, Inbox, Outgoing};
 use crate::client::Client;
+use crate::deadline::Overdue;
 use crate::route::{self, Taken, Wanted};
 
 /// How the lease ends.
@@ -53,6 +54,8 @@ pub(crate) enum Gone {
     Killed,
     /// It does not read what it listens for.
     Overflowed,
+    /// It, or its server, has taken too long.
+    Overdue(Overdue),
     /// Its server is out of step, or would not take the session's settings.
     Broken,
 }
@@ -146,6 +149,11 @@ enum Span {
 
 impl Pump<'_> {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
+        if let Some(overdue) = self.client.slot.alarm.poll(context) {
+            // In the middle of a message nothing can be said.
+            let cut = matches!(self.span, Span::Forward(_));
+            return Poll::Ready(Outcome::Gone(if cut { Gone::Cut } else { Gone::Overdue(overdue) }));
+        }
         loop {
             let mut progress = false;
             if let Poll::Ready(written) = self.poll_send(context) {
@@ -369,6 +377,7 @@ impl Pump<'_> {
                         counters.routed(self.place.taken.role, intent.why);
                     }
                     self.client.note_next_request();
+                    self.client.time_next_request();
                     self.session.encode(&mut self.lease.memory, &mut self.to_server);
                     self.client.inbox.consume(length);
                     self.take_output();
@@ -499,6 +508,7 @@ impl Pump<'_> {
                 self.client.note_write(self.session.last_write());
                 self.client.note_answer(self.session, matches!(verdict, Verdict::Ready { .. }), now);
                 self.client.settle(self.session);
+                self.client.time_answered(self.session, now);
                 self.free = free;
             }
         }

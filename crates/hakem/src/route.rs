@@ -11,6 +11,7 @@ use topology::{Choice, Freshness, NodeId, WhyPrimary};
 use wire::backend::Failure;
 
 use crate::client::Client;
+use crate::relay::Gone;
 use crate::service::Tenant;
 
 /// What is wanted of a server, after what has been tried.
@@ -72,9 +73,15 @@ impl Wanted {
 /// while that is fresh enough, so that its reads do not go back and forth in time between two that are.
 ///
 /// # Errors
-/// What the client is to be told when there is none.
-pub(crate) async fn acquire(client: &Client, wanted: &Wanted) -> Result<(Lease<ServerMemory>, Taken), Missed> {
-    find(&client.tenant, client.worker.id, client.id as usize, wanted).await
+/// That the client is gone. Else, inside: why there is none.
+pub(crate) async fn acquire(
+    client: &mut Client,
+    wanted: &Wanted,
+) -> Result<Result<(Lease<ServerMemory>, Taken), Missed>, Gone> {
+    let turn = client.id as usize;
+    let (tenant, presence) = client.split();
+    let worker = presence.worker.id;
+    presence.during(find(tenant, worker, turn, wanted)).await
 }
 
 /// The same without a client: `turn` spreads those who ask over the replicas.

@@ -123,7 +123,7 @@ impl Tenant {
             size: resolved.pool_size,
             size_min: resolved.pool_min_size,
             queue_max: config.pool.queue_max,
-            wait_timeout: config.pool.query_wait_timeout,
+            wait_timeout: resolved.timeouts.query_wait.unwrap_or(FOREVER),
             idle_timeout: config.pool.server_idle_timeout,
             lifetime: config.pool.server_lifetime,
             login_retry: config.pool.server_login_retry,
@@ -323,6 +323,9 @@ impl Tenant {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// Longer than anybody waits, and still a moment that can be computed.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// Different sets of startup settings that are remembered; most applications have one.
 const GREETINGS_MAX: usize = 1000;

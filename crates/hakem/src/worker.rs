@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::buffers::Spares;
 use crate::counters::{Counters, PINS};
+use crate::deadline::Alarm;
 use crate::lobby::Seat;
 use crate::service::Service;
 use crate::standing::{Sighting, Standing};
@@ -31,6 +32,8 @@ pub(crate) struct Worker {
     pub(crate) counters: Arc<Counters>,
     slots: RefCell<HashMap<u64, Rc<Slot>>>,
     dismissed: Cell<bool>,
+    /// Somebody looks at the clients' alarms from time to time.
+    pub(crate) ticking: Cell<bool>,
     load: Arc<AtomicUsize>,
 }
 
@@ -40,6 +43,8 @@ pub(crate) struct Slot {
     /// What it is doing, for the console.
     pub(crate) standing: Standing,
     killed: Cell<bool>,
+    /// When its time is up.
+    pub(crate) alarm: Alarm,
     waker: RefCell<Option<Waker>>,
     dismissed: Cell<bool>,
 }
@@ -98,6 +103,7 @@ impl Handle {
                 counters: counted,
                 slots: RefCell::default(),
                 dismissed: Cell::new(false),
+                ticking: Cell::new(false),
                 load: shared,
             });
             runtime.block_on(run(worker, received));
@@ -185,6 +191,7 @@ impl Worker {
             id,
             standing: Standing::new(Instant::now()),
             killed: Cell::new(false),
+            alarm: Alarm::default(),
             waker: RefCell::default(),
             dismissed: Cell::new(self.dismissed.get()),
         });
@@ -200,6 +207,11 @@ impl Worker {
         let slots = self.slots.borrow();
         let doomed = slots.values().filter(|slot| slot.standing.look(slot.id).is_some_and(|client| doomed(&client)));
         doomed.map(|slot| slot.kill()).count()
+    }
+
+    /// Shows every client's slot.
+    pub(crate) fn each_slot(&self, mut look: impl FnMut(&Slot)) {
+        self.slots.borrow().values().for_each(|slot| look(slot));
     }
 
     fn dismiss_all(&self) {

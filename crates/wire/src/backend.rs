@@ -5,7 +5,7 @@
 use bytes::BytesMut;
 use pgwire::messages::Message;
 use pgwire::messages::data::{DataRow, FieldDescription, RowDescription};
-use pgwire::messages::response::ErrorResponse;
+use pgwire::messages::response::{ErrorResponse, NoticeResponse};
 use pgwire::messages::startup::Authentication as Reply;
 
 use crate::cancel_key::CancelKey;
@@ -204,6 +204,12 @@ pub fn put_report(out: &mut Vec<u8>, body: &[u8]) {
             out.extend_from_slice(b"\0\0");
         }
     });
+}
+
+/// Writes a NoticeResponse of severity NOTICE.
+pub fn put_notice(out: &mut Vec<u8>, code: &str, message: &str) {
+    let fields = [(b'S', "NOTICE"), (b'V', "NOTICE"), (b'C', code), (b'M', message)];
+    put_cold(out, &NoticeResponse::new(fields.map(|(code, text)| (code, text.replace('\0', " "))).to_vec()));
 }
 
 /// A ParameterStatus's name and value.

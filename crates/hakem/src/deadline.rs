@@ -1,0 +1,193 @@
+//! The time that a client has: `query_timeout`, `idle_transaction_timeout`, `transaction_timeout` and `client_idle_timeout`.
+//!
+//! No request registers a timer. A client's slot holds the moment at which its time is up, and while anybody has such a moment, a
+//! coarse tick of the worker looks at all of them. Where no timeout is set, no clock is read for it. What happens to a client whose
+//! time is up is not decided here.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+use session::{Session, Transaction};
+use wire::backend::Failure;
+
+use crate::client::Client;
+use crate::worker::Worker;
+
+/// What took too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Overdue {
+    /// The answer to a request.
+    Query,
+    /// The client, to go on with its transaction.
+    IdleTransaction,
+    /// A transaction as a whole.
+    Transaction,
+    /// The client, to ask for anything.
+    ClientIdle,
+}
+
+impl Overdue {
+    /// What the client is told, in PgBouncer's words and with PostgreSQL's codes.
+    pub(crate) fn failure(self) -> Failure {
+        match self {
+            Overdue::Query => Failure::fatal("57014", "query_timeout"),
+            Overdue::IdleTransaction => Failure::fatal("25P03", "idle transaction timeout"),
+            Overdue::Transaction => Failure::fatal("25P04", "transaction timeout"),
+            Overdue::ClientIdle => Failure::fatal("57P05", "client_idle_timeout"),
+        }
+    }
+}
+
+/// When a client's time is up, and whether it is.
+#[derive(Default)]
+pub(crate) struct Alarm {
+    at: Cell<Option<(Instant, Overdue)>>,
+    rung: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Alarm {
+    fn set(&self, at: Option<(Instant, Overdue)>) {
+        self.at.set(at);
+        self.rung.set(false);
+    }
+
+    /// What the client has no more time for; else the task is woken when that comes.
+    pub(crate) fn poll(&self, context: &mut Context<'_>) -> Option<Overdue> {
+        let (_, overdue) = self.at.get()?;
+        if self.rung.get() {
+            return Some(overdue);
+        }
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
+            *waker = Some(context.waker().clone());
+        }
+        None
+    }
+
+    /// Wakes the client when its time is up. `false` when it has all the time in the world.
+    fn tick(&self, now: Instant) -> bool {
+        let Some((at, _)) = self.at.get() else { return false };
+        if at <= now
+            && !self.rung.replace(true)
+            && let Some(waker) = &*self.waker.borrow()
+        {
+            waker.wake_by_ref();
+        }
+        true
+    }
+}
+
+impl Client {
+    /// A request has come: it has to be answered in time.
+    pub(crate) fn time_request(&mut self, now: Instant) {
+        let timeouts = &self.tenant.resolved.timeouts;
+        let since = *self.transaction_since.get_or_insert(now);
+        let query = timeouts.query.map(|timeout| (now + timeout, Overdue::Query));
+        let transaction = timeouts.transaction.map(|timeout| (since + timeout, Overdue::Transaction));
+        self.set_alarm(earlier(query, transaction));
+    }
+
+    /// The same for one that goes to the server that the client holds.
+    pub(crate) fn time_next_request(&mut self) {
+        let timeouts = &self.tenant.resolved.timeouts;
+        match timeouts.query.or(timeouts.transaction) {
+            Some(_) => self.time_request(Instant::now()),
+            None => self.set_alarm(None),
+        }
+    }
+
+    /// A request has been answered, or a part of one; the server is still held.
+    pub(crate) fn time_answered(&mut self, session: &Session, now: Instant) {
+        match session.transaction() {
+            _ if !session.is_quiet() => self.time_request(now),
+            Transaction::None => {
+                self.transaction_since = None;
+                self.set_alarm(None);
+            }
+            _ => self.time_transaction(now),
+        }
+    }
+
+    /// The client holds no server, and it is its turn.
+    pub(crate) fn time_rest(&mut self, session: &Session) {
+        let timeouts = &self.tenant.resolved.timeouts;
+        if session.transaction() != Transaction::None {
+            if timeouts.idle_transaction.or(timeouts.transaction).is_some() {
+                self.time_transaction(Instant::now());
+            }
+            return;
+        }
+        self.transaction_since = None;
+        let idle = timeouts.client_idle.map(|timeout| (Instant::now() + timeout, Overdue::ClientIdle));
+        self.set_alarm(idle);
+    }
+
+    fn time_transaction(&mut self, now: Instant) {
+        let timeouts = &self.tenant.resolved.timeouts;
+        let since = *self.transaction_since.get_or_insert(now);
+        let idle = timeouts.idle_transaction.map(|timeout| (now + timeout, Overdue::IdleTransaction));
+        let transaction = timeouts.transaction.map(|timeout| (since + timeout, Overdue::Transaction));
+        self.set_alarm(earlier(idle, transaction));
+    }
+
+    fn set_alarm(&self, at: Option<(Instant, Overdue)>) {
+        self.slot.alarm.set(at);
+        if at.is_some() && !self.worker.ticking.replace(true) {
+            drop(tokio::task::spawn_local(tick(self.worker.clone())));
+        }
+    }
+}
+
+/// Looks at all alarms of a worker for as long as there are any.
+async fn tick(worker: Rc<Worker>) {
+    loop {
+        tokio::time::sleep(TICK).await;
+        let now = Instant::now();
+        let mut any = false;
+        worker.each_slot(|slot| any |= slot.alarm.tick(now));
+        if !any {
+            worker.ticking.set(false);
+            return;
+        }
+    }
+}
+
+fn earlier(one: Option<(Instant, Overdue)>, other: Option<(Instant, Overdue)>) -> Option<(Instant, Overdue)> {
+    one.into_iter().chain(other).min_by_key(|(at, _)| *at)
+}
+
+/// How late a timeout may be noticed.
+const TICK: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alarm_rings_when_its_time_has_come_and_not_after_it_was_set_again() {
+        let (alarm, now) = (Alarm::default(), Instant::now());
+        let mut context = Context::from_waker(Waker::noop());
+        let second = Duration::from_secs(1);
+        assert!(!alarm.tick(now) && alarm.poll(&mut context).is_none(), "nothing is set");
+        alarm.set(Some((now + second, Overdue::Query)));
+        assert!(alarm.tick(now) && alarm.poll(&mut context).is_none());
+        assert!(alarm.tick(now + second));
+        assert_eq!(alarm.poll(&mut context), Some(Overdue::Query));
+        alarm.set(Some((now + 3 * second, Overdue::ClientIdle)));
+        assert!(alarm.tick(now + 2 * second) && alarm.poll(&mut context).is_none());
+        alarm.set(None);
+        assert!(!alarm.tick(now + 4 * second) && alarm.poll(&mut context).is_none());
+    }
+
+    #[test]
+    fn the_earlier_of_two_counts() {
+        let now = Instant::now();
+        let (soon, late) = ((now, Overdue::Transaction), (now + Duration::from_secs(1), Overdue::Query));
+        assert_eq!(earlier(Some(late), Some(soon)), Some(soon));
+        assert_eq!(earlier(None, Some(late)), Some(late));
+        assert_eq!(earlier(None, None), None);
+    }
+}
