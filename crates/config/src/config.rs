@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use toml::de::DeTable;
 
 use crate::auth::Auth;
+use crate::limits::{CeilingOverrides, DATABASE_CEILINGS};
 use crate::problem::{self, Problem};
 use crate::reader::{Found, Reader, Section, Setting};
 use crate::sections::{self, Cluster, Console, Database, Log, Overrides, Peer, Pool, Proxy, Routing, Topology, User};
@@ -154,7 +155,8 @@ fn read_databases(
                 let place = section.place_of("dbname");
                 section.problem(place, "\"dbname\" is not for [databases.\"*\"], whose databases keep their own names");
             }
-            Database { cluster, dbname, overrides: Overrides::read(section, pool) }
+            let ceilings = CeilingOverrides::read(section, DATABASE_CEILINGS);
+            Database { cluster, dbname, overrides: Overrides::read(section, pool), ceilings }
         });
         databases.insert(name, database);
     }

@@ -23,7 +23,7 @@ mod value;
 pub use address::Address;
 pub use auth::{Auth, AuthMethod, AuthQuery};
 pub use config::Config;
-pub use limits::{TimeoutOverrides, Timeouts};
+pub use limits::{CeilingOverrides, Ceilings, TimeoutOverrides, Timeouts};
 pub use problem::{Position, Problem};
 pub use reader::Setting;
 pub use resolve::{ResolveError, Resolved};

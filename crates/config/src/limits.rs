@@ -1,7 +1,7 @@
-//! How long a client may take over things: PgBouncer's timeouts, under its names.
+//! How long a client may take over things, and how many connections a database or a user may have: PgBouncer's limits, under its
+//! names.
 //!
-//! Each stands in `[pool]` for everybody, and may differ for a user or a database. What happens when the time is up is not
-//! decided here.
+//! Each stands in `[pool]` for everybody, and may differ for a user or a database. What happens at a limit is not decided here.
 
 use std::time::Duration;
 
@@ -71,6 +71,57 @@ impl TimeoutOverrides {
         }
     }
 }
+
+/// How many connections a database or a user may have; nothing is any number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ceilings {
+    /// The most connections to each server, over all pools.
+    pub connections: Option<usize>,
+    /// The most clients.
+    pub clients: Option<usize>,
+}
+
+/// The ceilings that a database or a user has of its own. Zero is any number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CeilingOverrides {
+    connections: Option<u32>,
+    clients: Option<u32>,
+}
+
+impl Ceilings {
+    /// Reads the two keys of `[pool]`.
+    pub(crate) fn read(section: &mut Section<'_, '_>, keys: [&'static str; 2]) -> Ceilings {
+        let [connections, clients] = keys.map(|key| ceiling(section.within(key, 0, 0..=CEILING_MAX)));
+        Ceilings { connections, clients }
+    }
+
+    /// What holds with these overrides.
+    pub(crate) fn with(self, own: &CeilingOverrides) -> Ceilings {
+        Ceilings {
+            connections: own.connections.map_or(self.connections, ceiling),
+            clients: own.clients.map_or(self.clients, ceiling),
+        }
+    }
+}
+
+impl CeilingOverrides {
+    pub(crate) fn read(section: &mut Section<'_, '_>, keys: [&'static str; 2]) -> CeilingOverrides {
+        let [connections, clients] = keys.map(|key| section.optional_within(key, 0..=CEILING_MAX));
+        CeilingOverrides { connections, clients }
+    }
+}
+
+fn ceiling(number: u32) -> Option<usize> {
+    (number > 0).then_some(number as usize)
+}
+
+/// The keys of a database's ceilings.
+pub(crate) const DATABASE_CEILINGS: [&str; 2] = ["max_db_connections", "max_db_client_connections"];
+
+/// The keys of a user's ceilings.
+pub(crate) const USER_CEILINGS: [&str; 2] = ["max_user_connections", "max_user_client_connections"];
+
+const CEILING_MAX: u32 = 1_000_000;
 
 /// Nothing stands for no limit, and what is shorter than any clock here can tell for the shortest that it can.
 pub(crate) fn limit(duration: Duration) -> Option<Duration> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::config::{ANY_DATABASE, CONSOLES, Config};
-use crate::limits::Timeouts;
+use crate::limits::{Ceilings, Timeouts};
 use crate::secret::{self, Secret};
 use crate::sections::{Consistency, Database, NAME_BYTES_MAX, PoolMode, Route, User};
 
@@ -28,6 +28,14 @@ pub struct Resolved {
     pub pool_size: usize,
     /// The connections per server kept open when idle. Never more than `pool_size`.
     pub pool_min_size: usize,
+    /// The connections per server beyond `pool_size`, for clients that wait long.
+    pub reserve_pool_size: usize,
+    /// The age at which a server connection is closed; zero is after its first use.
+    pub server_lifetime: Duration,
+    /// What all users of the database may have together.
+    pub max_db: Ceilings,
+    /// What the user may have in all databases together.
+    pub max_user: Ceilings,
     /// How fresh a replica has to be.
     pub consistency: Consistency,
     /// The most that a replica may lag.
@@ -65,14 +73,19 @@ impl Config {
         };
         let (first, second) = (&known.overrides, &entry.overrides);
         let everybody = if self.routing.split { Route::Auto } else { Route::Primary };
+        let pool_size = first.pool_size.or(second.pool_size).unwrap_or(self.pool.size);
         Ok(Resolved {
             cluster: entry.cluster.clone(),
             dbname: entry.dbname.clone().unwrap_or_else(|| database.to_owned()),
             server_user: known.server_user.clone().unwrap_or_else(|| user.to_owned()),
             server_password: known.server_password(),
             pool_mode: first.pool_mode.or(second.pool_mode).unwrap_or(self.pool.mode),
-            pool_size: first.pool_size.or(second.pool_size).unwrap_or(self.pool.size),
-            pool_min_size: self.pool.min_size,
+            pool_size,
+            pool_min_size: first.min_pool_size.or(second.min_pool_size).unwrap_or(self.pool.min_size).min(pool_size),
+            reserve_pool_size: first.reserve_pool_size.or(second.reserve_pool_size).unwrap_or(self.pool.reserve_size),
+            server_lifetime: first.server_lifetime.or(second.server_lifetime).unwrap_or(self.pool.server_lifetime),
+            max_db: self.pool.max_db.with(&entry.ceilings),
+            max_user: self.pool.max_user.with(&known.ceilings),
             consistency: first.consistency.or(second.consistency).unwrap_or(self.routing.consistency),
             max_lag: first.max_lag.or(second.max_lag).unwrap_or(self.routing.max_lag),
             route: first.route.or(second.route).unwrap_or(everybody),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::auth::{self, Auth};
-use crate::limits::{self, TimeoutOverrides, Timeouts};
+use crate::limits::{self, CeilingOverrides, Ceilings, DATABASE_CEILINGS, TimeoutOverrides, Timeouts, USER_CEILINGS};
 use crate::reader::Section;
 use crate::secret::{self, Secret};
 use crate::tls::{ServerTls, Tls};
@@ -97,8 +97,16 @@ pub struct Pool {
     pub mode: PoolMode,
     /// The most connections. Never 0.
     pub size: usize,
-    /// The connections not closed for being idle. Never more than `size`.
+    /// The connections opened before they are needed, and not closed for being idle. Never more than `size`.
     pub min_size: usize,
+    /// The connections beyond `size` for clients that wait long.
+    pub reserve_size: usize,
+    /// How long that is.
+    pub reserve_timeout: Duration,
+    /// What all users of a database may have together.
+    pub max_db: Ceilings,
+    /// What a user may have in all databases together.
+    pub max_user: Ceilings,
     /// The most clients that wait for a connection.
     pub queue_max: usize,
     /// How long a client may take.
@@ -108,8 +116,8 @@ pub struct Pool {
     /// The longest that connecting and logging in to a server takes.
     pub server_connect_timeout: Duration,
     /// The idle time after which a connection above `min_size` is closed.
-    pub server_idle_timeout: Duration,
-    /// The age at which a connection is closed instead of being reused.
+    pub server_idle_timeout: Option<Duration>,
+    /// The age at which a connection is closed instead of being reused; zero is after its first use.
     pub server_lifetime: Duration,
     /// The pause after a failed connection attempt.
     pub server_login_retry: Duration,
@@ -155,6 +163,8 @@ pub struct User {
     pub server_password: Option<Secret>,
     /// What differs from the database and from the defaults.
     pub overrides: Overrides,
+    /// Instead of [`Pool::max_user`].
+    pub ceilings: CeilingOverrides,
 }
 
 /// `[clusters.NAME]`: one primary with its replicas, whichever of them is which at the moment.
@@ -192,6 +202,8 @@ pub struct Database {
     pub dbname: Option<String>,
     /// What differs from the defaults.
     pub overrides: Overrides,
+    /// Instead of [`Pool::max_db`].
+    pub ceilings: CeilingOverrides,
 }
 
 /// The settings that a database or a user may have of its own.
@@ -199,6 +211,12 @@ pub struct Database {
 pub struct Overrides {
     /// Instead of [`Pool::size`].
     pub pool_size: Option<usize>,
+    /// Instead of [`Pool::min_size`].
+    pub min_pool_size: Option<usize>,
+    /// Instead of [`Pool::reserve_size`].
+    pub reserve_pool_size: Option<usize>,
+    /// Instead of [`Pool::server_lifetime`].
+    pub server_lifetime: Option<Duration>,
     /// Instead of [`Pool::mode`].
     pub pool_mode: Option<PoolMode>,
     /// Instead of [`Routing::consistency`].
@@ -343,6 +361,10 @@ impl Pool {
             mode: section.value("mode", PoolMode::Transaction),
             size: count(section.within("size", 20, 1..=POOL_SIZE_MAX)),
             min_size: count(section.within("min_size", 0, 0..=POOL_SIZE_MAX)),
+            reserve_size: count(section.within("reserve_size", 0, 0..=POOL_SIZE_MAX)),
+            reserve_timeout: section.within("reserve_timeout", seconds(5), Duration::ZERO..=DURATION_MAX),
+            max_db: Ceilings::read(section, DATABASE_CEILINGS),
+            max_user: Ceilings::read(section, USER_CEILINGS),
             queue_max: count(section.within("queue_max", 10_000, 1..=1_000_000)),
             timeouts: Timeouts::read(section),
             query_wait_notify: limits::limit(section.within(
@@ -351,8 +373,12 @@ impl Pool {
                 Duration::ZERO..=DURATION_MAX,
             )),
             server_connect_timeout: section.within("server_connect_timeout", seconds(15), TIMEOUT_MIN..=DURATION_MAX),
-            server_idle_timeout: section.within("server_idle_timeout", seconds(600), TIMEOUT_MIN..=DURATION_MAX),
-            server_lifetime: section.within("server_lifetime", seconds(3600), TIMEOUT_MIN..=DURATION_MAX),
+            server_idle_timeout: limits::limit(section.within(
+                "server_idle_timeout",
+                seconds(600),
+                Duration::ZERO..=DURATION_MAX,
+            )),
+            server_lifetime: section.within("server_lifetime", seconds(3600), Duration::ZERO..=DURATION_MAX),
             server_login_retry: section.within("server_login_retry", seconds(1), TIMEOUT_MIN..=DURATION_MAX),
             prepared_statements_max: count(section.within("prepared_statements_max", 200, 1..=65_536)),
         };
@@ -406,7 +432,8 @@ impl User {
         }
         let server_password = plain_password(section, "server_password");
         let server_user = optional_name(section, "server_user");
-        User { password, server_user, server_password, overrides: Overrides::read(section, pool) }
+        let ceilings = CeilingOverrides::read(section, USER_CEILINGS);
+        User { password, server_user, server_password, overrides: Overrides::read(section, pool), ceilings }
     }
 }
 
@@ -447,6 +474,9 @@ impl Overrides {
         }
         Overrides {
             pool_size,
+            min_pool_size: section.optional_within("min_pool_size", 0..=POOL_SIZE_MAX).map(count),
+            reserve_pool_size: section.optional_within("reserve_pool_size", 0..=POOL_SIZE_MAX).map(count),
+            server_lifetime: section.optional_within("server_lifetime", Duration::ZERO..=DURATION_MAX),
             pool_mode: section.optional("pool_mode"),
             consistency: section.optional("consistency"),
             max_lag: section.optional_within("max_lag", TIMEOUT_MIN..=DURATION_MAX),

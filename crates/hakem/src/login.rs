@@ -176,6 +176,8 @@ async fn admit(guest: &mut Guest, worker: &Rc<Worker>, presence: &Presence) -> R
     };
     let mut tenant = resolved.map_err(|error| Refusal::Told(unresolved(error, &database, &user)))?;
     worker.service.learn(&tenant, &credential);
+    let membership = worker.service.census.admit(&tenant.key, &tenant.resolved).map_err(Refusal::Told)?;
+    presence.keep(membership);
     let cancel = worker.service.cancels.register(version, worker.service.config().proxy.peer_id);
     if let Some(kind) = replication {
         presence.slot.standing.enter(&database, &user, String::new(), &guest.stream);

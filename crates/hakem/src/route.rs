@@ -139,18 +139,24 @@ pub(crate) async fn find(
             // While it waited for a connection, the node has become something else.
             Ok(lease) => lease.release(Instant::now()),
             // What it was told may be a matter of the old configuration.
-            Err(CheckoutError::Dial(_)) if tenant.is_superseded() => {}
-            Err(CheckoutError::Dial(error)) if error.is_transient() => {
-                tenant.watcher.suspect(taken.node);
-                match taken.role {
-                    Role::Replica => avoided.push(taken.node),
-                    Role::Primary if Instant::now() >= wanted.deadline => return Err(refusal(&error).into()),
-                    Role::Primary => wait_for_news(tenant, version, (now + RETRY_PAUSE).min(wanted.deadline)).await,
+            Err(CheckoutError::Dial(_) | CheckoutError::Cached(_)) if tenant.is_superseded() => {}
+            Err(missed @ (CheckoutError::Dial(_) | CheckoutError::Cached(_))) => match taken.role {
+                // A replica that will not have us is no reason to fail while there is a primary.
+                Role::Replica => {
+                    if missed.is_transient() {
+                        tenant.watcher.suspect(taken.node);
+                    }
+                    avoided.push(taken.node);
                 }
-            }
-            // A replica that will not have us is no reason to fail while there is a primary.
-            Err(CheckoutError::Dial(_)) if taken.role == Role::Replica => avoided.push(taken.node),
-            Err(CheckoutError::Dial(error)) => return Err(refusal(&error).into()),
+                Role::Primary if missed.is_transient() => {
+                    tenant.watcher.suspect(taken.node);
+                    if Instant::now() >= wanted.deadline {
+                        return Err(missed_for(&missed).into());
+                    }
+                    wait_for_news(tenant, version, (now + RETRY_PAUSE).min(wanted.deadline)).await;
+                }
+                Role::Primary => return Err(missed_for(&missed).into()),
+            },
             Err(error @ CheckoutError::Timeout) => return Err(Failure::error("57014", error.to_string()).into()),
             Err(CheckoutError::Abandoned) => return Err(Missed::Superseded),
             Err(error @ CheckoutError::QueueFull) => return Err(Failure::error("53300", error.to_string()).into()),
@@ -215,6 +221,20 @@ pub(crate) fn refusal(error: &DialError) -> Failure {
             Failure::error(known.copied().unwrap_or("08006"), message.clone())
         }
         other => Failure::error("08006", format!("cannot connect to the server: {other}")),
+    }
+}
+
+/// The same when it may have been a while ago.
+fn missed_for(missed: &CheckoutError) -> Failure {
+    match missed {
+        CheckoutError::Cached(error) => {
+            let failure = refusal(error);
+            let cached =
+                format!("server login has been failing, cached error: {} (server_login_retry)", failure.message);
+            Failure { message: cached, ..failure }
+        }
+        CheckoutError::Dial(error) => refusal(error),
+        other => Failure::error("08006", other.to_string()),
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use topology::NodeId;
 
 use crate::cancel::Cancels;
+use crate::census::Census;
 use crate::clusters::{Cluster, Clusters};
 use crate::console::settings;
 use crate::control::Order;
@@ -25,6 +26,7 @@ use crate::gate::Gates;
 use crate::ledger::Ledger;
 use crate::lobby::Lobby;
 use crate::lookup::Place;
+use crate::quotas::Quotas;
 use crate::replication::Tunnels;
 use crate::secrets::Secrets;
 use crate::standing::Sighting;
@@ -62,6 +64,8 @@ pub(crate) struct Service {
     penalties: Mutex<Penalties>,
     /// Where the control plane runs.
     pub(crate) control: tokio::runtime::Handle,
+    quotas: Arc<Quotas>,
+    pub(crate) census: Arc<Census>,
     /// From which the salts of unknown users are made up.
     pub(crate) mock_secret: [u8; auth::MOCK_SECRET_BYTES],
     next_client: AtomicU64,
@@ -100,6 +104,8 @@ impl Service {
             secrets: ArcSwap::from_pointee(secrets),
             penalties: Mutex::default(),
             control: tokio::runtime::Handle::current(),
+            quotas: Arc::default(),
+            census: Arc::default(),
             mock_secret: rand::random(),
             next_client: AtomicU64::new(1),
             clients: AtomicUsize::new(0),
@@ -141,7 +147,8 @@ impl Service {
         let cluster = clusters[&resolved.cluster].clone();
         let gate = self.gates.of(database);
         let ledger = Arc::new(Ledger::new(self.workers, Instant::now()));
-        let tenant = Tenant::new(key.clone(), &config, self.workers, cluster, resolved, Kept { common, gate, ledger });
+        let quotas = self.quotas.clone();
+        let tenant = Tenant::new(key.clone(), &config, self.workers, cluster, resolved, Kept { common, gate, ledger, quotas });
         let tenant = Arc::new(tenant);
         tenants.insert(key, tenant.clone());
         Ok(tenant)
@@ -391,8 +398,9 @@ impl Service {
         self.gates.sweep();
         let tenants = self.tenants();
         for tenant in &tenants {
+            let in_use = self.census.has(&tenant.key);
             for (_, pool) in tenant.pools() {
-                pool.sweep(now);
+                pool.sweep(now, in_use);
             }
         }
         let unused = |cluster: &mut Arc<Cluster>| !tenants.iter().any(|tenant| Arc::ptr_eq(&tenant.cluster, cluster));

@@ -20,6 +20,7 @@ use crate::clusters::Cluster;
 use crate::gate::Gate;
 use crate::ledger::Ledger;
 use crate::listen::Hub;
+use crate::quotas::Quotas;
 
 /// One database as one user sees it.
 pub(crate) struct Tenant {
@@ -42,6 +43,7 @@ pub(crate) struct Tenant {
     /// By node.
     pools: Box<[OnceLock<Arc<Pool<ServerMemory>>>]>,
     pool_options: pool::Options,
+    quotas: Arc<Quotas>,
     connect_timeout: Duration,
     keepalive: Option<Keepalive>,
     prepared_max: usize,
@@ -62,6 +64,7 @@ pub(crate) struct Kept {
     pub(crate) common: Arc<Common>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) ledger: Arc<Ledger>,
+    pub(crate) quotas: Arc<Quotas>,
 }
 
 /// What the users of one database on the servers have in common.
@@ -97,7 +100,7 @@ impl Tenant {
         resolved: Resolved,
         kept: Kept,
     ) -> Tenant {
-        let Kept { common, gate, ledger } = kept;
+        let Kept { common, gate, ledger, quotas } = kept;
         let watcher = cluster.watcher.clone();
         let nodes = watcher.snapshot().nodes.len();
         let policy = Policy {
@@ -122,10 +125,13 @@ impl Tenant {
         let pool_options = pool::Options {
             size: resolved.pool_size,
             size_min: resolved.pool_min_size,
+            reserve: resolved.reserve_pool_size,
+            reserve_timeout: config.pool.reserve_timeout,
+            quota_max: [resolved.max_db, resolved.max_user].map(|max| max.connections.unwrap_or(usize::MAX)),
             queue_max: config.pool.queue_max,
             wait_timeout: resolved.timeouts.query_wait.unwrap_or(FOREVER),
-            idle_timeout: config.pool.server_idle_timeout,
-            lifetime: config.pool.server_lifetime,
+            idle_timeout: config.pool.server_idle_timeout.unwrap_or(FOREVER),
+            lifetime: resolved.server_lifetime,
             login_retry: config.pool.server_login_retry,
             workers,
         };
@@ -143,6 +149,7 @@ impl Tenant {
             hub: Hub::default(),
             pools: (0..nodes).map(|_| OnceLock::new()).collect(),
             pool_options,
+            quotas,
             connect_timeout: config.pool.server_connect_timeout,
             keepalive: config.proxy.keepalive.map(|keepalive| Keepalive {
                 idle: keepalive.idle,
@@ -172,7 +179,8 @@ impl Tenant {
             true => self.common.clone(),
             false => Arc::new(Common::new(config)),
         };
-        let kept = Kept { common, gate: self.gate.clone(), ledger: self.ledger.clone() };
+        let (gate, ledger, quotas) = (self.gate.clone(), self.ledger.clone(), self.quotas.clone());
+        let kept = Kept { common, gate, ledger, quotas };
         let mut next = Tenant::new(self.key.clone(), config, workers, cluster, resolved, kept);
         // What was learnt stays known.
         if (&self.resolved.server_password, &next.resolved.server_password) == (&None, &None) {
@@ -230,7 +238,9 @@ impl Tenant {
     /// The pool of a node.
     pub(crate) fn pool(&self, node: NodeId) -> &Arc<Pool<ServerMemory>> {
         self.pools[node.index()].get_or_init(|| {
-            Pool::new(self.target(node), self.pool_options.clone(), ServerMemory::new, self.prepared_max)
+            let target = self.target(node);
+            let quotas = self.quotas.of(&target, &self.key);
+            Pool::new(target, self.pool_options.clone(), quotas, ServerMemory::new, self.prepared_max)
         })
     }
 

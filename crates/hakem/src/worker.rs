@@ -18,6 +18,7 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::buffers::Spares;
+use crate::census::Membership;
 use crate::counters::{Counters, PINS};
 use crate::deadline::Alarm;
 use crate::lobby::Seat;
@@ -196,7 +197,7 @@ impl Worker {
             dismissed: Cell::new(self.dismissed.get()),
         });
         self.slots.borrow_mut().insert(id, slot.clone());
-        Presence { worker: self.clone(), slot, counted: Cell::new(false) }
+        Presence { worker: self.clone(), slot, counted: Cell::new(false), membership: RefCell::default() }
     }
 
     fn sightings(&self) -> Vec<Sighting> {
@@ -230,6 +231,7 @@ pub(crate) struct Presence {
     worker: Rc<Worker>,
     pub(crate) slot: Rc<Slot>,
     counted: Cell<bool>,
+    membership: RefCell<Option<Membership>>,
 }
 
 impl Presence {
@@ -237,6 +239,11 @@ impl Presence {
     pub(crate) fn count(&self) -> bool {
         self.counted.set(self.worker.service.client_comes());
         self.counted.get()
+    }
+
+    /// It is a client of a database and a user, for as long as it is there.
+    pub(crate) fn keep(&self, membership: Membership) {
+        *self.membership.borrow_mut() = Some(membership);
     }
 }
 

@@ -130,7 +130,16 @@ pub async fn dial_with<M>(
         tokio::time::timeout(target.timeout, connect(target, more)).await.unwrap_or(Err(DialError::Timeout))?;
     let Admitted { stream, parameters, cancel } = admitted;
     let since = Instant::now();
-    Ok(Connection { stream, memory, cancel, parameters: Arc::new(parameters), since, entry: None, home: worker })
+    Ok(Connection {
+        stream,
+        memory,
+        cancel,
+        parameters: Arc::new(parameters),
+        since,
+        entry: None,
+        home: worker,
+        luck: rand::random(),
+    })
 }
 
 /// What a login gives.

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 
 use crate::connection::Connection;
 use crate::dial::{DialError, Target, dial};
+use crate::quota::{Grant, Quota, Shares};
 use crate::roster::{Entry, Roster};
 
 /// A pool's limits.
@@ -28,15 +29,22 @@ use crate::roster::{Entry, Roster};
 pub struct Options {
     /// The most connections, idle, leased or being made.
     pub size: usize,
-    /// Idle connections that are kept however old.
+    /// Connections that are kept however long they idle, and opened before they are needed while the pool is in use.
     pub size_min: usize,
+    /// Connections beyond `size`, for when a client has waited for `reserve_timeout`.
+    pub reserve: usize,
+    /// How long a client waits for one of the `size` before one of the reserve is opened.
+    pub reserve_timeout: Duration,
+    /// The limits of the quotas that the pool has a part in.
+    pub quota_max: [usize; QUOTAS],
     /// The most clients that wait.
     pub queue_max: usize,
     /// The longest that a client waits.
     pub wait_timeout: Duration,
     /// The idle time after which a connection is closed.
     pub idle_timeout: Duration,
-    /// The age at which a connection is closed instead of being lent again.
+    /// The age at which a connection is closed instead of being lent again; some end up to a tenth earlier, so that not all do at
+    /// once. Zero is after its first use.
     pub lifetime: Duration,
     /// The time after a failed attempt during which clients are told of it at once.
     pub login_retry: Duration,
@@ -56,6 +64,8 @@ pub struct Pool<M: Send + 'static> {
     /// Connections of an older generation than this must not even be used for what comes next in a transaction. Likewise.
     fence: AtomicU64,
     roster: Roster,
+    /// What it shares with others, and its number there.
+    quotas: [(Arc<Quota>, u64); QUOTAS],
     state: Mutex<State<M>>,
 }
 
@@ -82,6 +92,20 @@ pub enum CheckoutError {
     /// A connection could not be made.
     #[error("{0}")]
     Dial(#[from] DialError),
+    /// The same, a little while ago; it was not tried again.
+    #[error("server login has been failing, cached error: {0} (server_login_retry)")]
+    Cached(DialError),
+}
+
+impl CheckoutError {
+    /// Whether another attempt, or another server, may do better.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            CheckoutError::Dial(error) | CheckoutError::Cached(error) => error.is_transient(),
+            CheckoutError::Timeout | CheckoutError::QueueFull | CheckoutError::Abandoned => false,
+        }
+    }
 }
 
 /// A pool's state, for metrics and the console.
@@ -102,7 +126,7 @@ struct State<M: Send + 'static> {
     idle: Vec<Vec<Idle<M>>>,
     /// By worker, first come first.
     waiters: Vec<VecDeque<Waiter<M>>>,
-    /// By worker: the connections that it is the home of, idle, leased or being made.
+    /// By worker: the connections that it is the home of, idle, leased or being made. The last is nobody's ([`State::nobody`]).
     homed: Vec<usize>,
     /// Their sum.
     open: usize,
@@ -122,6 +146,8 @@ struct Waiter<M: Send + 'static> {
     ticket: u64,
     /// It has waited for [`PATIENCE`]: a connection of any worker will do.
     impatient: bool,
+    /// It has waited for so long that the reserve is there for it.
+    overdue: bool,
     sender: oneshot::Sender<Answer<M>>,
 }
 
@@ -134,18 +160,28 @@ type Answer<M> = Result<Lease<M>, CheckoutError>;
 
 impl<M: Send + 'static> Pool<M> {
     /// A pool without connections. `memory(memory_size)` is what a fresh connection remembers.
-    pub fn new(target: Target, options: Options, memory: fn(usize) -> M, memory_size: usize) -> Arc<Pool<M>> {
+    pub fn new(
+        target: Target,
+        options: Options,
+        quotas: [Arc<Quota>; QUOTAS],
+        memory: fn(usize) -> M,
+        memory_size: usize,
+    ) -> Arc<Pool<M>> {
+        let homes = options.workers + 1;
         let state = State {
-            idle: (0..options.workers).map(|_| Vec::new()).collect(),
-            waiters: (0..options.workers).map(|_| VecDeque::new()).collect(),
-            homed: vec![0; options.workers],
+            idle: (0..homes).map(|_| Vec::new()).collect(),
+            waiters: (0..homes).map(|_| VecDeque::new()).collect(),
+            homed: vec![0; homes],
             open: 0,
             dialing: 0,
             next_ticket: 0,
             failure: None,
             abandoned: false,
         };
-        Arc::new(Pool {
+        for (quota, max) in quotas.iter().zip(options.quota_max) {
+            quota.adjust(max);
+        }
+        Arc::new_cyclic(|pool: &Weak<Pool<M>>| Pool {
             target,
             options: ArcSwap::from_pointee(options),
             memory,
@@ -153,6 +189,10 @@ impl<M: Send + 'static> Pool<M> {
             generation: AtomicU64::new(0),
             fence: AtomicU64::new(0),
             roster: Roster::default(),
+            quotas: quotas.map(|quota| {
+                let member = quota.join(pool.clone());
+                (quota, member)
+            }),
             state: Mutex::new(state),
         })
     }
@@ -198,7 +238,10 @@ impl<M: Send + 'static> Pool<M> {
 
     /// Puts other limits in force. Idle connections above a smaller size are closed now, others when they come back.
     pub fn adjust(self: &Arc<Self>, options: Options) {
-        let size = options.size;
+        let size = options.size + options.reserve;
+        for ((quota, _), max) in self.quotas.iter().zip(options.quota_max) {
+            quota.adjust(max);
+        }
         self.options.store(Arc::new(options));
         let mut state = self.lock();
         let mut closed = Vec::new();
@@ -247,8 +290,9 @@ impl<M: Send + 'static> Pool<M> {
         self.lock().failure = None;
     }
 
-    /// Closes what has been idle or alive for too long.
-    pub fn sweep(self: &Arc<Self>, now: Instant) {
+    /// Closes what has been idle or alive for too long; and while the pool is in use, opens what is missing of the least size, on the
+    /// current runtime.
+    pub fn sweep(self: &Arc<Self>, now: Instant, in_use: bool) {
         let mut closed = Vec::new();
         let options = self.options.load();
         let mut state = self.lock();
@@ -263,18 +307,39 @@ impl<M: Send + 'static> Pool<M> {
             }));
         }
         self.close_all(state, closed);
+        if in_use {
+            self.warm_up(now);
+        }
+        self.quotas.iter().for_each(|(quota, _)| quota.settle());
+    }
+
+    fn warm_up(self: &Arc<Self>, now: Instant) {
+        let options = self.options.load();
+        let mut state = self.lock();
+        let failing = state.failure.as_ref().is_some_and(|(until, _)| now < *until);
+        while !state.abandoned
+            && !failing
+            && state.open < options.size_min.min(options.size)
+            && self.take_places(false, now) == Grant::Taken
+        {
+            self.spawn_grow(&mut state, None);
+        }
     }
 
     fn close_all(self: &Arc<Self>, mut state: MutexGuard<'_, State<M>>, idle: Vec<Idle<M>>) {
         for idle in &idle {
-            state.subtract(idle.connection.home);
+            self.subtract(&mut state, idle.connection.home);
         }
-        self.replace(state);
+        drop(state);
         drop(idle);
+        self.replace();
     }
 
     fn is_old(&self, connection: &Connection<M>, now: Instant) -> bool {
-        now.saturating_duration_since(connection.since) >= self.options.load().lifetime
+        let lifetime = self.options.load().lifetime;
+        // A tenth of it is spread by the connection's own luck.
+        let luck = lifetime / 10 * u32::from(connection.luck) / (u32::from(u8::MAX) + 1);
+        !lifetime.is_zero() && now.saturating_duration_since(connection.since) >= lifetime - luck
     }
 
     /// What it is doing.
@@ -302,21 +367,28 @@ impl<M: Send + 'static> Pool<M> {
             && now < *until
             && state.open == state.dialing
         {
-            return Err(error.clone().into());
+            return Err(CheckoutError::Cached(error.clone()));
         }
-        let waiting: usize = state.waiters.iter().map(VecDeque::len).sum();
+        let waiting = state.waiting();
         if waiting >= self.options.load().queue_max {
             return Err(CheckoutError::QueueFull);
         }
         let (sender, receiver) = oneshot::channel();
         let ticket = state.next_ticket;
         state.next_ticket += 1;
-        state.waiters[worker].push_back(Waiter { ticket, impatient: false, sender });
+        state.waiters[worker].push_back(Waiter { ticket, impatient: false, overdue: false, sender });
         if state.open < self.options.load().size && state.dialing <= waiting && state.idle.iter().all(Vec::is_empty) {
-            state.add(worker);
-            state.dialing += 1;
-            let (pool, generation) = (self.clone(), self.generation());
-            tokio::spawn(async move { pool.grow(worker, generation).await });
+            match self.take_places(true, now) {
+                Grant::Taken => self.spawn_grow(&mut state, Some(worker)),
+                Grant::Refused { news: false } => {}
+                Grant::Refused { news: true } => {
+                    drop(state);
+                    for (quota, member) in &self.quotas {
+                        quota.press(*member);
+                        quota.settle();
+                    }
+                }
+            }
         }
         Ok(Found::Wait(ticket, receiver))
     }
@@ -329,27 +401,87 @@ impl<M: Send + 'static> Pool<M> {
         mut receiver: oneshot::Receiver<Answer<M>>,
     ) -> Answer<M> {
         // Whoever stops waiting leaves the queue, also when nobody polls this any more.
-        let _place = Place { pool: self, worker, ticket };
-        let mut patience = PATIENCE;
-        let mut left = self.options.load().wait_timeout;
-        loop {
-            match tokio::time::timeout(patience.min(left), &mut receiver).await {
+        let place = Place { pool: self, worker, ticket };
+        let (mut waited, limit, mut stages) = {
+            let options = self.options.load();
+            let reserve = if options.reserve > 0 { options.reserve_timeout } else { Duration::MAX };
+            (Duration::ZERO, options.wait_timeout, [PATIENCE, LOGIN_PATIENCE, reserve])
+        };
+        stages.sort();
+        for until in stages.into_iter().chain([limit]) {
+            let until = until.min(limit);
+            match tokio::time::timeout(until.saturating_sub(waited), &mut receiver).await {
                 Ok(answer) => return answer.unwrap_or(Err(CheckoutError::Timeout)),
-                Err(_) if patience >= left => return Err(CheckoutError::Timeout),
-                Err(_) => {}
+                Err(_) if until >= limit => break,
+                Err(_) => waited = until,
             }
-            let mut state = self.lock();
-            // When it is not in the queue any more, the answer is on its way.
-            if let Some(at) = state.place(worker, ticket) {
-                if let Some(idle) = state.take_any_idle() {
-                    state.waiters[worker].remove(at);
-                    return Ok(self.lease(idle.connection, self.generation()));
-                }
-                state.waiters[worker][at].impatient = true;
+            if let Some(lease) = self.insist(worker, ticket, waited) {
+                return Ok(lease);
             }
-            left -= patience;
-            patience = left;
         }
+        drop(place);
+        // It may have been served in the last moment.
+        receiver.try_recv().unwrap_or(Err(CheckoutError::Timeout))
+    }
+
+    /// A client has waited for so long: a connection that idles elsewhere will do, or one more attempt to make one.
+    fn insist(self: &Arc<Self>, worker: usize, ticket: u64, waited: Duration) -> Option<Lease<M>> {
+        let options = self.options.load();
+        let mut state = self.lock();
+        // When it is not in the queue any more, the answer is on its way.
+        let at = state.place(worker, ticket)?;
+        if let Some(idle) = state.take_any_idle() {
+            state.waiters[worker].remove(at);
+            return Some(self.lease(idle.connection, self.generation()));
+        }
+        let waiter = &mut state.waiters[worker][at];
+        waiter.impatient = true;
+        waiter.overdue = options.reserve > 0 && waited >= options.reserve_timeout;
+        let overdue = waiter.overdue;
+        // Whatever was begun for it hangs, maybe, while others would be let in.
+        let hangs = waited >= LOGIN_PATIENCE && state.dialing > 0;
+        if (overdue || hangs) && state.open < self.size(&state) {
+            // A login takes a while; here the clock may be read.
+            if self.take_places(true, Instant::now()) == Grant::Taken {
+                self.spawn_grow(&mut state, Some(worker));
+            }
+        }
+        None
+    }
+
+    /// The most connections at the moment: with the reserve, when somebody has waited for it.
+    fn size(&self, state: &State<M>) -> usize {
+        let options = self.options.load();
+        let overdue = state.waiters.iter().flatten().any(|waiter| waiter.overdue);
+        options.size + if overdue { options.reserve } else { 0 }
+    }
+
+    /// Takes a place of each quota, or none. `wanted`: where there is none, the pool has to be given one.
+    fn take_places(&self, wanted: bool, now: Instant) -> Grant {
+        for (at, (quota, member)) in self.quotas.iter().enumerate() {
+            let grant = quota.take(*member, wanted, now);
+            if grant != Grant::Taken {
+                self.quotas[..at].iter().for_each(|(quota, member)| quota.give_back(*member));
+                return grant;
+            }
+        }
+        Grant::Taken
+    }
+
+    /// Begins to make a connection, for which the places have been taken: at home with the worker whose runtime this is, or with nobody.
+    fn spawn_grow(self: &Arc<Self>, state: &mut State<M>, worker: Option<usize>) {
+        let home = worker.unwrap_or(state.nobody());
+        state.homed[home] += 1;
+        state.open += 1;
+        state.dialing += 1;
+        let (pool, generation) = (self.clone(), self.generation());
+        tokio::spawn(async move { pool.grow(home, generation).await });
+    }
+
+    fn subtract(&self, state: &mut State<M>, home: usize) {
+        state.homed[home] -= 1;
+        state.open -= 1;
+        self.quotas.iter().for_each(|(quota, member)| quota.give_back(*member));
     }
 
     /// Makes one connection and gives it to whoever waits.
@@ -365,7 +497,7 @@ impl<M: Send + 'static> Pool<M> {
                 state.dialing -= 1;
                 state.failure = None;
                 drop(state);
-                self.lease(Box::new(connection), generation).release(Instant::now());
+                self.lease(Box::new(connection), generation).enter(Instant::now());
             }
             Err(error) => self.fail(worker, error),
         }
@@ -375,7 +507,7 @@ impl<M: Send + 'static> Pool<M> {
     fn fail(&self, worker: usize, error: DialError) {
         tracing::warn!(server = %format_args!("{}:{}", self.target.host, self.target.port), database = %self.target.database, user = %self.target.user, %error, "cannot connect to server");
         let mut state = self.lock();
-        state.subtract(worker);
+        self.subtract(&mut state, worker);
         state.dialing -= 1;
         state.failure = Some((Instant::now() + self.options.load().login_retry, error.clone()));
         if state.open == state.dialing {
@@ -385,7 +517,10 @@ impl<M: Send + 'static> Pool<M> {
                 // Whoever has stopped waiting does not need to know.
                 let _ = waiter.sender.send(Err(error.clone().into()));
             }
+        } else {
+            drop(state);
         }
+        self.quotas.iter().for_each(|(quota, _)| quota.settle());
     }
 
     fn lease(self: &Arc<Self>, connection: Box<Connection<M>>, generation: u64) -> Lease<M> {
@@ -394,25 +529,27 @@ impl<M: Send + 'static> Pool<M> {
 
     /// A connection was closed.
     fn closed(self: &Arc<Self>, home: usize) {
-        let mut state = self.lock();
-        state.subtract(home);
-        self.replace(state);
+        self.subtract(&mut self.lock(), home);
+        self.replace();
     }
 
-    /// Where connections were closed, one may be made for somebody who waits.
-    fn replace(self: &Arc<Self>, mut state: MutexGuard<'_, State<M>>) {
-        let waiting: usize = state.waiters.iter().map(VecDeque::len).sum();
+    /// Where connections were closed, some may be made: in another pool that has waited for its part, or for somebody who waits here.
+    fn replace(self: &Arc<Self>) {
         // Outside of a runtime the program is ending, and nobody waits.
-        if waiting > state.dialing
-            && state.open < self.options.load().size
-            && let (Some(worker), Ok(runtime)) = (state.oldest_waiter(), tokio::runtime::Handle::try_current())
-        {
-            state.add(worker);
-            state.dialing += 1;
-            let (pool, generation) = (self.clone(), self.generation());
-            drop(state);
-            runtime.spawn(async move { pool.grow(worker, generation).await });
+        if tokio::runtime::Handle::try_current().is_err() {
+            return;
         }
+        self.quotas.iter().for_each(|(quota, _)| quota.settle());
+        let mut state = self.lock();
+        // Nobody knows which worker's runtime this is.
+        if self.lacks(&state) && self.take_places(true, Instant::now()) == Grant::Taken {
+            self.spawn_grow(&mut state, None);
+        }
+    }
+
+    /// Whether somebody waits for whom a connection could be made, but for the quotas.
+    fn lacks(&self, state: &State<M>) -> bool {
+        state.waiting() > state.dialing && state.open < self.size(state)
     }
 
     fn generation(&self) -> u64 {
@@ -425,15 +562,48 @@ impl<M: Send + 'static> Pool<M> {
     }
 }
 
-impl<M: Send + 'static> State<M> {
-    fn add(&mut self, home: usize) {
-        self.homed[home] += 1;
-        self.open += 1;
+impl<M: Send + 'static> Shares for Pool<M> {
+    fn wants(&self) -> bool {
+        self.lacks(&self.lock())
     }
 
-    fn subtract(&mut self, home: usize) {
-        self.homed[home] -= 1;
-        self.open -= 1;
+    fn shed(&self) -> bool {
+        let mut state = self.lock();
+        // The worker with the most; of its, the one that has idled longest.
+        let Some(idle) = state.idle.iter_mut().max_by_key(|idle| idle.len()).filter(|idle| !idle.is_empty()) else {
+            return false;
+        };
+        let closed = idle.remove(0);
+        self.subtract(&mut state, closed.connection.home);
+        true
+    }
+
+    fn claim(self: Arc<Self>) {
+        let mut state = self.lock();
+        if !self.lacks(&state) {
+            self.quotas.iter().for_each(|(quota, member)| quota.sate(*member));
+        } else if tokio::runtime::Handle::try_current().is_ok()
+            && self.take_places(true, Instant::now()) == Grant::Taken
+        {
+            self.spawn_grow(&mut state, None);
+        }
+    }
+}
+
+impl<M: Send + 'static> Drop for Pool<M> {
+    fn drop(&mut self) {
+        self.quotas.iter().for_each(|(quota, member)| quota.leave(*member));
+    }
+}
+
+impl<M: Send + 'static> State<M> {
+    /// The home of connections that were not made on a worker's runtime. Whoever takes one brings it home.
+    fn nobody(&self) -> usize {
+        self.homed.len() - 1
+    }
+
+    fn waiting(&self) -> usize {
+        self.waiters.iter().map(VecDeque::len).sum()
     }
 
     /// Where in its worker's queue a client waits. Tickets are given out under the lock, so each queue is in their order.
@@ -448,7 +618,8 @@ impl<M: Send + 'static> State<M> {
 
     /// The idle connection used last: the worker's own, or if the worker has run dry, another's.
     fn take_idle(&mut self, worker: usize) -> Option<Idle<M>> {
-        match self.idle[worker].pop() {
+        let nobody = self.nobody();
+        match self.idle[worker].pop().or_else(|| self.idle[nobody].pop()) {
             None if self.is_dry(worker) => self.take_any_idle(),
             own => own,
         }
@@ -464,7 +635,7 @@ impl<M: Send + 'static> State<M> {
         let own = self.waiters[home].front().map(|waiter| waiter.ticket);
         let first = self.waiters[oldest].front()?;
         let overtaken = own.unwrap_or(self.next_ticket) - first.ticket > OVERTAKEN_MAX;
-        if overtaken || (own.is_none() && (first.impatient || self.is_dry(oldest))) {
+        if overtaken || (own.is_none() && (first.impatient || home == self.nobody() || self.is_dry(oldest))) {
             self.waiters[oldest].pop_front()
         } else {
             self.waiters[home].pop_front()
@@ -482,11 +653,34 @@ impl<M: Send + 'static> State<M> {
 impl<M: Send + 'static> Lease<M> {
     /// Gives the connection back, as good as it was: idle, outside of a transaction, nothing unread. `now` is the present
     /// moment.
-    pub fn release(mut self, now: Instant) {
+    pub fn release(self, now: Instant) {
+        let used_up = self.pool.options.load().lifetime.is_zero();
+        let unwanted = used_up || self.must_yield(now);
+        self.put_back(unwanted, now);
+    }
+
+    /// The same of a connection that has just been made.
+    fn enter(self, now: Instant) {
+        self.put_back(false, now);
+    }
+
+    /// Whether another pool has a better claim to the connection, or to one in its place.
+    fn must_yield(&self, now: Instant) -> bool {
+        if !self.pool.quotas.iter().any(|(quota, _)| quota.is_short()) {
+            return false;
+        }
+        let needed = self.pool.lock().waiting() > 0;
+        self.pool.quotas.iter().any(|(quota, member)| quota.must_yield(*member, needed, now))
+    }
+
+    fn put_back(mut self, unwanted: bool, now: Instant) {
         let Some(mut connection) = self.connection.take() else { return };
         let pool = self.pool.clone();
         let mut state = pool.lock();
-        let surplus = state.abandoned || state.open > pool.options.load().size;
+        let surplus = unwanted || state.abandoned || {
+            let options = pool.options.load();
+            state.open > options.size + options.reserve
+        };
         if pool.generation() == self.generation && !surplus && !pool.is_old(&connection, now) {
             loop {
                 let Some(waiter) = state.next_waiter(connection.home) else {
@@ -609,7 +803,7 @@ impl<M: Send + 'static> Drop for Attempt<'_, M> {
     fn drop(&mut self) {
         if self.pending {
             let mut state = self.pool.lock();
-            state.subtract(self.worker);
+            self.pool.subtract(&mut state, self.worker);
             state.dialing -= 1;
         }
     }
@@ -617,6 +811,12 @@ impl<M: Send + 'static> Drop for Attempt<'_, M> {
 
 /// How many later arrivals may be served before a client of another worker.
 const OVERTAKEN_MAX: u64 = 64;
+
+/// How many quotas a pool has a part in: its database's and its user's.
+pub(crate) const QUOTAS: usize = 2;
+
+/// How long a client waits for a login that was begun before another is: one that hangs does not keep it out.
+const LOGIN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long a client waits for a connection of its own worker while one idles elsewhere.
 const PATIENCE: Duration = Duration::from_millis(5);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cluster::{Authentication, Cluster};
-use pool::{CheckoutError, Figures, Lease, Options, Pool, Target, Wallet};
+use pool::{CheckoutError, Figures, Lease, Options, Pool, Quota, Target, Wallet};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 use wire::frame::Frames;
@@ -32,6 +32,9 @@ impl Scene {
         let mut options = Options {
             size: 1,
             size_min: 0,
+            reserve: 0,
+            reserve_timeout: LONG,
+            quota_max: [usize::MAX; 2],
             queue_max: 100,
             wait_timeout: LONG,
             idle_timeout: LONG,
@@ -40,7 +43,17 @@ impl Scene {
             workers: 1,
         };
         change(&mut options);
-        Pool::new(self.target(), options, |_| (), 0)
+        Pool::new(self.target(), options, Default::default(), |_| (), 0)
+    }
+
+    /// A pool that shares its quotas with others.
+    fn shared(&self, quotas: &[Arc<Quota>; 2], max: [usize; 2], size: usize) -> Arc<Pool<()>> {
+        let mut options = None;
+        self.pool(|made| {
+            (made.quota_max, made.size, made.login_retry) = (max, size, LONG);
+            options = Some(made.clone());
+        });
+        Pool::new(self.target(), options.unwrap(), quotas.clone(), |_| (), 0)
     }
 
     fn target(&self) -> Target {
@@ -261,7 +274,7 @@ fn a_server_that_is_away_is_reported_to_all_who_wait() {
         check(&pool, 0, 0, 0);
         // For a while it is not even tried.
         scene.cluster.start_node(0).await.unwrap();
-        assert!(matches!(pool.checkout(0, now()).await, Err(CheckoutError::Dial(_))));
+        assert!(matches!(pool.checkout(0, now()).await, Err(CheckoutError::Cached(_))));
         pool.checkout(0, now() + 2 * LONG).await.unwrap();
         // Once it has worked, the failure is history.
         pool.checkout(0, now()).await.unwrap();
@@ -304,10 +317,10 @@ fn age_and_idleness_end_connections() {
             lease.release(since);
         }
         for (moment, left) in [(start + hour / 4, 3), (start + hour, 2), (start + 2 * hour, 1), (start + 9 * hour, 1)] {
-            pool.sweep(moment);
+            pool.sweep(moment, false);
             check(&pool, left, 0, 0);
         }
-        pool.sweep(start + 11 * hour);
+        pool.sweep(start + 11 * hour, false);
         check(&pool, 0, 0, 0);
         scene.backends(0).await;
     });
@@ -323,23 +336,220 @@ fn an_old_connection_is_neither_kept_nor_lent_nor_handed_on() {
             options.lifetime = 10 * hour;
         });
         let (old, young) = (pool.checkout(0, now()).await.unwrap(), pool.checkout(0, now()).await.unwrap());
-        let (made, end) = (now(), young.since + 10 * hour);
-        assert!(old.since < young.since);
-        young.release(made);
-        old.release(made + hour);
-        pool.sweep(end - Duration::from_nanos(1));
-        check(&pool, 1, 0, 0);
-        let mut lease = pool.checkout(0, end - Duration::from_nanos(1)).await.unwrap();
-        let first = process(&mut lease).await;
-        lease.release(made);
+        // Up to a tenth earlier they may be closed, then they must.
+        let (first_end, last_end) = (old.since + 9 * hour, young.since + 10 * hour);
+        young.release(now());
+        old.release(now());
+        pool.sweep(first_end - Duration::from_nanos(1), false);
+        check(&pool, 2, 0, 0);
+        pool.sweep(last_end, false);
+        check(&pool, 0, 0, 0);
+        let mut lease = pool.checkout(0, now()).await.unwrap();
+        let (first, end) = (process(&mut lease).await, lease.since + 10 * hour);
+        lease.release(now());
         let mut lease = pool.checkout(0, end).await.unwrap();
-        let second = process(&mut lease).await;
+        let (second, end) = (process(&mut lease).await, lease.since + 10 * hour);
         assert_ne!(second, first);
         let _other = pool.checkout(0, now()).await.unwrap();
         let waiter = start(&pool, 0);
         waiting(&pool, 1).await;
-        lease.release(end + hour);
+        lease.release(end);
         assert_ne!(process(&mut waiter.await.unwrap().unwrap()).await, second);
+    });
+}
+
+#[test]
+fn a_lifetime_of_nothing_is_one_use() {
+    run(async |scene| {
+        let pool = scene.pool(|options| (options.size, options.lifetime) = (2, Duration::ZERO));
+        let mut lease = pool.checkout(0, now()).await.unwrap();
+        let first = process(&mut lease).await;
+        lease.release(now());
+        check(&pool, 0, 0, 0);
+        assert_ne!(process(&mut pool.checkout(0, now()).await.unwrap()).await, first);
+        // One that nobody has used is kept for who will.
+        let pool = scene.pool(|options| (options.size_min, options.lifetime) = (1, Duration::ZERO));
+        pool.sweep(now(), true);
+        until(|| pool.figures().idle == 1).await;
+        pool.sweep(now(), true);
+        check(&pool, 1, 0, 0);
+        pool.checkout(0, now()).await.unwrap().release(now());
+        check(&pool, 0, 0, 0);
+    });
+}
+
+#[test]
+fn the_least_size_is_there_before_it_is_needed() {
+    run(async |scene| {
+        let pool = scene.pool(|options| (options.size, options.size_min, options.workers) = (5, 3, 2));
+        pool.sweep(now(), false);
+        assert_eq!(pool.figures(), Figures::default());
+        pool.sweep(now(), true);
+        until(|| pool.figures().idle == 3).await;
+        scene.backends(3).await;
+        // Whichever worker comes has them at once, and no more are made.
+        let leases = [0, 1, 1].map(|worker| start(&pool, worker));
+        for lease in leases {
+            lease.await.unwrap().unwrap().release(now());
+        }
+        check(&pool, 3, 0, 0);
+        pool.sweep(now() + 2 * LONG, true);
+        until(|| pool.figures().idle == 3).await;
+        // Not more than the pool may have.
+        let pool = scene.pool(|options| (options.size, options.size_min) = (1, 3));
+        pool.sweep(now(), true);
+        until(|| pool.figures().idle == 1).await;
+        assert_eq!(pool.figures().dialing, 0);
+    });
+}
+
+#[test]
+fn the_reserve_is_for_who_waits_long() {
+    run(async |scene| {
+        let pool = scene.pool(|options| (options.reserve, options.reserve_timeout) = (1, Duration::from_millis(20)));
+        let first = pool.checkout(0, now()).await.unwrap();
+        let second = pool.checkout(0, now()).await.unwrap();
+        check(&pool, 0, 2, 0);
+        // There is no more of it.
+        let (third, fourth) = (start(&pool, 0), start(&pool, 0));
+        waiting(&pool, 2).await;
+        scene.sql("SELECT pg_sleep(0.1)").await;
+        check(&pool, 0, 2, 2);
+        // A connection that ends is replaced as long as somebody has waited so long.
+        drop(first);
+        let third = third.await.unwrap().unwrap();
+        drop(second);
+        let fourth = fourth.await.unwrap().unwrap();
+        check(&pool, 0, 2, 0);
+        third.release(now());
+        fourth.release(now());
+        check(&pool, 2, 0, 0);
+    });
+}
+
+#[test]
+fn a_login_that_hangs_keeps_nobody_else_out() {
+    run(async |scene| {
+        // A server that takes the first connection and says nothing, and is itself for all others.
+        let door = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut target = scene.target();
+        let server = (target.host.clone(), target.port);
+        target.port = door.local_addr().unwrap().port();
+        let relay = tokio::spawn(async move {
+            let _silent = door.accept().await.unwrap();
+            loop {
+                let (mut inside, mut outside) =
+                    (door.accept().await.unwrap().0, tokio::net::TcpStream::connect(&server).await.unwrap());
+                tokio::spawn(async move { tokio::io::copy_bidirectional(&mut inside, &mut outside).await });
+            }
+        });
+        let mut options = None;
+        scene.pool(|made| {
+            made.size = 2;
+            options = Some(made.clone());
+        });
+        let pool = Pool::new(target, options.unwrap(), Default::default(), |_| (), 0);
+        let mut lease = pool.checkout(0, now()).await.unwrap();
+        process(&mut lease).await;
+        assert_eq!(pool.figures(), Figures { idle: 0, leased: 1, dialing: 1, waiting: 0 });
+        relay.abort();
+    });
+}
+
+#[test]
+fn a_failure_is_remembered_as_such() {
+    run(async |scene| {
+        let mut target = scene.target();
+        target.database = "nowhere".to_owned();
+        let mut options = None;
+        scene.pool(|made| {
+            made.login_retry = LONG;
+            options = Some(made.clone());
+        });
+        let pool = Pool::new(target, options.unwrap(), Default::default(), |_| (), 0);
+        let text = "database \"nowhere\" does not exist";
+        assert_eq!(pool.checkout(0, now()).await.unwrap_err().to_string(), text);
+        let cached = format!("server login has been failing, cached error: {text} (server_login_retry)");
+        assert_eq!(pool.checkout(0, now()).await.unwrap_err().to_string(), cached);
+        assert_eq!(pool.checkout(0, now() + 2 * LONG).await.unwrap_err().to_string(), text);
+    });
+}
+
+#[test]
+fn pools_share_a_quota() {
+    run(async |scene| {
+        let quotas: [Arc<Quota>; 2] = Default::default();
+        let pools: Vec<_> = (0..3).map(|_| scene.shared(&quotas, [2, usize::MAX], 5)).collect();
+        let first = pools[0].checkout(0, now()).await.unwrap();
+        pools[0].checkout(0, now()).await.unwrap().release(now());
+        let second = pools[0].checkout(0, now()).await.unwrap();
+        let third = start(&pools[0], 0);
+        waiting(&pools[0], 1).await;
+        assert_eq!((quotas[0].open(), quotas[1].open()), (2, 2));
+        // One that idles is given up for another pool at once; one that comes back, too, when that one has less.
+        second.release(now());
+        let third = third.await.unwrap().unwrap();
+        third.release(now());
+        check(&pools[0], 1, 1, 0);
+        let other = pools[1].checkout(0, now()).await.unwrap();
+        check(&pools[0], 0, 1, 0);
+        check(&pools[1], 0, 1, 0);
+        scene.backends(2).await;
+        let waiter = start(&pools[2], 0);
+        waiting(&pools[2], 1).await;
+        other.release(now());
+        let third = waiter.await.unwrap().unwrap();
+        check(&pools[1], 0, 0, 0);
+        assert_eq!(quotas[0].open(), 2);
+        // Whoever gives up is not waited for.
+        let gone = start(&pools[1], 0);
+        waiting(&pools[1], 1).await;
+        gone.abort();
+        waiting(&pools[1], 0).await;
+        first.release(now());
+        third.release(now());
+        drop(pools);
+        assert_eq!(quotas[0].open(), 0);
+        scene.backends(0).await;
+    });
+}
+
+#[test]
+fn a_quota_is_shared_evenly() {
+    run(async |scene| {
+        // As three users of one database, of fifteen clients each, none of whom ever rests.
+        let quotas: [Arc<Quota>; 2] = Default::default();
+        let pools: Vec<_> = (0..3).map(|_| scene.shared(&quotas, [4, usize::MAX], 15)).collect();
+        let served: Vec<Arc<std::sync::atomic::AtomicUsize>> = (0..3).map(|_| Arc::default()).collect();
+        let mut clients = Vec::new();
+        for (pool, served) in pools.iter().zip(&served) {
+            for _ in 0..15 {
+                let (pool, served) = (pool.clone(), served.clone());
+                clients.push(tokio::spawn(async move {
+                    loop {
+                        let mut lease = pool.checkout(0, now()).await.unwrap();
+                        process(&mut lease).await;
+                        lease.release(now());
+                        served.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    }
+                }));
+            }
+        }
+        let counts =
+            || served.iter().map(|served| served.load(std::sync::atomic::Ordering::Relaxed)).collect::<Vec<_>>();
+        until(|| counts().iter().all(|count| *count > 0)).await;
+        let before = counts();
+        let gained = || counts().iter().zip(&before).map(|(now, before)| now - before).collect::<Vec<_>>();
+        // Many turns: over them, who has had a connection less has had one more, too.
+        until(|| gained().iter().sum::<usize>() > 8_000).await;
+        let gained = gained();
+        let (least, most) = (gained.iter().min().unwrap(), gained.iter().max().unwrap());
+        assert!(*most as f64 <= 1.5 * *least as f64, "{gained:?}");
+        assert_eq!(quotas[0].open(), 4);
+        clients.iter().for_each(JoinHandle::abort);
+        for client in clients {
+            let _ = client.await;
+        }
     });
 }
 
