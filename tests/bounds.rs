@@ -21,8 +21,7 @@ async fn connections(stage: &Stage, labels: &[(&str, &str)]) -> f64 {
 
 /// Server sessions of clients, as the server counts them; the probes are not among them.
 async fn backends(stage: &Stage) -> usize {
-    let sql =
-        "select count(*) from pg_stat_activity where backend_type = 'client backend' and query like '%/* held */%' and pid <> pg_backend_pid()";
+    let sql = "select count(*) from pg_stat_activity where backend_type = 'client backend' and query like '%/* held */%' and pid <> pg_backend_pid()";
     stage.direct(0, sql).await.parse().unwrap()
 }
 

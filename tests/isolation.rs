@@ -173,3 +173,38 @@ async fn session_pooling_keeps_everything_until_the_end() {
     assert_eq!(two.value("select to_regclass('scratch') is null").await.unwrap(), "t");
     assert_eq!(two.value("select pg_try_advisory_lock(9)").await.unwrap(), "t");
 }
+
+#[tokio::test]
+async fn what_wipes_a_session_off_its_server_can_be_chosen() {
+    // Each query, and what of the first session's settings and statements the next one sees on the same server; the server
+    // is another where it could not be wiped.
+    for (query, always, same) in [
+        ("DISCARD ALL", false, true),
+        ("DISCARD ALL", true, true),
+        ("RESET ALL", false, true),
+        ("select 1/0", false, false),
+        ("", false, false),
+    ] {
+        for mode in ["session", "transaction"] {
+            let setup = Setup::replicas(0).with("pool", "mode", &format!("\"{mode}\"")).with("pool", "size", "1");
+            let setup = setup.with("pool", "server_reset_query", &format!("\"{query}\""));
+            let stage = setup.with("pool", "server_reset_query_always", &always.to_string()).start().await.unwrap();
+            let one = stage.connect().await;
+            one.batch_execute("set work_mem = '7MB'").await.unwrap();
+            // Kept in transaction pooling, too.
+            one.batch_execute("create temp table scratch (n int)").await.unwrap();
+            one.query_one("select 1 + 1", &[]).await.unwrap();
+            let backend = one.value("select pg_backend_pid()").await.unwrap();
+            assert_eq!(one.value("show work_mem").await.unwrap(), "7MB", "{query:?} {mode}");
+            one.close().await;
+            let two = stage.connect().await;
+            assert_eq!(two.value("show work_mem").await.unwrap(), "4MB", "{query:?} {mode}");
+            assert_eq!(two.query_one("select 1 + 1", &[]).await.unwrap().get::<_, i32>(0), 2, "{query:?} {mode}");
+            // RESET ALL leaves temporary tables, and whoever configures it gets what it does.
+            let seen = two.value("select to_regclass('scratch') is not null").await.unwrap();
+            assert_eq!(seen, if query == "RESET ALL" { "t" } else { "f" }, "{query:?} {mode}");
+            let next = two.value("select pg_backend_pid()").await.unwrap();
+            assert_eq!(next == backend, same, "{query:?} {mode}");
+        }
+    }
+}

@@ -41,6 +41,7 @@ mod smoke;
 mod startup;
 mod strangers;
 mod tap;
+mod timeouts;
+mod vanishing;
 mod vouched;
 mod walks;
-mod timeouts;

@@ -96,7 +96,8 @@ impl Ceilings {
     }
 
     /// What holds with these overrides.
-    pub(crate) fn with(self, own: &CeilingOverrides) -> Ceilings {
+    #[must_use]
+    pub fn with(self, own: &CeilingOverrides) -> Ceilings {
         Ceilings {
             connections: own.connections.map_or(self.connections, ceiling),
             clients: own.clients.map_or(self.clients, ceiling),

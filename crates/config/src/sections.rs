@@ -68,6 +68,8 @@ pub struct Keepalive {
     pub interval: Duration,
     /// The number of unanswered probes after which the peer is dead.
     pub count: u32,
+    /// How long what was sent may stay without an acknowledgement before the peer is dead; `None` for the operating system's limit.
+    pub user_timeout: Option<Duration>,
 }
 
 /// `[console]`: the admin console, which is the databases `hakem` and `pgbouncer`.
@@ -121,6 +123,10 @@ pub struct Pool {
     pub server_lifetime: Duration,
     /// The pause after a failed connection attempt.
     pub server_login_retry: Duration,
+    /// What wipes a session off its server; empty for closing the connection instead.
+    pub server_reset_query: String,
+    /// Whether that is run after each transaction, too.
+    pub server_reset_query_always: bool,
     /// The most prepared statements kept on one server connection.
     pub prepared_statements_max: usize,
 }
@@ -296,6 +302,11 @@ impl Proxy {
             idle: section.within("tcp_keepalive_idle", seconds(30), seconds(1)..=seconds(32_767)),
             interval: section.within("tcp_keepalive_interval", seconds(10), seconds(1)..=seconds(32_767)),
             count: section.within("tcp_keepalive_count", 3, 1..=127),
+            user_timeout: limits::limit(section.within(
+                "tcp_user_timeout",
+                Duration::ZERO,
+                Duration::ZERO..=DURATION_MAX,
+            )),
         };
         let listen = section.value("listen", vec![SocketAddr::from(([127, 0, 0, 1], 6432))]);
         let http_listen = section.value("http_listen", Some(SocketAddr::from(([127, 0, 0, 1], 6433))));
@@ -380,6 +391,8 @@ impl Pool {
             )),
             server_lifetime: section.within("server_lifetime", seconds(3600), Duration::ZERO..=DURATION_MAX),
             server_login_retry: section.within("server_login_retry", seconds(1), TIMEOUT_MIN..=DURATION_MAX),
+            server_reset_query: section.value("server_reset_query", "DISCARD ALL".to_owned()),
+            server_reset_query_always: section.value("server_reset_query_always", false),
             prepared_statements_max: count(section.within("prepared_statements_max", 200, 1..=65_536)),
         };
         if pool.min_size > pool.size {

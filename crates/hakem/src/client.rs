@@ -16,12 +16,10 @@ use pool::{Lease, Stream};
 use session::{Intent, Need, RetryReason, ServerMemory, Session, Step, Transaction};
 use tokio::io::AsyncWriteExt;
 use topology::NodeId;
-use wire::backend::{Failure, Status, tag};
-use wire::frame::Frames;
+use wire::backend::Failure;
 use wire::frontend;
 
 use crate::abandon::abandon;
-use crate::ask::ask;
 use crate::books::{Books, timed};
 use crate::buffers::Inbox;
 use crate::cancel::{self, Flights, Registered};
@@ -32,6 +30,7 @@ use crate::lobby::Seat;
 use crate::login::{self, Entrance, Welcome};
 use crate::pins::Pins;
 use crate::relay::{Gone, Outcome, Place, relay};
+use crate::reset::reset;
 use crate::route::{self, Missed, Wanted};
 use crate::service::Tenant;
 use crate::waiting::Presence;
@@ -320,6 +319,13 @@ impl Client {
             self.note_return(&lease);
             match outcome {
                 Outcome::Free => {
+                    if self.tenant.resets_always {
+                        session.detach(&mut lease.memory);
+                        if reset(&mut lease, &self.tenant.reset_query).await.is_none() {
+                            abandon(lease, false, self.worker.service.config().proxy.cancel_wait_timeout);
+                            return None;
+                        }
+                    }
                     self.give_back(session, lease, flights);
                     return None;
                 }
@@ -357,7 +363,8 @@ impl Client {
                         && session.is_quiet()
                         && session.transaction() == Transaction::None
                         && flights.is_none()
-                        && reset(&mut lease).await.is_some()
+                        && session.is_synced()
+                        && reset(&mut lease, &self.tenant.reset_query).await.is_some()
                     {
                         lease.release(Instant::now());
                     } else {
@@ -462,30 +469,11 @@ impl Client {
     }
 }
 
-/// Wipes a session's state off its server; `None` when that cannot be done.
-async fn reset(lease: &mut Lease<ServerMemory>) -> Option<()> {
-    // A server that has more to say to this than the limit is not worth keeping.
-    let exchange = ask(&mut lease.stream, "DISCARD ALL", RESET_MAX);
-    let reply = tokio::time::timeout(FAREWELL_MAX, exchange).await.ok()?.ok()?;
-    if Frames::new(&reply).any(|frame| frame.tag == tag::ERROR_RESPONSE) {
-        return None;
-    }
-    let ready = Frames::new(&reply).find(|frame| frame.tag == tag::READY_FOR_QUERY)?;
-    if Status::read(ready.body()) != Some(Status::Idle) {
-        return None;
-    }
-    lease.memory.discard_all();
-    Some(())
-}
-
 /// How often a request is run again, whatever the reason.
 const RETRIES_MAX: u32 = 10;
 
 /// How often a request is run again after its server was lost: a request may be what kills servers, and is not to kill them all.
 const LOSSES_MAX: u32 = 2;
-
-/// Bytes of a server's answer to DISCARD ALL.
-const RESET_MAX: usize = 64 * 1024;
 
 /// The time for a last word to a client.
 const FAREWELL_MAX: std::time::Duration = std::time::Duration::from_secs(1);

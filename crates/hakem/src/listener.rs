@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use config::Keepalive;
 use pool::Detached;
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use wire::backend::Failure;
 
@@ -86,14 +86,13 @@ fn origin(stream: &Detached) -> Origin {
 
 fn prepare(stream: &tokio::net::TcpStream, keepalive: Option<Keepalive>) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    if let Some(keepalive) = keepalive {
-        let keepalive = TcpKeepalive::new()
-            .with_time(keepalive.idle)
-            .with_interval(keepalive.interval)
-            .with_retries(keepalive.count);
-        SockRef::from(stream).set_tcp_keepalive(&keepalive)?;
-    }
-    Ok(())
+    keepalive.map_or(Ok(()), |configured| self::keepalive(configured).apply(stream))
+}
+
+/// How dead peers are noticed, as configured.
+pub(crate) fn keepalive(configured: Keepalive) -> pool::Keepalive {
+    let Keepalive { idle, interval, count, user_timeout } = configured;
+    pool::Keepalive { idle, interval, count, user_timeout }
 }
 
 /// Tells a client that too many are logging in; one write into an empty socket buffer, without waiting.

@@ -38,6 +38,7 @@ mod pins;
 mod quotas;
 mod relay;
 mod replication;
+mod reset;
 mod route;
 mod run;
 mod secrets;

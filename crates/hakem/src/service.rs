@@ -148,7 +148,8 @@ impl Service {
         let gate = self.gates.of(database);
         let ledger = Arc::new(Ledger::new(self.workers, Instant::now()));
         let quotas = self.quotas.clone();
-        let tenant = Tenant::new(key.clone(), &config, self.workers, cluster, resolved, Kept { common, gate, ledger, quotas });
+        let tenant =
+            Tenant::new(key.clone(), &config, self.workers, cluster, resolved, Kept { common, gate, ledger, quotas });
         let tenant = Arc::new(tenant);
         tenants.insert(key, tenant.clone());
         Ok(tenant)
@@ -400,7 +401,7 @@ impl Service {
         for tenant in &tenants {
             let in_use = self.census.has(&tenant.key);
             for (_, pool) in tenant.pools() {
-                pool.sweep(now, in_use);
+                pool.sweep(now, in_use && !tenant.gate.is_closed());
             }
         }
         let unused = |cluster: &mut Arc<Cluster>| !tenants.iter().any(|tenant| Arc::ptr_eq(&tenant.cluster, cluster));

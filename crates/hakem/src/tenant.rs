@@ -20,6 +20,7 @@ use crate::clusters::Cluster;
 use crate::gate::Gate;
 use crate::ledger::Ledger;
 use crate::listen::Hub;
+use crate::listener;
 use crate::quotas::Quotas;
 
 /// One database as one user sees it.
@@ -47,6 +48,10 @@ pub(crate) struct Tenant {
     connect_timeout: Duration,
     keepalive: Option<Keepalive>,
     prepared_max: usize,
+    /// What wipes a session off its server; nothing when a server is to be closed instead.
+    pub(crate) reset_query: String,
+    /// After each transaction.
+    pub(crate) resets_always: bool,
     failover_timeout: Duration,
     /// What servers report to a client with these startup settings, and when that was learnt.
     greetings: Mutex<HashMap<String, (Instant, Arc<Parameters>)>>,
@@ -151,12 +156,10 @@ impl Tenant {
             pool_options,
             quotas,
             connect_timeout: config.pool.server_connect_timeout,
-            keepalive: config.proxy.keepalive.map(|keepalive| Keepalive {
-                idle: keepalive.idle,
-                interval: keepalive.interval,
-                count: keepalive.count,
-            }),
+            keepalive: config.proxy.keepalive.map(listener::keepalive),
             prepared_max: config.pool.prepared_statements_max,
+            reset_query: config.pool.server_reset_query.clone(),
+            resets_always: config.pool.server_reset_query_always,
             failover_timeout: config.topology.failover_timeout,
             greetings: Mutex::default(),
             last_stale: AtomicU64::new(0),

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use auth::{AuthError, Cleartext, ServerLogin, Step};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use wire::backend::{self, Report, SqlState, tag};
 use wire::frame::{Frame, Header};
 use wire::startup::CancelKey;
@@ -50,6 +52,21 @@ pub struct Keepalive {
     pub interval: Duration,
     /// Unanswered probes after which the peer is dead.
     pub count: u32,
+    /// How long what was sent may stay without an acknowledgement before the peer is dead; `None` for the operating system's limit.
+    pub user_timeout: Option<Duration>,
+}
+
+impl Keepalive {
+    /// Sets it on a socket.
+    ///
+    /// # Errors
+    /// When the operating system will not have it.
+    pub fn apply(&self, stream: &TcpStream) -> io::Result<()> {
+        let socket = SockRef::from(stream);
+        let keepalive = TcpKeepalive::new().with_time(self.idle).with_interval(self.interval).with_retries(self.count);
+        socket.set_tcp_keepalive(&keepalive)?;
+        self.user_timeout.map_or(Ok(()), |timeout| socket.set_tcp_user_timeout(Some(timeout)))
+    }
 }
 
 /// Why there is no connection.

@@ -9,7 +9,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use wire::startup;
@@ -52,11 +51,7 @@ async fn open(target: &Target) -> Result<Socket, DialError> {
     let stream = TcpStream::connect((target.host.as_str(), target.port)).await?;
     stream.set_nodelay(true)?;
     if let Some(keepalive) = target.keepalive {
-        let keepalive = TcpKeepalive::new()
-            .with_time(keepalive.idle)
-            .with_interval(keepalive.interval)
-            .with_retries(keepalive.count);
-        SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+        keepalive.apply(&stream)?;
     }
     Ok(Socket::Tcp(stream))
 }

@@ -606,3 +606,22 @@ fn all_connections_can_be_lent_at_once_and_no_more() {
         assert_eq!(pool.figures().leased, 0);
     });
 }
+
+#[test]
+fn a_silent_peer_is_given_the_time_that_is_configured() {
+    run(async |scene| {
+        let mut target = scene.target();
+        let seconds = Duration::from_secs;
+        let keepalive =
+            pool::Keepalive { idle: seconds(7), interval: seconds(3), count: 5, user_timeout: Some(seconds(11)) };
+        target.keepalive = Some(keepalive);
+        let made = pool::dial(&target, (), 0).await.unwrap();
+        let pool::Socket::Tcp(stream) = made.stream.socket() else { panic!("{:?}", made.stream) };
+        let socket = socket2::SockRef::from(stream);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), seconds(7));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), seconds(3));
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 5);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(seconds(11)));
+    });
+}

@@ -53,6 +53,12 @@ impl ServerMemory {
         self.settings = Some(Map::default());
     }
 
+    /// Forgets everything but what cannot be known: no statement is there any more, and the settings may be any.
+    pub fn distrust(&mut self) {
+        self.discard_all();
+        self.settings = None;
+    }
+
     /// How many statements are prepared there.
     #[must_use]
     pub fn prepared(&self) -> usize {

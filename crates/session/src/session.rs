@@ -378,6 +378,12 @@ impl Session {
         self.owed.is_empty() || self.progress.unflushed
     }
 
+    /// Whether the server has answered all that it was sent, up to a ReadyForQuery.
+    #[must_use]
+    pub fn is_synced(&self) -> bool {
+        self.owed.is_empty() && !self.progress.part
+    }
+
     /// Whether the server waits for the client's CopyData.
     #[must_use]
     pub fn copies_in(&self) -> bool {

@@ -131,7 +131,10 @@ fn values() {
     assert_eq!(config.proxy.listen, ["0.0.0.0:1".parse().unwrap(), "[::1]:2".parse().unwrap()]);
     assert_eq!((config.proxy.http_listen, config.proxy.workers, config.proxy.message_retain_max), (None, 3, 65536));
     let seconds = Duration::from_secs;
-    assert_eq!(config.proxy.keepalive, Some(Keepalive { idle: seconds(120), interval: seconds(10), count: 3 }));
+    assert_eq!(
+        config.proxy.keepalive,
+        Some(Keepalive { idle: seconds(120), interval: seconds(10), count: 3, user_timeout: None })
+    );
     assert_eq!(config.proxy.client_login_timeout, seconds(3600));
     assert_eq!((config.log.level, config.log.format), (LogLevel::Trace, LogFormat::Json));
     assert_eq!((config.auth.method, config.users.len()), (AuthMethod::Trust, 0));

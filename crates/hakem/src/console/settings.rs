@@ -142,11 +142,13 @@ fn seconds(text: &str) -> Option<String> {
 const SECTIONS: [&str; 8] = ["proxy", "console", "log", "auth", "tls", "pool", "routing", "topology"];
 
 /// Sections and keys of ours that PgBouncer has under another name.
-const RENAMED: [(&str, &str, &str); 8] = [
+const RENAMED: [(&str, &str, &str); 10] = [
     ("auth", "method", "auth_type"),
     ("pool", "min_size", "min_pool_size"),
     ("pool", "mode", "pool_mode"),
     ("pool", "prepared_statements_max", "max_prepared_statements"),
+    ("pool", "reserve_size", "reserve_pool_size"),
+    ("pool", "reserve_timeout", "reserve_pool_timeout"),
     ("pool", "size", "default_pool_size"),
     ("proxy", "tcp_keepalive_count", "tcp_keepcnt"),
     ("proxy", "tcp_keepalive_idle", "tcp_keepidle"),
@@ -154,7 +156,7 @@ const RENAMED: [(&str, &str, &str); 8] = [
 ];
 
 /// Keys of ours that PgBouncer has under the same name, but for those that begin like its TLS settings.
-const SHARED: [&str; 49] = [
+const SHARED: [&str; 47] = [
     "admin_users",
     "application_name_add_host",
     "auth_dbname",
@@ -181,8 +183,6 @@ const SHARED: [&str; 49] = [
     "query_timeout",
     "query_wait_notify",
     "query_wait_timeout",
-    "reserve_pool_size",
-    "reserve_pool_timeout",
     "scram_iterations",
     "server_check_delay",
     "server_check_query",
@@ -243,7 +243,7 @@ mod tests {
         assert_eq!(set("default_pool_size", "9").unwrap().pool.size, 9);
         assert_eq!(set("pool.size", "9").unwrap().users["u"].password.as_ref().unwrap().expose(), "secret");
         assert_eq!(set("max_client_conn", "77").unwrap().proxy.max_client_conn, 77);
-        assert_eq!(set("query_wait_timeout", "1.5").unwrap().pool.query_wait_timeout.as_millis(), 1500);
+        assert_eq!(set("query_wait_timeout", "1.5").unwrap().pool.timeouts.query_wait.unwrap().as_millis(), 1500);
         assert_eq!(set("server_lifetime", "90").unwrap().pool.server_lifetime.as_secs(), 90);
         assert_eq!(set("max_lag", "250ms").unwrap().routing.max_lag.as_millis(), 250);
         assert!(set("pool_mode", "session").is_ok() && set("tcp_keepalive", "0").unwrap().proxy.keepalive.is_none());

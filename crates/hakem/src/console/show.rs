@@ -138,7 +138,9 @@ impl View<'_> {
             port = snapshot.primary().or(snapshot.nodes.first()).map(|node| node.port).into();
         }
         let overrides = entry.map(|entry| &entry.overrides);
-        let size = overrides.and_then(|overrides| overrides.pool_size).unwrap_or(self.config.pool.size);
+        let pool = &self.config.pool;
+        let size = overrides.and_then(|overrides| overrides.pool_size).unwrap_or(pool.size);
+        let ceilings = entry.map_or(pool.max_db, |entry| pool.max_db.with(&entry.ceilings));
         let servers: usize = own.iter().map(|tenant| open(tenant_figures(tenant))).sum();
         let clients = self.clients.iter().filter(|client| client.database == name).count();
         let gate = self.service.gates.of(name);
@@ -149,14 +151,15 @@ impl View<'_> {
             entry.and_then(|entry| entry.dbname.clone()).unwrap_or_else(|| name.to_owned()).into(),
             Value::Null,
             size.into(),
-            self.config.pool.min_size.into(),
-            0u32.into(),
-            self.config.pool.server_lifetime.as_secs().into(),
+            overrides.and_then(|overrides| overrides.min_pool_size).unwrap_or(pool.min_size).min(size).into(),
+            overrides.and_then(|overrides| overrides.reserve_pool_size).unwrap_or(pool.reserve_size).into(),
+            overrides.and_then(|overrides| overrides.server_lifetime).unwrap_or(pool.server_lifetime).as_secs().into(),
             overrides.and_then(|overrides| overrides.pool_mode).map(mode).into(),
             Value::Null,
-            0u32.into(),
+            // PgBouncer's for any number.
+            ceilings.connections.unwrap_or(0).into(),
             servers.into(),
-            0u32.into(),
+            ceilings.clients.unwrap_or(0).into(),
             clients.into(),
             gate.is_paused().into(),
             gate.is_disabled().into(),
@@ -207,15 +210,16 @@ impl View<'_> {
             let own = tenants.iter().filter(|tenant| tenant.key.1 == *name);
             let servers: usize = own.map(|tenant| open(tenant_figures(tenant))).sum();
             let clients = self.clients.iter().filter(|client| client.user == *name).count();
-            let size = user.overrides.pool_size.map_or_else(String::new, |size| format!("{size:9}"));
+            let size = |size: Option<usize>| size.map_or_else(String::new, |size| format!("{size:9}"));
+            let ceilings = self.config.pool.max_user.with(&user.ceilings);
             vec![
                 name.clone().into(),
-                size.into(),
-                "".into(),
+                size(user.overrides.pool_size).into(),
+                size(user.overrides.reserve_pool_size).into(),
                 user.overrides.pool_mode.map(mode).into(),
-                0u32.into(),
+                ceilings.connections.unwrap_or(0).into(),
                 servers.into(),
-                0u32.into(),
+                ceilings.clients.unwrap_or(0).into(),
                 clients.into(),
             ]
         };
