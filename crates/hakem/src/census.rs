@@ -3,7 +3,9 @@
 //! Owns the count, which changes when a client has proved who it is and when it leaves. The clients of the program as a whole, logged
 //! in or not, are counted by `service`.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use config::Resolved;
@@ -69,10 +71,7 @@ impl Drop for Membership {
 }
 
 /// Counts one out; names that nobody has any more are forgotten.
-fn leave<K: std::hash::Hash + Eq, Q: std::hash::Hash + Eq + ?Sized>(counts: &mut HashMap<K, usize>, name: &Q)
-where
-    K: std::borrow::Borrow<Q>,
-{
+fn leave<K: Hash + Eq + Borrow<Q>, Q: Hash + Eq + ?Sized>(counts: &mut HashMap<K, usize>, name: &Q) {
     if let Some(count) = counts.get_mut(name) {
         *count -= 1;
         if *count == 0 {

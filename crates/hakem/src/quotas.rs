@@ -10,8 +10,11 @@ use pool::{Quota, Target};
 /// The quotas by server and name.
 #[derive(Default)]
 pub(crate) struct Quotas {
-    known: Mutex<HashMap<(String, u16, Kind, String), Weak<Quota>>>,
+    known: Mutex<HashMap<Place, Weak<Quota>>>,
 }
+
+/// A server's host and port, and what of it is limited under which name.
+type Place = (String, u16, Kind, String);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Kind {
