@@ -403,8 +403,11 @@ impl Session {
     /// A statement with an effect has succeeded, with this command tag.
     fn apply(&mut self, effect: &Effect, command: &[u8], memory: &mut ServerMemory) {
         match effect {
-            // Outside of a block it says so too, and prepares nothing; nor does it undo anything.
-            Effect::PrepareTransaction if command == b"ROLLBACK" && self.transaction == Transaction::None => {}
+            // Outside of a block it says so too, and prepares nothing; nor does it undo anything. What the request has done so far is
+            // committed (EndTransactionBlock), whatever comes behind it.
+            Effect::PrepareTransaction if command == b"ROLLBACK" && self.transaction == Transaction::None => {
+                self.settings.commit();
+            }
             // COMMIT of a failed transaction rolls it back, and says so.
             Effect::Commit { .. } | Effect::PrepareTransaction if command == b"ROLLBACK" => self.settings.rollback(),
             Effect::Commit { .. } | Effect::PrepareTransaction => self.settings.commit(),

@@ -291,7 +291,7 @@ pub(crate) fn assignment(name: &str, value: &str) -> String {
     if IDENTIFIER_LISTS.contains(&name) {
         // In SET, one literal is one element of the list, and a list of none cannot be said. A SELECT takes a snapshot, behind which
         // some statements cannot come, so it is for the rest.
-        if let Some(elements) = identifiers(value) {
+        if let Some(elements) = identifiers(value).filter(|elements| listed(elements) == value) {
             let elements: Vec<String> = elements.iter().map(|element| quoted_literal(element)).collect();
             return format!("SET {} TO {}", quoted_name(name), elements.join(","));
         }
@@ -299,6 +299,19 @@ pub(crate) fn assignment(name: &str, value: &str) -> String {
     } else {
         format!("SET {} TO {}", quoted_name(name), quoted_literal(value))
     }
+}
+
+/// How SHOW shows a list that was SET element by element (`flatten_set_variable_args`), but that it quotes keywords, too.
+fn listed(elements: &[String]) -> String {
+    let is_bare = |element: &String| {
+        let rest = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_';
+        element.starts_with(|first: char| first.is_ascii_lowercase() || first == '_') && element.chars().all(rest)
+    };
+    let shown = |element: &String| match is_bare(element) {
+        true => element.clone(),
+        false => format!("\"{}\"", element.replace('"', "\"\"")),
+    };
+    elements.iter().map(shown).collect::<Vec<_>>().join(", ")
 }
 
 /// The elements of a list, as `SplitIdentifierString` reads it; `None` for an empty list and for what is no list.
@@ -534,11 +547,14 @@ mod tests {
     fn lists() {
         for (value, expected) in [
             ("a, \"C d\"", "SET \"search_path\" TO 'a','C d'"),
-            (" \"$user\",Public ", "SET \"search_path\" TO '$user','public'"),
+            ("\"$user\", public", "SET \"search_path\" TO '$user','public'"),
             ("\"a\"\"b\"", "SET \"search_path\" TO 'a\"b'"),
             ("", "SELECT pg_catalog.set_config('search_path', '', false)"),
             ("a,", "SELECT pg_catalog.set_config('search_path', 'a,', false)"),
             ("\"\"", "SELECT pg_catalog.set_config('search_path', '\"\"', false)"),
+            // SHOW tells how it was written.
+            ("Public", "SELECT pg_catalog.set_config('search_path', 'Public', false)"),
+            ("\\", "SELECT pg_catalog.set_config('search_path',  E'\\\\', false)"),
             ("a b", "SELECT pg_catalog.set_config('search_path', 'a b', false)"),
         ] {
             assert_eq!(assignment("search_path", value), expected);
