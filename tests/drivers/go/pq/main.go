@@ -199,6 +199,8 @@ func copies(db *sql.DB) {
 			err = statement.Close()
 		}
 		if err != nil {
+			// Until it is closed, lib/pq's COPY reads the connection beside everybody else, and takes ROLLBACK's answer from it.
+			_ = statement.Close()
 			_ = tx.Rollback()
 			return err
 		}
