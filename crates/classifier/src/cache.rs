@@ -89,17 +89,16 @@ impl Classifier {
 
     /// The class, and whether other literals could change it.
     fn examine(&self, lexed: &Lexed<'_>, statements: &[Tokens<'_>]) -> (Class, bool) {
+        let verdicts = self.verdicts(statements);
+        let depends_on_literals = verdicts.iter().any(|verdict| verdict.depends_on_literals);
+        (class_of(lexed, verdicts), depends_on_literals)
+    }
+
+    /// The judgement on each statement.
+    pub(crate) fn verdicts(&self, statements: &[Tokens<'_>]) -> Vec<Verdict> {
         let judge =
             if statements.len() <= STATEMENTS_PARSED_MAX { statement::judge } else { statement::judge_unparsed };
-        let verdicts: Vec<Verdict> = statements.iter().map(|statement| judge(*statement, &self.catalog)).collect();
-        let depends_on_literals = verdicts.iter().any(|verdict| verdict.depends_on_literals);
-        let (access, why) = match (strictest(&verdicts), lexed.ambiguous) {
-            ((Access::Read, _), true) => (Access::Write, Why::ParseFailure),
-            (strictest, _) => strictest,
-        };
-        let statements = verdicts.len();
-        let effects = verdicts.into_iter().filter_map(|verdict| verdict.effect).collect();
-        (Class { access, effects, why, statements, hint: lexed.hint }, depends_on_literals)
+        statements.iter().map(|statement| judge(*statement, &self.catalog)).collect()
     }
 }
 
@@ -107,6 +106,17 @@ impl std::fmt::Debug for Classifier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Classifier").field("exact", &self.exact.len()).field("shapes", &self.shapes.len()).finish()
     }
+}
+
+/// The class of a string from the verdicts on its statements.
+pub(crate) fn class_of(lexed: &Lexed<'_>, verdicts: Vec<Verdict>) -> Class {
+    let (access, why) = match (strictest(&verdicts), lexed.ambiguous) {
+        ((Access::Read, _), true) => (Access::Write, Why::ParseFailure),
+        (strictest, _) => strictest,
+    };
+    let statements = verdicts.len();
+    let effects = verdicts.into_iter().filter_map(|verdict| verdict.effect).collect();
+    Class { access, effects, why, statements, hint: lexed.hint }
 }
 
 /// The room that one entry of ordinary length is granted; longer ones count for more.
@@ -128,7 +138,7 @@ impl quick_cache::Weighter<Box<str>, Arc<Class>> for ByBytes {
 
 /// The key of the second cache: the statements' shapes and the hint. `None` if it is too long, or if the text is ambiguous, which its
 /// shape does not show.
-fn shape_key(lexed: &Lexed<'_>, statements: &[Tokens<'_>]) -> Option<String> {
+pub(crate) fn shape_key(lexed: &Lexed<'_>, statements: &[Tokens<'_>]) -> Option<String> {
     if lexed.ambiguous {
         return None;
     }
@@ -156,7 +166,7 @@ fn strictest(verdicts: &[Verdict]) -> (Access, Why) {
     }
 }
 
-fn too_long() -> Class {
+pub(crate) fn too_long() -> Class {
     Class {
         access: Access::Write,
         effects: Box::new([Effect::Pin(PinReason::Other)]),

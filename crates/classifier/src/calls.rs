@@ -6,6 +6,7 @@
 
 use crate::lexer::Tokens;
 use std::borrow::Cow;
+use std::ops::Range;
 
 /// `[schema.]name(`
 #[derive(Debug, Clone)]
@@ -16,6 +17,13 @@ pub(crate) struct Call<'a> {
     pub(crate) open: usize,
     /// `a.b.c(`: nothing that a catalogue could be asked for.
     pub(crate) overqualified: bool,
+}
+
+impl Call<'_> {
+    /// Where its name stands in the text.
+    pub(crate) fn written(&self, statement: Tokens<'_>) -> Option<Range<usize>> {
+        statement.range(self.open - if self.schema.is_some() { 3 } else { 1 }, self.open)
+    }
 }
 
 /// Every call of the statement, in the order of the text.

@@ -26,6 +26,12 @@ impl Class {
     pub fn is_read(&self) -> bool {
         self.access == Access::Read
     }
+
+    /// A word for what the string does to its session: that of its strongest effect, or `none`.
+    pub fn effect(&self) -> &'static str {
+        let words = || self.effects.iter().map(Effect::as_str);
+        Effect::WORDS.iter().copied().find(|word| words().any(|has| has == *word)).unwrap_or("none")
+    }
 }
 
 /// Whether a hot standby can run the statement and give the answer that the primary would have given.
@@ -37,6 +43,16 @@ pub enum Access {
     Write,
 }
 
+impl Access {
+    /// `read` or `write`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Access::Read => "read",
+            Access::Write => "write",
+        }
+    }
+}
+
 /// What a routing comment asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Hint {
@@ -44,6 +60,16 @@ pub enum Hint {
     Primary,
     /// `/* hakem: replica */`
     Replica,
+}
+
+impl Hint {
+    /// The word that asks for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Hint::Primary => "primary",
+            Hint::Replica => "replica",
+        }
+    }
 }
 
 /// How long a SET lasts.
@@ -173,6 +199,49 @@ pub enum Effect {
     UnlistenAll,
     /// `pg_advisory_unlock` and its kin: the last advisory lock of the session may be gone.
     Unlocks,
+}
+
+impl Effect {
+    /// Every word of [`Effect::as_str`], the strongest first: what pins weighs more than what can be followed.
+    const WORDS: [&str; 12] = [
+        "pin",
+        "discard",
+        "set",
+        "prepare",
+        "execute",
+        "deallocate",
+        "listen",
+        "unlisten",
+        "hakem",
+        "unpin",
+        "unlock",
+        "transaction",
+    ];
+
+    /// A word for its kind.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Effect::Begin(_)
+            | Effect::Commit { .. }
+            | Effect::Rollback { .. }
+            | Effect::Savepoint(_)
+            | Effect::Release(_)
+            | Effect::RollbackTo(_)
+            | Effect::PrepareTransaction
+            | Effect::SetTransaction(_) => "transaction",
+            Effect::Set { .. } | Effect::SetUnseen(_) | Effect::Reset { .. } | Effect::ResetAll => "set",
+            Effect::DiscardAll => "discard",
+            Effect::DeallocateAll | Effect::Deallocate(_) => "deallocate",
+            Effect::Prepare { .. } => "prepare",
+            Effect::Execute(_) => "execute",
+            Effect::Hakem { .. } | Effect::HakemShow { .. } => "hakem",
+            Effect::Pin(_) => "pin",
+            Effect::Unpin(_) => "unpin",
+            Effect::Listen(_) => "listen",
+            Effect::Unlisten(_) | Effect::UnlistenAll => "unlisten",
+            Effect::Unlocks => "unlock",
+        }
+    }
 }
 
 /// The parts of a statement that executes a prepared one.

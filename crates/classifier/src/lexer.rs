@@ -5,6 +5,7 @@
 
 use crate::class::Hint;
 use std::borrow::Cow;
+use std::ops::Range;
 
 /// A query string in tokens, without its comments and white space.
 #[derive(Debug)]
@@ -193,6 +194,12 @@ impl<'a> Tokens<'a> {
             (Some(first), Some(last)) if start < end => &self.sql[first.start as usize..last.end as usize],
             _ => "",
         }
+    }
+
+    /// Where in the whole text these tokens stand.
+    pub(crate) fn range(self, start: usize, end: usize) -> Option<Range<usize>> {
+        let (first, last) = (self.tokens.get(start)?, self.tokens.get(end.checked_sub(1)?)?);
+        Some(first.start as usize..last.end as usize)
     }
 
     /// The tokens as written, joined by single spaces where SQL wants some.

@@ -2,6 +2,7 @@
 //!
 //! - `class`: the answer's vocabulary.
 //! - `cache`: [`Classifier`], the bounded caches in front of the rules.
+//! - `explain`: the same answer for people, with what decided it.
 //! - `lexer`: text to tokens and statements, by PostgreSQL's rules.
 //! - `statement`: one statement to its verdict (`verdict`), by its first words; `settings` for SET and its kin, `query` for what
 //!   may be a read, with `calls` and `blank` as its tools.
@@ -15,6 +16,7 @@ mod cache;
 mod calls;
 mod catalog;
 mod class;
+mod explain;
 mod lexer;
 mod prepared;
 mod query;
@@ -27,3 +29,4 @@ pub use catalog::{Catalog, Volatility};
 pub use class::{
     Access, Class, Effect, Execution, Hint, Isolation, PinReason, Scope, TransactionAccess, TransactionMode, Why,
 };
+pub use explain::{Explained, Explanation};

@@ -10,10 +10,10 @@ use crate::calls::{Call, calls, names_columns};
 use crate::catalog::{Calling, Catalog, is_node_relation, is_session_setting};
 use crate::class::{Access, Why};
 use crate::lexer::{Kind, Tokens};
-use crate::verdict::Verdict;
+use crate::verdict::{Because, Verdict};
 use sqlparser::ast::{Query, Select, Statement, TableAlias, TableFactor, Visit, Visitor};
 use sqlparser::dialect::PostgreSqlDialect;
-use sqlparser::parser::Parser;
+use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::Token;
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -31,12 +31,12 @@ pub(crate) fn judge(query: Tokens<'_>, catalog: &Catalog) -> Verdict {
     if relations.access == Access::Write {
         return relations;
     }
-    if let Some(why) = dangerous_word(query) {
-        return Verdict::write(why);
+    if let Some((why, at)) = dangerous_word(query) {
+        return Verdict::write(why).at(query.range(at, at + 1));
     }
     match parse(query) {
         Ok(shape) => judge_functions(query, catalog, &shape.aliases),
-        Err(why) => write_or_worse(query, catalog, why),
+        Err(refusal) => write_or_worse(query, catalog, refusal),
     }
 }
 
@@ -44,35 +44,35 @@ pub(crate) fn judge(query: Tokens<'_>, catalog: &Catalog) -> Verdict {
 pub(crate) fn judge_relations(query: Tokens<'_>, catalog: &Catalog) -> Verdict {
     for at in 0..query.len() {
         if query.kind(at) == Some(Kind::Unreadable) {
-            return Verdict::write(Why::ParseFailure);
+            return Verdict::write(Why::ParseFailure).at(query.range(at, at + 1));
         }
         if !query.is_identifier(at) || query.is_mark(at + 1, "(") {
             continue;
         }
         let Some(name) = query.identifier(at) else { continue };
         if is_node_relation(&name) {
-            return Verdict::write(Why::NodeDependent);
+            return Verdict::write(Why::NodeDependent).at(query.range(at, at + 1));
         }
         if catalog.is_primary_relation(&name) || name.starts_with("pg_temp") {
-            return Verdict::write(Why::PrimaryRelation);
+            return Verdict::write(Why::PrimaryRelation).at(query.range(at, at + 1));
         }
     }
     Verdict::read(Why::Select)
 }
 
 /// The reason for a write, and a better one if a function gives it.
-fn write_or_worse(query: Tokens<'_>, catalog: &Catalog, why: Why) -> Verdict {
-    if why != Why::ParseFailure {
-        return Verdict::write(why);
+fn write_or_worse(query: Tokens<'_>, catalog: &Catalog, refusal: Refusal) -> Verdict {
+    if refusal.why == Why::ParseFailure
+        && let Some(call) =
+            calls(query).find(|call| catalog.calling(call.schema.as_deref(), &call.name) == Calling::Volatile)
+    {
+        return Verdict::write(Why::VolatileFunction).at(call.written(query));
     }
-    match calls(query).map(|call| catalog.calling(call.schema.as_deref(), &call.name)).max() {
-        Some(Calling::Volatile) => Verdict::write(Why::VolatileFunction),
-        _ => Verdict::write(why),
-    }
+    Verdict { because: refusal.complaint.map(Because::Parser), ..Verdict::write(refusal.why) }
 }
 
 fn judge_functions(query: Tokens<'_>, catalog: &Catalog, aliases: &HashSet<String>) -> Verdict {
-    let mut worst = Calling::Harmless;
+    let (mut worst, mut at) = (Calling::Harmless, None);
     let mut depends_on_literals = false;
     for call in calls(query) {
         let calling = match catalog.calling(call.schema.as_deref(), &call.name) {
@@ -86,7 +86,9 @@ fn judge_functions(query: Tokens<'_>, catalog: &Catalog, aliases: &HashSet<Strin
             }
             calling => calling,
         };
-        worst = worst.max(calling);
+        if calling > worst {
+            (worst, at) = (calling, call.written(query));
+        }
     }
     let verdict = match worst {
         Calling::Harmless | Calling::ReadsSetting => Verdict::read(Why::Select),
@@ -94,7 +96,7 @@ fn judge_functions(query: Tokens<'_>, catalog: &Catalog, aliases: &HashSet<Strin
         Calling::NodeDependent => Verdict::write(Why::NodeDependent),
         Calling::Volatile => Verdict::write(Why::VolatileFunction),
     };
-    Verdict { depends_on_literals, ..verdict }
+    Verdict { depends_on_literals, ..verdict.at(at) }
 }
 
 /// `current_setting('name' [, true])` of a setting that follows the session.
@@ -104,21 +106,21 @@ fn reads_session_setting(query: Tokens<'_>, call: &Call<'_>) -> bool {
 }
 
 /// Words that a read has no use for where they stand. The tree would say so too, of the clauses that sqlparser knows.
-fn dangerous_word(query: Tokens<'_>) -> Option<Why> {
+fn dangerous_word(query: Tokens<'_>) -> Option<(Why, usize)> {
     (0..query.len()).find_map(|at| {
         if query.kind(at) != Some(Kind::Word) {
             return None;
         }
         let opens = at == 0 || query.is_mark(at - 1, "(") || query.is_mark(at - 1, ")");
         if query.is_word(at, "INTO") {
-            Some(Why::SelectInto)
+            Some((Why::SelectInto, at))
         } else if query.is_word(at, "FOR") && is_lock_strength(query, at + 1) {
-            Some(Why::RowLock)
+            Some((Why::RowLock, at))
         } else if opens
             && query.is_any_word(at, &["INSERT", "UPDATE", "DELETE", "MERGE"])
             && query.is_identifier(at + 1)
         {
-            Some(Why::WritesRows)
+            Some((Why::WritesRows, at))
         } else {
             None
         }
@@ -139,28 +141,47 @@ struct Shape {
     aliases: HashSet<String>,
 }
 
-fn parse(query: Tokens<'_>) -> Result<Shape, Why> {
+/// Why there is no tree, or none of a read.
+struct Refusal {
+    why: Why,
+    complaint: Option<String>,
+}
+
+impl From<Why> for Refusal {
+    fn from(why: Why) -> Self {
+        Refusal { why, complaint: None }
+    }
+}
+
+impl From<ParserError> for Refusal {
+    fn from(error: ParserError) -> Self {
+        Refusal { why: Why::ParseFailure, complaint: Some(error.to_string()) }
+    }
+}
+
+fn parse(query: Tokens<'_>) -> Result<Shape, Refusal> {
     let links = (0..query.len()).filter(|at| is_link(query, *at)).count();
     if links > CHAIN_LINKS_MAX {
-        return Err(Why::TooComplex);
+        return Err(Why::TooComplex.into());
     }
     let mut text = String::with_capacity(query.len() * 6);
     blank(query, &mut text);
     if text.len() > PARSED_BYTES_MAX {
-        return Err(Why::TooComplex);
+        return Err(Why::TooComplex.into());
     }
-    let mut parser = Parser::new(&PostgreSqlDialect {})
-        .with_recursion_limit(NESTING_MAX)
-        .try_with_sql(&text)
-        .map_err(|_| Why::ParseFailure)?;
-    let tree = parser.parse_query().map_err(|_| Why::ParseFailure)?;
-    if parser.peek_token_ref().token != Token::EOF {
-        return Err(Why::ParseFailure);
+    let mut parser = Parser::new(&PostgreSqlDialect {}).with_recursion_limit(NESTING_MAX).try_with_sql(&text)?;
+    let tree = parser.parse_query()?;
+    let next = parser.peek_token_ref();
+    if next.token != Token::EOF {
+        return Err(Refusal {
+            why: Why::ParseFailure,
+            complaint: Some(format!("end of query expected, found {next}")),
+        });
     }
     let mut inspector = Inspector { shape: Shape::default() };
     match tree.visit(&mut inspector) {
         ControlFlow::Continue(()) => Ok(inspector.shape),
-        ControlFlow::Break(why) => Err(why),
+        ControlFlow::Break(why) => Err(why.into()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The judgement on a single statement, before the statements of a string are put together.
 
 use crate::class::{Access, Effect, PinReason, Why};
+use std::ops::Range;
 
 /// Access, reason and effect of one statement. An effect is never replica-safe: the constructors see to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,15 +11,26 @@ pub(crate) struct Verdict {
     pub(crate) effect: Option<Effect>,
     /// Whether another value of a literal could have changed this verdict.
     pub(crate) depends_on_literals: bool,
+    /// What decided, for whoever asks why.
+    pub(crate) because: Option<Because>,
+}
+
+/// What decided a verdict.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Because {
+    /// These bytes of the text: a function, a relation, a word.
+    Text(Range<usize>),
+    /// The parser's complaint, about the text without its literals.
+    Parser(String),
 }
 
 impl Verdict {
     pub(crate) fn read(why: Why) -> Self {
-        Verdict { access: Access::Read, why, effect: None, depends_on_literals: false }
+        Verdict { access: Access::Read, why, effect: None, depends_on_literals: false, because: None }
     }
 
     pub(crate) fn write(why: Why) -> Self {
-        Verdict { access: Access::Write, why, effect: None, depends_on_literals: false }
+        Verdict { access: Access::Write, why, effect: None, depends_on_literals: false, because: None }
     }
 
     /// Transaction control.
@@ -33,5 +45,10 @@ impl Verdict {
 
     pub(crate) fn pin(reason: PinReason) -> Self {
         Self::session(Effect::Pin(reason))
+    }
+
+    /// The same verdict, and the text that decided it.
+    pub(crate) fn at(self, text: Option<Range<usize>>) -> Self {
+        Verdict { because: text.map(Because::Text), ..self }
     }
 }

@@ -4,7 +4,7 @@
 //! client's life, from its `login` to its end; `route` finds a server for a request; `relay` pumps until that server is
 //! free again, from and into `buffers`. Beside the way: `service` (what all workers share), `cancel`,
 //! `counters`, `ask`. Around it:
-//! `run` (start and stop), `http` and `metrics`, `check`, `demo`, `logging`.
+//! `run` (start and stop), `http` and `metrics`, `check`, `classify`, `demo`, `logging`.
 
 mod abandon;
 mod ask;
@@ -14,6 +14,7 @@ mod buffers;
 mod cancel;
 mod census;
 mod check;
+mod classify;
 mod client;
 mod clusters;
 mod console;
@@ -77,6 +78,8 @@ enum Command {
         #[arg(default_value = "proxy.toml")]
         config: PathBuf,
     },
+    /// Say what the proxy takes statements for: reads or writes, and why.
+    Classify(classify::Arguments),
     /// Start PostgreSQL servers for a demonstration, with the proxy in front of them; all of it is removed at the end.
     Demo(demo::Arguments),
 }
@@ -91,6 +94,13 @@ fn main() -> ExitCode {
         Command::Check { config } => {
             with_config(&config, |config| control_loop()?.block_on(async { check::check(&config).await }))
         }
+        Command::Classify(arguments) => match classify::classify(&arguments) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("hakem: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
         Command::Demo(arguments) => {
             let end =
                 control_loop().map_err(anyhow::Error::from).and_then(|events| events.block_on(demo::demo(arguments)));
