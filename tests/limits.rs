@@ -65,6 +65,9 @@ async fn a_queue_has_an_end() {
     let (waited, refused) = tokio::join!(waiter.failure("select 1"), late);
     assert_eq!(waited, Some(SqlState::QUERY_CANCELED));
     assert_eq!(refused, Some(SqlState::TOO_MANY_CONNECTIONS));
+    for reason in ["query_wait_timeout", "too_many_connections"] {
+        assert_eq!(stage.proxy.metric("hakem_refused_total", &[("reason", reason)]).await, 1.0, "{reason}");
+    }
     holder.batch_execute("commit").await.unwrap();
     assert_eq!(waiter.value("select 1").await.unwrap(), "1");
 }
@@ -234,4 +237,35 @@ fn cancel(process: u32, secret: u32) -> Vec<u8> {
     let mut packet = Vec::new();
     startup::put_cancel(&mut packet, &CancelKey { process, secret: secret.to_be_bytes().into() });
     packet
+}
+
+/// An idle connection whose server has gone without a word is found out, and another is made.
+#[tokio::test]
+async fn an_idle_server_is_asked_before_it_is_used() {
+    let setup = Setup::replicas(0)
+        .with("pool", "size", "1")
+        .with("pool", "server_connect_timeout", "\"500ms\"")
+        .with("pool", "server_check_delay", "\"0s\"")
+        .with("pool", "server_check_query", "\"select nextval('checks')\"");
+    let stage = setup.start().await.unwrap();
+    stage.direct(0, "create sequence checks").await;
+    let client = stage.connect().await;
+    let first = client.value("select pg_backend_pid()").await.unwrap();
+    assert_eq!(client.value("select pg_backend_pid()").await.unwrap(), first);
+    let asked: i64 = stage.direct(0, "select last_value from checks").await.trim().parse().unwrap();
+    assert!(asked >= 1, "the second one was preceded by a check");
+
+    signal("-STOP", &first);
+    let second = client.value("select pg_backend_pid()").await;
+    signal("-CONT", &first);
+    assert_ne!(second.unwrap(), first);
+
+    // One that answers with an error is not used either, and neither is the one after it: the client is told why not.
+    stage.direct(0, "drop sequence checks").await;
+    let third = client.value("select pg_backend_pid()").await.unwrap();
+    assert_ne!(client.value("select pg_backend_pid()").await.unwrap(), third);
+}
+
+fn signal(signal: &str, process: &str) {
+    assert!(std::process::Command::new("kill").args([signal, process]).status().unwrap().success());
 }

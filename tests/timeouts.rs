@@ -132,6 +132,10 @@ async fn each_timeout_ends_its_client_and_what_it_left_behind() {
     raw.query("commit").await;
     ends(&mut raw, "57P05", "client_idle_timeout").await;
 
+    for (timeout, ended) in [("query", 3.0), ("idle_transaction", 3.0), ("transaction", 2.0), ("client_idle", 2.0)] {
+        let ended_by = [("timeout", &*format!("{timeout}_timeout"))];
+        assert_eq!(stage.proxy.metric("hakem_timeouts_total", &ended_by).await, ended, "{timeout}");
+    }
     // Who has none is none the worse.
     assert_eq!(value(&patient.query("select n from t").await).as_deref(), Some("1"));
 }

@@ -176,7 +176,9 @@ impl Twins {
         let (mut through, mut direct) = (comparable(through, told_through), comparable(direct, told_direct));
         if self.splits {
             // A transaction that was begun READ ONLY may be on a replica, and what it is shown there of the node is the replica's.
-            [&mut through, &mut direct].map(|answer| answer.retain(|line| !is_of_the_node(line)));
+            for answer in [&mut through, &mut direct] {
+                answer.retain(|line| !is_of_the_node(line));
+            }
         }
         let shown = |answer: &[String], other: &[String]| -> Vec<String> {
             answer.iter().filter(|line| answer.len() < LINES_SHOWN || !other.contains(line)).cloned().collect()

@@ -123,6 +123,10 @@ pub struct Pool {
     pub server_lifetime: Duration,
     /// The pause after a failed connection attempt.
     pub server_login_retry: Duration,
+    /// What a connection must answer that has idled for `server_check_delay`, before it is lent; `None` for no check.
+    pub server_check_query: Option<String>,
+    /// The idle time after which a connection is checked.
+    pub server_check_delay: Duration,
     /// What wipes a session off its server; empty for closing the connection instead.
     pub server_reset_query: String,
     /// Whether that is run after each transaction, too.
@@ -391,6 +395,11 @@ impl Pool {
             )),
             server_lifetime: section.within("server_lifetime", seconds(3600), Duration::ZERO..=DURATION_MAX),
             server_login_retry: section.within("server_login_retry", seconds(1), TIMEOUT_MIN..=DURATION_MAX),
+            server_check_query: match section.value("server_check_query", String::new()).as_str() {
+                "" => None,
+                query => Some(query.to_owned()),
+            },
+            server_check_delay: section.within("server_check_delay", seconds(30), Duration::ZERO..=DURATION_MAX),
             server_reset_query: section.value("server_reset_query", "DISCARD ALL".to_owned()),
             server_reset_query_always: section.value("server_reset_query_always", false),
             prepared_statements_max: count(section.within("prepared_statements_max", 200, 1..=65_536)),

@@ -304,7 +304,7 @@ impl Client {
                     continue;
                 }
                 Err(Missed::Refused(failure)) => {
-                    self.worker.counters.refused();
+                    self.worker.counters.refused(&failure);
                     self.note_rest();
                     session.refuse(&failure);
                     return None;
@@ -448,7 +448,10 @@ impl Client {
                 }
                 return;
             }
-            Gone::Overdue(overdue) => overdue.failure(),
+            Gone::Overdue(overdue) => {
+                self.worker.counters.overdue(*overdue);
+                overdue.failure()
+            }
             Gone::Violation(violation) => Failure::fatal("08P01", violation.to_string()),
             Gone::Overflowed => Failure::fatal("53400", "too many notifications that the client has not read"),
             Gone::Broken => Failure::fatal("08006", "the server is out of step, or refused the session's settings"),

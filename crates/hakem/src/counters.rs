@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use classifier::{PinReason, Why};
 use session::{RetryReason, Role};
+use wire::backend::Failure;
+
+use crate::deadline::Overdue;
 
 /// What one worker has done.
 #[derive(Debug, Default)]
@@ -13,7 +16,8 @@ use session::{RetryReason, Role};
 pub(crate) struct Counters {
     routed: [[AtomicU64; WHYS]; 3],
     retried: [AtomicU64; RETRIES.len()],
-    refused: AtomicU64,
+    refused: [AtomicU64; REFUSALS.len()],
+    overdue: [AtomicU64; Overdue::ALL.len()],
     lost: AtomicU64,
     pins: [AtomicU64; PINS.len()],
     unpinned: [AtomicU64; PINS.len()],
@@ -83,8 +87,23 @@ impl Counters {
         std::array::from_fn(|at| taken[at].saturating_sub(ended[at]))
     }
 
-    pub(crate) fn refused(&self) {
-        add(&self.refused);
+    /// A request was refused for want of a server, with this error.
+    pub(crate) fn refused(&self, failure: &Failure) {
+        let reason = REFUSALS.iter().position(|(code, _)| *code == failure.code).unwrap_or(REFUSALS.len() - 1);
+        add(&self.refused[reason]);
+    }
+
+    /// A client's time was up.
+    pub(crate) fn overdue(&self, what: Overdue) {
+        add(&self.overdue[what as usize]);
+    }
+
+    pub(crate) fn refused_total(&self, at: usize) -> u64 {
+        self.refused[at].load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn overdue_total(&self, what: Overdue) -> u64 {
+        self.overdue[what as usize].load(Ordering::Relaxed)
     }
 
     pub(crate) fn lost(&self) {
@@ -112,9 +131,9 @@ impl Counters {
         self.retried[at].load(Ordering::Relaxed)
     }
 
-    /// Requests refused for want of a server, servers lost under a client, logins, failed logins.
-    pub(crate) fn others(&self) -> [u64; 4] {
-        [&self.refused, &self.lost, &self.logins, &self.failed_logins].map(|counter| counter.load(Ordering::Relaxed))
+    /// Servers lost under a client, logins, failed logins.
+    pub(crate) fn others(&self) -> [u64; 3] {
+        [&self.lost, &self.logins, &self.failed_logins].map(|counter| counter.load(Ordering::Relaxed))
     }
 }
 
@@ -122,6 +141,10 @@ impl Counters {
 fn add(counter: &AtomicU64) {
     counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
+
+/// Why requests are refused, by the SQLSTATE that the client gets; whatever has no reason of its own here is the server's.
+pub(crate) const REFUSALS: [(&str, &str); 4] =
+    [("57014", "query_wait_timeout"), ("53300", "too_many_connections"), ("57P03", "no_primary"), ("", "server")];
 
 /// The reasons of retries, in the order of their counters.
 pub(crate) const RETRIES: [RetryReason; 7] = [
@@ -181,5 +204,11 @@ mod tests {
         assert_eq!(counters.routed_total(Place::Replica, Why::Select), 1);
         assert_eq!(counters.routed_total(Place::Primary, Why::Select), 0);
         assert_eq!(counters.retried_total(1), 1);
+        counters.overdue(Overdue::Transaction);
+        assert_eq!(Overdue::ALL.map(|what| counters.overdue_total(what)), [0, 0, 1, 0]);
+        for code in ["57014", "53300", "3D000"] {
+            counters.refused(&Failure::error(code, ""));
+        }
+        assert_eq!([0, 1, 2, 3].map(|at| counters.refused_total(at)), [1, 1, 0, 1]);
     }
 }

@@ -29,6 +29,19 @@ pub(crate) enum Overdue {
 }
 
 impl Overdue {
+    pub(crate) const ALL: [Overdue; 4] =
+        [Overdue::Query, Overdue::IdleTransaction, Overdue::Transaction, Overdue::ClientIdle];
+
+    /// The setting's name.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Overdue::Query => "query_timeout",
+            Overdue::IdleTransaction => "idle_transaction_timeout",
+            Overdue::Transaction => "transaction_timeout",
+            Overdue::ClientIdle => "client_idle_timeout",
+        }
+    }
+
     /// What the client is told, in PgBouncer's words and with PostgreSQL's codes.
     pub(crate) fn failure(self) -> Failure {
         match self {

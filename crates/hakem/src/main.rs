@@ -14,6 +14,7 @@ mod buffers;
 mod cancel;
 mod census;
 mod check;
+mod check_query;
 mod classify;
 mod client;
 mod clusters;

@@ -9,7 +9,8 @@ use ::metrics::{Key, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use topology::{NodeState, Writer};
 
-use crate::counters::{Counters, PINS, Place, RETRIES, WHY_ALL};
+use crate::counters::{Counters, PINS, Place, REFUSALS, RETRIES, WHY_ALL};
+use crate::deadline::Overdue;
 use crate::service::Service;
 
 /// The program's metrics.
@@ -75,14 +76,21 @@ impl Metrics {
             out.counter("hakem_pins_total", &labels, sum(Counters::pins));
             out.gauge("hakem_pins", &labels, sum(Counters::pins_standing) as f64);
         }
-        let mut sums = [0; 4];
+        for (at, (_, reason)) in REFUSALS.iter().enumerate() {
+            let total = self.counters.iter().map(|counters| counters.refused_total(at)).sum();
+            out.counter("hakem_refused_total", &[("reason", reason)], total);
+        }
+        for what in Overdue::ALL {
+            let total = self.counters.iter().map(|counters| counters.overdue_total(what)).sum();
+            out.counter("hakem_timeouts_total", &[("timeout", what.as_str())], total);
+        }
+        let mut sums = [0; 3];
         for counters in &self.counters {
             for (sum, value) in sums.iter_mut().zip(counters.others()) {
                 *sum += value;
             }
         }
-        let [refused, lost, logins, failed] = sums;
-        out.counter("hakem_refused_total", &[], refused);
+        let [lost, logins, failed] = sums;
         out.counter("hakem_servers_lost_total", &[], lost);
         out.counter("hakem_logins_total", &[("outcome", "success")], logins);
         out.counter("hakem_logins_total", &[("outcome", "failure")], failed);
@@ -173,12 +181,13 @@ fn key(name: &'static str, labels: &[(&'static str, &str)]) -> Key {
 
 const METADATA: Metadata<'static> = Metadata::new("hakem", Level::INFO, None);
 
-const COUNTERS: [(&str, &str); 10] = [
+const COUNTERS: [(&str, &str); 11] = [
     ("hakem_statements_total", "Requests by where they went and why."),
     ("hakem_retries_total", "Requests run again elsewhere, by reason."),
     ("hakem_pins_total", "Pins of sessions to their server, by reason."),
     ("hakem_notifications_total", "Notifications delivered to clients that listen in transaction pooling."),
-    ("hakem_refused_total", "Requests refused for want of a server."),
+    ("hakem_refused_total", "Requests refused for want of a server, by reason."),
+    ("hakem_timeouts_total", "Clients whose connection was ended because their time was up, by the timeout."),
     ("hakem_servers_lost_total", "Servers lost under a request or transaction that could not be retried."),
     ("hakem_logins_total", "Logins of clients, by outcome."),
     ("hakem_logins_dropped_total", "Connections dropped before their login to make room for others."),

@@ -10,6 +10,7 @@ use session::{Need, Role, ServerMemory};
 use topology::{Choice, Freshness, NodeId, WhyPrimary};
 use wire::backend::Failure;
 
+use crate::check_query;
 use crate::client::Client;
 use crate::relay::Gone;
 use crate::service::Tenant;
@@ -133,6 +134,12 @@ pub(crate) async fn find(
         };
         let Some(checkout) = checkout.await else { continue };
         match checkout {
+            Ok(lease) if check_query::is_due(tenant, &lease, now) => match check_query::passed(tenant, lease).await {
+                Some(lease) if still_holds(tenant, taken, &need) => return Ok((lease, taken)),
+                Some(lease) => lease.release(Instant::now()),
+                // It is closed; the next one, or another server, will do.
+                None => {}
+            },
             // While it waited for a connection, everything was paused.
             Ok(lease) if tenant.gate.is_closed() => lease.release(Instant::now()),
             Ok(lease) if still_holds(tenant, taken, &need) => return Ok((lease, taken)),

@@ -45,9 +45,11 @@ pub(crate) struct Tenant {
     pools: Box<[OnceLock<Arc<Pool<ServerMemory>>>]>,
     pool_options: pool::Options,
     quotas: Arc<Quotas>,
-    connect_timeout: Duration,
+    pub(crate) connect_timeout: Duration,
     keepalive: Option<Keepalive>,
     prepared_max: usize,
+    /// What a connection that has idled for so long must answer before it is lent.
+    pub(crate) check: Option<(String, Duration)>,
     /// What wipes a session off its server; nothing when a server is to be closed instead.
     pub(crate) reset_query: String,
     /// After each transaction.
@@ -158,6 +160,7 @@ impl Tenant {
             connect_timeout: config.pool.server_connect_timeout,
             keepalive: config.proxy.keepalive.map(listener::keepalive),
             prepared_max: config.pool.prepared_statements_max,
+            check: config.pool.server_check_query.clone().map(|query| (query, config.pool.server_check_delay)),
             reset_query: config.pool.server_reset_query.clone(),
             resets_always: config.pool.server_reset_query_always,
             failover_timeout: config.topology.failover_timeout,

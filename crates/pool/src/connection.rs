@@ -32,6 +32,8 @@ pub struct Connection<M> {
     pub parameters: Arc<Parameters>,
     /// When it was made.
     pub since: Instant,
+    /// When it was last given back; `None` while nobody has used it.
+    pub given_back: Option<Instant>,
     /// What others see of it; set by the pool that it enters.
     pub(crate) entry: Option<Arc<Entry>>,
     /// The worker whose event loop it is registered with.

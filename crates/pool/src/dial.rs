@@ -153,6 +153,7 @@ pub async fn dial_with<M>(
         cancel,
         parameters: Arc::new(parameters),
         since,
+        given_back: None,
         entry: None,
         home: worker,
         luck: rand::random(),

@@ -123,7 +123,7 @@ pub struct Figures {
 
 struct State<M: Send + 'static> {
     /// By worker; used last in, first out, so that surplus ones grow old.
-    idle: Vec<Vec<Idle<M>>>,
+    idle: Vec<Vec<Box<Connection<M>>>>,
     /// By worker, first come first.
     waiters: Vec<VecDeque<Waiter<M>>>,
     /// By worker: the connections that it is the home of, idle, leased or being made. The last is nobody's ([`State::nobody`]).
@@ -135,11 +135,6 @@ struct State<M: Send + 'static> {
     failure: Option<(Instant, DialError)>,
     /// Another pool has taken its place: nothing is lent any more, and whatever comes back is closed.
     abandoned: bool,
-}
-
-struct Idle<M> {
-    connection: Box<Connection<M>>,
-    since: Instant,
 }
 
 struct Waiter<M: Send + 'static> {
@@ -281,7 +276,7 @@ impl<M: Send + 'static> Pool<M> {
         self.generation.fetch_add(1, Ordering::Release);
         self.roster.dismiss();
         state.failure = None;
-        let idle: Vec<Idle<M>> = state.idle.iter_mut().flat_map(std::mem::take).collect();
+        let idle: Vec<Box<Connection<M>>> = state.idle.iter_mut().flat_map(std::mem::take).collect();
         self.close_all(state, idle);
     }
 
@@ -300,8 +295,9 @@ impl<M: Send + 'static> Pool<M> {
         for idle in &mut state.idle {
             // Those that have been idle longest come first.
             closed.extend(idle.extract_if(.., |idle| {
-                let stale = spare > 0 && now.saturating_duration_since(idle.since) >= options.idle_timeout;
-                let ends = stale || self.is_old(&idle.connection, now);
+                let idled = now.saturating_duration_since(idle.given_back.unwrap_or(idle.since));
+                let stale = spare > 0 && idled >= options.idle_timeout;
+                let ends = stale || self.is_old(idle, now);
                 spare = spare.saturating_sub(usize::from(ends));
                 ends
             }));
@@ -326,9 +322,9 @@ impl<M: Send + 'static> Pool<M> {
         }
     }
 
-    fn close_all(self: &Arc<Self>, mut state: MutexGuard<'_, State<M>>, idle: Vec<Idle<M>>) {
+    fn close_all(self: &Arc<Self>, mut state: MutexGuard<'_, State<M>>, idle: Vec<Box<Connection<M>>>) {
         for idle in &idle {
-            self.subtract(&mut state, idle.connection.home);
+            self.subtract(&mut state, idle.home);
         }
         drop(state);
         drop(idle);
@@ -361,7 +357,7 @@ impl<M: Send + 'static> Pool<M> {
             return Err(CheckoutError::Abandoned);
         }
         if let Some(idle) = state.take_idle(worker) {
-            return Ok(Found::Idle(idle.connection, self.generation()));
+            return Ok(Found::Idle(idle, self.generation()));
         }
         if let Some((until, error)) = &state.failure
             && now < *until
@@ -432,7 +428,7 @@ impl<M: Send + 'static> Pool<M> {
         let at = state.place(worker, ticket)?;
         if let Some(idle) = state.take_any_idle() {
             state.waiters[worker].remove(at);
-            return Some(self.lease(idle.connection, self.generation()));
+            return Some(self.lease(idle, self.generation()));
         }
         let waiter = &mut state.waiters[worker][at];
         waiter.impatient = true;
@@ -574,7 +570,7 @@ impl<M: Send + 'static> Shares for Pool<M> {
             return false;
         };
         let closed = idle.remove(0);
-        self.subtract(&mut state, closed.connection.home);
+        self.subtract(&mut state, closed.home);
         true
     }
 
@@ -617,7 +613,7 @@ impl<M: Send + 'static> State<M> {
     }
 
     /// The idle connection used last: the worker's own, or if the worker has run dry, another's.
-    fn take_idle(&mut self, worker: usize) -> Option<Idle<M>> {
+    fn take_idle(&mut self, worker: usize) -> Option<Box<Connection<M>>> {
         let nobody = self.nobody();
         match self.idle[worker].pop().or_else(|| self.idle[nobody].pop()) {
             None if self.is_dry(worker) => self.take_any_idle(),
@@ -625,7 +621,7 @@ impl<M: Send + 'static> State<M> {
         }
     }
 
-    fn take_any_idle(&mut self) -> Option<Idle<M>> {
+    fn take_any_idle(&mut self) -> Option<Box<Connection<M>>> {
         self.idle.iter_mut().max_by_key(|idle| idle.len())?.pop()
     }
 
@@ -653,7 +649,8 @@ impl<M: Send + 'static> State<M> {
 impl<M: Send + 'static> Lease<M> {
     /// Gives the connection back, as good as it was: idle, outside of a transaction, nothing unread. `now` is the present
     /// moment.
-    pub fn release(self, now: Instant) {
+    pub fn release(mut self, now: Instant) {
+        self.given_back = Some(now);
         let used_up = self.pool.options.load().lifetime.is_zero();
         let unwanted = used_up || self.must_yield(now);
         self.put_back(unwanted, now);
@@ -685,7 +682,7 @@ impl<M: Send + 'static> Lease<M> {
             loop {
                 let Some(waiter) = state.next_waiter(connection.home) else {
                     let home = connection.home;
-                    state.idle[home].push(Idle { connection, since: now });
+                    state.idle[home].push(connection);
                     return;
                 };
                 let lease =

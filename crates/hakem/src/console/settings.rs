@@ -156,7 +156,7 @@ const RENAMED: [(&str, &str, &str); 10] = [
 ];
 
 /// Keys of ours that PgBouncer has under the same name, but for those that begin like its TLS settings.
-const SHARED: [&str; 47] = [
+const SHARED: [&str; 49] = [
     "admin_users",
     "application_name_add_host",
     "auth_dbname",
@@ -191,6 +191,8 @@ const SHARED: [&str; 47] = [
     "server_idle_timeout",
     "server_lifetime",
     "server_login_retry",
+    "server_check_delay",
+    "server_check_query",
     "server_reset_query",
     "server_reset_query_always",
     "server_round_robin",
