@@ -66,6 +66,10 @@ async fn statements_of_sql_without_a_pin() {
     assert_eq!(tags(&one.query("create table copied as execute get(2)").await), "CZ");
     assert_eq!(value(&one.query("select n from copied").await).as_deref(), Some("2"));
 
+    assert!(tags(&one.query("explain create table copied_too as execute get(2)").await).starts_with("TD"));
+    assert!(tags(&one.query("explain analyze create table copied_too as execute get(2)").await).starts_with("TD"));
+    assert_eq!(value(&one.query("select n from copied_too").await).as_deref(), Some("2"));
+
     // In transactions: kept by ROLLBACK, refused after an error.
     for sql in ["begin", "prepare inside as select 42", "rollback"] {
         assert_eq!(tags(&one.query(sql).await), "CZ", "{sql}");
@@ -278,4 +282,40 @@ async fn free(stage: &Stage) {
     })
     .await
     .unwrap();
+}
+
+#[tokio::test]
+async fn errors_in_the_clients_own_words() {
+    let stage = trusting(0, "1").await;
+    let mut raw = Raw::log_in(&stage.proxy, "postgres").await;
+    let field = |answer: &[Message], code: u8| {
+        let error = answer.iter().find(|message| message.tag == b'E').unwrap_or_else(|| panic!("{answer:?}"));
+        wire::backend::Report::new(&error.body).field(code).map(|value| String::from_utf8_lossy(value).into_owned())
+    };
+    raw.query("prepare \"give ü\" (text, float) as select $1, $2").await;
+    // As PostgreSQL says it, for the text that the client has sent.
+    let place = |sql: &str, word: &str| Some(sql[..sql.find(word).unwrap()].chars().count() + 1);
+    for (sql, word) in [
+        ("execute \"give ü\"('a', 'ö', 1)", ""),
+        ("execute \"give ü\"('a', false)", "false"),
+        (" /* ü */ explain  execute \"give ü\" ('a',  'x')", "'x'"),
+        ("prepare q(nonsense) as select $1", "nonsense"),
+        ("prepare q as select $1a", "$1a"),
+        ("prepare q(int) as select 'ü', nonsense ", "nonsense"),
+    ] {
+        let answer = raw.query(sql).await;
+        let direct = stage.cluster.sql(0, &format!("prepare \"give ü\" (text, float) as select $1, $2; {sql}")).await;
+        let message = field(&answer, b'M').unwrap();
+        assert!(direct.unwrap_err().root_cause().to_string().contains(&message), "{sql}: {message}");
+        let expected = if word.is_empty() { None } else { place(sql, word) };
+        assert_eq!(field(&answer, b'P').and_then(|place| place.parse().ok()), expected, "{sql}");
+    }
+    raw.prepare("mine", "select 1").await;
+    let mut out = Vec::new();
+    frontend::put_bind(&mut out, b"", b"mine", b"\0\0\0\x01\0\0\0\x01x\0\0");
+    frontend::put_sync(&mut out);
+    raw.say(&out).await;
+    let refused = raw.until_ready().await;
+    let expected = "bind message supplies 1 parameters, but prepared statement \"mine\" requires 0";
+    assert_eq!(field(&refused, b'M').as_deref(), Some(expected));
 }

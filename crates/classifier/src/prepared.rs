@@ -20,7 +20,7 @@ pub(crate) fn prepare(statement: Tokens<'_>) -> Option<Verdict> {
     Some(Verdict::session(Effect::Prepare { name, types: types.to_owned(), body: body.to_owned() }))
 }
 
-/// EXECUTE name [(argument, ...)], which begins at `at`: the statement may be an EXPLAIN or a CREATE TABLE.
+/// EXECUTE name [(argument, ...)], which begins at `at`: the statement may be an EXPLAIN or a CREATE TABLE, or one of the other.
 pub(crate) fn execute(statement: Tokens<'_>, at: usize) -> Option<Verdict> {
     let name = statement.identifier(at + 1)?.into_owned();
     let arguments = statement.from(at + 2);
@@ -29,7 +29,9 @@ pub(crate) fn execute(statement: Tokens<'_>, at: usize) -> Option<Verdict> {
         name,
         after: statement.written(at + 2, statement.len()).to_owned(),
         // Arguments are evaluated; whatever a function among them does is not the statement's doing.
-        plain: statement.is_any_word(0, &["EXECUTE", "EXPLAIN"]) && calls(arguments).next().is_none(),
+        plain: statement.is_any_word(0, &["EXECUTE", "EXPLAIN"])
+            && !(at > 0 && statement.is_word(at - 1, "AS"))
+            && calls(arguments).next().is_none(),
         pin: match left_behind(statement) {
             Some(Effect::Pin(reason)) => Some(reason),
             _ => None,
@@ -38,9 +40,10 @@ pub(crate) fn execute(statement: Tokens<'_>, at: usize) -> Option<Verdict> {
     Some(Verdict::session(Effect::Execute(Box::new(execution))))
 }
 
-/// CREATE [TEMP | UNLOGGED] TABLE [IF NOT EXISTS] name [(column, ...)] ... AS EXECUTE name
-pub(crate) fn create_table_as_execute(statement: Tokens<'_>) -> Option<Verdict> {
-    let at = (3..statement.len()).find(|at| statement.is_word(*at, "EXECUTE") && statement.is_word(at - 1, "AS"))?;
+/// CREATE [TEMP | UNLOGGED] TABLE [IF NOT EXISTS] name [(column, ...)] ... AS EXECUTE name, from `create` on.
+pub(crate) fn create_table_as_execute(statement: Tokens<'_>, create: usize) -> Option<Verdict> {
+    let at = (create + 3..statement.len())
+        .find(|at| statement.is_word(*at, "EXECUTE") && statement.is_word(at - 1, "AS"))?;
     execute(statement, at)
 }
 

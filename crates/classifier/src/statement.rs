@@ -100,7 +100,7 @@ fn by_first_words(statement: Tokens<'_>, catalog: &Catalog) -> Verdict {
         "PREPARE" => prepared::prepare(statement).unwrap_or(Verdict::pin(PinReason::SqlPrepare)),
         "EXECUTE" => prepared::execute(statement, 0).unwrap_or(Verdict::write(Why::ParseFailure)),
         "DEALLOCATE" => prepared::deallocate(statement).unwrap_or(Verdict::write(Why::ParseFailure)),
-        "CREATE" => prepared::create_table_as_execute(statement).unwrap_or(Verdict::write(Why::Utility)),
+        "CREATE" => prepared::create_table_as_execute(statement, 0).unwrap_or(Verdict::write(Why::Utility)),
         "SET" => settings::set(statement),
         "RESET" => settings::reset(statement),
         "SHOW" => settings::show(statement),
@@ -205,6 +205,7 @@ fn explain(statement: Tokens<'_>, catalog: &Catalog) -> Verdict {
         "SELECT" | "WITH" | "VALUES" | "TABLE" | "(" => nested(query::judge(explained, catalog), Why::Explain),
         "INSERT" | "UPDATE" | "DELETE" | "MERGE" => Verdict::write(Why::WritesRows),
         "EXECUTE" => prepared::execute(statement, at).unwrap_or(Verdict::write(Why::ParseFailure)),
+        "CREATE" => prepared::create_table_as_execute(statement, at).unwrap_or(Verdict::write(Why::Utility)),
         _ => Verdict::write(Why::Utility),
     }
 }

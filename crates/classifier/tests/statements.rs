@@ -572,6 +572,10 @@ fn pins() {
     effect("explain (analyze) execute p", execute("explain (analyze) execute", "", true, None));
     effect("create table t as execute p(1)", execute("create table t as execute", "(1)", false, None));
     effect(
+        "explain (costs off) create table t as execute p",
+        execute("explain (costs off) create table t as execute", "", false, None),
+    );
+    effect(
         "create temp table t as execute p",
         execute("create temp table t as execute", "", false, Some(PinReason::TempTable)),
     );

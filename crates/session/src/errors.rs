@@ -96,7 +96,7 @@ impl Session {
         }
         self.progress.failed = true;
         self.progress.copy_in = false;
-        let instead = self.cause.take().or_else(|| self.instead(&report));
+        let instead = self.cause.take().or_else(|| self.instead(&report)).or_else(|| self.in_own_words(body));
         self.pin_in_spite();
         self.forget_prepared(memory);
         self.discard_until_sync(memory);

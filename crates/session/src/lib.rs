@@ -30,6 +30,7 @@ mod session;
 mod settings;
 mod sql;
 mod statements;
+mod words;
 
 pub use errors::RetryReason;
 pub use flight::{FLIGHT_REQUESTS_MAX, LEASE_REQUESTS_MAX};

@@ -47,6 +47,9 @@ pub(crate) enum Form {
 pub(crate) struct Identity([u8; 16]);
 
 impl Identity {
+    /// The length of a server's name.
+    pub(crate) const NAME_BYTES: usize = PREFIX.len() + 32;
+
     pub(crate) fn new(sql: &[u8], types: &[u8], settings: &Settings) -> Identity {
         let mut digest = Sha256::new();
         let mut add = |part: &[u8]| {
@@ -61,7 +64,7 @@ impl Identity {
 
     /// The name on servers: a prefix of our own and 32 hexadecimal digits, under PostgreSQL's 63 bytes.
     pub(crate) fn name(self) -> ServerName {
-        let mut name = ServerName([0; PREFIX.len() + 32]);
+        let mut name = ServerName([0; Identity::NAME_BYTES]);
         name.0[..PREFIX.len()].copy_from_slice(PREFIX);
         for (pair, byte) in name.0[PREFIX.len()..].chunks_exact_mut(2).zip(self.0) {
             pair[0] = HEX[usize::from(byte >> 4)];
@@ -78,7 +81,7 @@ impl fmt::Debug for Identity {
 }
 
 /// A statement's name on servers.
-pub(crate) struct ServerName(pub(crate) [u8; PREFIX.len() + 32]);
+pub(crate) struct ServerName(pub(crate) [u8; Identity::NAME_BYTES]);
 
 impl Prepared {
     pub(crate) fn named(sql: &[u8], types: &[u8], class: Arc<Class>, settings: &Settings) -> Prepared {
@@ -119,6 +122,12 @@ pub(crate) struct Statements {
 impl Statements {
     pub(crate) fn get(&self, name: &[u8]) -> Option<&Arc<Prepared>> {
         if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(name) }
+    }
+
+    /// What the client calls the statement of this name on servers; looks at all of them.
+    pub(crate) fn own_name(&self, server: &[u8]) -> Option<&[u8]> {
+        let called = |statement: &Prepared| statement.id.name().0 == *server;
+        self.named.iter().find(|(_, statement)| called(statement)).map(|(name, _)| &**name)
     }
 
     pub(crate) fn insert(&mut self, name: &[u8], statement: Arc<Prepared>) {
@@ -185,7 +194,8 @@ pub(crate) fn is_ours(name: &[u8]) -> bool {
     name.starts_with(PREFIX)
 }
 
-const PREFIX: &[u8] = b"hakem_";
+/// What servers' names begin with.
+pub(crate) const PREFIX: &[u8] = b"hakem_";
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
 #[cfg(test)]
