@@ -1,9 +1,9 @@
 # The front door. ARGS go to the program behind each target: make demo ARGS="--replicas 3"
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench ci lint fmt
+.PHONY: help demo test bench regress ci lint fmt
 
 help: ## what there is to make
-	@sed -n 's/^\([a-z]*\): ## /\1 /p' $(MAKEFILE_LIST) | while read -r target what; do printf 'make %-6s %s\n' "$$target" "$$what"; done
+	@sed -n 's/^\([a-z]*\): ## /\1 /p' $(MAKEFILE_LIST) | while read -r target what; do printf 'make %-7s %s\n' "$$target" "$$what"; done
 
 demo: ## a PostgreSQL primary with replicas and Hakem in front of them, all on this machine and removed at the end
 	@.ci/install demo
@@ -16,6 +16,10 @@ bench: ## Hakem, PgBouncer and no proxy, compared by pgbench on this machine
 	@.ci/install bench
 	@cargo build --release --locked -p hakem
 	@benches/compare/run $(ARGS)
+
+regress: ## PostgreSQL's own regression suite through Hakem, and what differs from a direct run
+	@.ci/install regress
+	@tests/regress/run $(ARGS)
 
 ci: ## everything that has to hold before a push
 	@.ci/run
