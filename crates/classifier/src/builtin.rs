@@ -248,6 +248,17 @@ pub(crate) static SESSION_SETTINGS: &[&str] = &[
     "work_mem", "xmlbinary", "xmloption", "zero_damaged_pages",
 ];
 
+#[rustfmt::skip]
+/// Extensions of PostgreSQL's own and some that everybody has, whose functions marked STABLE only read: settings, dictionaries, their
+/// arguments. Not among them are those that run a query that they are given (tablefunc, xml2, dblink).
+pub(crate) const TRUSTED_EXTENSIONS: &[&str] = &[
+    "btree_gin", "btree_gist", "citext", "cube", "earthdistance", "fuzzystrmatch", "hstore", "intarray", "isn", "ltree",
+    "pg_trgm", "pgcrypto", "seg", "unaccent", "uuid-ossp", "vector",
+];
+
+/// Extensions whose volatile functions make something up, and touch nothing.
+pub(crate) const PURE_EXTENSIONS: &[&str] = &["pgcrypto", "uuid-ossp"];
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,17 +1,44 @@
-//! [`Catalog`]: which functions are harmless, which relations belong to the primary.
+//! [`Catalog`]: which functions are harmless, which relations, types and operators belong to the primary.
 //!
-//! Without a database it knows PostgreSQL's own names. What a database adds is declared by whoever has read its `pg_proc` and
-//! `pg_class`; this crate reads nothing. A changed catalogue needs a new `Classifier`, since classes are cached.
+//! Without a database it knows PostgreSQL's own names. What a database adds is found by [`Facts`](crate::Facts) from what somebody else has
+//! read of its system catalogues; this crate reads nothing. A changed catalogue needs a new `Classifier`, since classes are cached.
 
 use crate::builtin;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 /// What a database has beside PostgreSQL's own functions and relations.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Catalog {
-    functions: HashMap<String, HashMap<String, Volatility>>,
-    primary_relations: HashSet<String>,
+    pub(crate) rules: Rules,
+    /// By name: in which schemas, and what of each.
+    pub(crate) functions: HashMap<Box<str>, Vec<(Arc<str>, Volatility)>>,
+    /// Relations and types by name: in which schemas; in any, if none is named.
+    pub(crate) primary: HashMap<Box<str>, Vec<Arc<str>>>,
+    /// Functions that are no replica's and take a row: `t.f` calls them.
+    pub(crate) methods: HashSet<Box<str>>,
+    /// Operators that call functions that are no replica's.
+    pub(crate) operators: HashSet<Box<str>>,
+    /// Something that no statement shows calls such a function: nothing is known to be a read.
+    pub(crate) opaque: bool,
+    pub(crate) size: Size,
+}
+
+/// What a [`Catalog`] was made of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Functions of users and extensions, with their overloads.
+    pub functions: usize,
+    /// Tables, views, sequences and composite types.
+    pub relations: usize,
+}
+
+/// What an administrator says of functions by name, whatever the database says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rules {
     trust_stable: bool,
+    /// By name: in which schema, or in any; whether it is harmless.
+    named: HashMap<Box<str>, Vec<(Option<Box<str>>, bool)>>,
 }
 
 /// `provolatile`, as declared by whoever wrote the function.
@@ -37,58 +64,143 @@ pub(crate) enum Calling {
     Volatile,
 }
 
+impl Rules {
+    /// Whether functions marked STABLE are harmless; functions that are, and that are not, by `name` or `schema.name` as stored.
+    /// What is in both lists is not.
+    pub fn new(trust_stable: bool, harmless: &[String], harmful: &[String]) -> Rules {
+        let mut named: HashMap<Box<str>, Vec<(Option<Box<str>>, bool)>> = HashMap::new();
+        for (list, is_harmless) in [(harmful, false), (harmless, true)] {
+            for rule in list {
+                let (schema, name) = match rule.split_once('.') {
+                    Some((schema, name)) => (Some(schema.into()), name),
+                    None => (None, rule.as_str()),
+                };
+                named.entry(name.into()).or_default().push((schema, is_harmless));
+            }
+        }
+        Rules { trust_stable, named }
+    }
+
+    /// What they say of a function; a rule without a schema is about every schema.
+    fn of(&self, schema: Option<&str>, name: &str) -> Option<Calling> {
+        let rules = self.named.get(name)?;
+        let (_, harmless) = rules.iter().find(|(of, _)| of.is_none() || of.as_deref() == schema)?;
+        Some(if *harmless { Calling::Harmless } else { Calling::Volatile })
+    }
+
+    /// What calling a function means that is declared so.
+    pub(crate) fn calling(&self, schema: &str, name: &str, volatility: Volatility) -> Calling {
+        self.of(Some(schema), name).unwrap_or(match volatility {
+            Volatility::Immutable => Calling::Harmless,
+            Volatility::Stable if self.trust_stable => Calling::Harmless,
+            Volatility::Stable => Calling::Unknown,
+            Volatility::Volatile => Calling::Volatile,
+        })
+    }
+}
+
 impl Catalog {
     /// PostgreSQL's own functions alone; any other is unknown, and goes to the primary.
     pub fn new() -> Self {
         Self::default()
     }
 
+    /// The same, and what an administrator says.
+    pub fn with_rules(rules: Rules) -> Self {
+        Catalog { rules, ..Self::default() }
+    }
+
+    /// What is left of it when it may be out of date, and the database cannot be asked: no user's function is believed to be harmless
+    /// any more. What has become worse since in another way, a standby refuses.
+    #[must_use]
+    pub fn outdated(&self) -> Catalog {
+        let mut catalog = self.clone();
+        catalog.functions.values_mut().flatten().for_each(|(_, volatility)| *volatility = Volatility::Volatile);
+        catalog
+    }
+
+    /// What it was made of.
+    pub fn size(&self) -> Size {
+        self.size
+    }
+
+    /// How many names of relations and types it keeps on the primary.
+    pub fn primary_names(&self) -> usize {
+        self.primary.len()
+    }
+
+    /// Whether something that no statement shows, an implicit cast say, keeps everything on the primary.
+    pub fn is_opaque(&self) -> bool {
+        self.opaque
+    }
+
     /// Whether user functions marked STABLE may run on replicas.
     pub fn trust_stable(&mut self, trust: bool) -> &mut Self {
-        self.trust_stable = trust;
+        self.rules.trust_stable = trust;
         self
     }
 
     /// Declares a user function, by the names as stored. Of several overloads the strictest counts, and one that bears the name of a
     /// built-in function makes every unqualified call of it as strict, since PostgreSQL may pick either.
     pub fn function(&mut self, schema: &str, name: &str, volatility: Volatility) -> &mut Self {
-        let known = self.functions.entry(name.to_owned()).or_default().entry(schema.to_owned()).or_insert(volatility);
-        *known = volatility.max(*known);
+        self.declare(&schema.into(), name, volatility);
         self
+    }
+
+    pub(crate) fn declare(&mut self, schema: &Arc<str>, name: &str, volatility: Volatility) {
+        let Some(overloads) = self.functions.get_mut(name) else {
+            self.functions.insert(name.into(), vec![(schema.clone(), volatility)]);
+            return;
+        };
+        match overloads.binary_search_by(|(known, _)| known.cmp(schema)) {
+            Ok(at) => overloads[at].1 = overloads[at].1.max(volatility),
+            Err(at) => overloads.insert(at, (schema.clone(), volatility)),
+        }
     }
 
     /// Declares a relation that only the primary may read: unlogged, foreign, a sequence, a view over a volatile function. It is known by
     /// its bare name: a statement that uses this identifier for anything goes to the primary.
     pub fn primary_relation(&mut self, name: &str) -> &mut Self {
-        self.primary_relations.insert(name.to_owned());
+        self.primary.insert(name.into(), Vec::new());
         self
     }
 
     /// What a call of `[schema.]name(...)` means, the names as stored.
     pub(crate) fn calling(&self, schema: Option<&str>, name: &str) -> Calling {
-        let declared = self.functions.get(name);
-        let user = |volatility: Volatility| match volatility {
-            Volatility::Immutable => Calling::Harmless,
-            Volatility::Stable if self.trust_stable => Calling::Harmless,
-            Volatility::Stable => Calling::Unknown,
-            Volatility::Volatile => Calling::Volatile,
-        };
-        match schema {
-            Some("pg_catalog") => builtin(name).unwrap_or(Calling::Unknown),
-            Some(schema) => declared.and_then(|overloads| overloads.get(schema)).map_or(Calling::Unknown, |v| user(*v)),
-            None => declared
-                .into_iter()
-                .flat_map(HashMap::values)
-                .map(|volatility| user(*volatility))
-                .chain(builtin(name))
-                .max()
-                .unwrap_or(Calling::Unknown),
+        if let Some(calling) = self.rules.of(schema, name) {
+            return calling;
         }
+        let declared = self.functions.get(name).into_iter().flatten();
+        let declared = declared.filter(|(of, _)| schema.is_none_or(|schema| schema == &**of));
+        let declared = declared.map(|(of, volatility)| self.rules.calling(of, name, *volatility));
+        let built_in = if matches!(schema, None | Some("pg_catalog")) { builtin(name) } else { None };
+        // Of rules for one schema each; the name may be called with none.
+        let ruled = self.rules.named.get(name).filter(|_| schema.is_none()).into_iter().flatten();
+        let ruled = ruled.map(|(_, harmless)| if *harmless { Calling::Harmless } else { Calling::Volatile });
+        // A type's name with a parenthesis is a cast.
+        let cast = self.is_primary(schema, name).then_some(Calling::Volatile);
+        declared.chain(built_in).chain(ruled).chain(cast).max().unwrap_or(Calling::Unknown)
     }
 
-    /// Whether an identifier names a relation that is for the primary.
-    pub(crate) fn is_primary_relation(&self, name: &str) -> bool {
-        self.primary_relations.contains(name)
+    /// Whether `[schema.]name` may name a relation or a type that is for the primary.
+    pub(crate) fn is_primary(&self, schema: Option<&str>, name: &str) -> bool {
+        let is = |name: &str| {
+            self.primary.get(name).is_some_and(|schemas| {
+                schema.is_none_or(|schema| schemas.is_empty() || schemas.iter().any(|known| **known == *schema))
+            })
+        };
+        // The type of its arrays bears its name behind an underscore.
+        !self.primary.is_empty() && (is(name) || name.strip_prefix('_').is_some_and(is))
+    }
+
+    /// Whether `row.name` calls a function that is for the primary.
+    pub(crate) fn is_primary_method(&self, name: &str) -> bool {
+        self.methods.contains(name)
+    }
+
+    /// Whether an operator calls a function that is for the primary.
+    pub(crate) fn is_primary_operator(&self, operator: &str) -> bool {
+        !self.operators.is_empty() && self.operators.contains(if operator == "!=" { "<>" } else { operator })
     }
 }
 
@@ -123,7 +235,8 @@ pub(crate) fn is_session_setting(name: &str) -> bool {
     builtin::SESSION_SETTINGS.binary_search(&name).is_ok() || name.contains('.')
 }
 
-fn builtin(name: &str) -> Option<Calling> {
+/// What calling one of PostgreSQL's own functions means.
+pub(crate) fn builtin(name: &str) -> Option<Calling> {
     let is_in = |table: &[&str]| table.binary_search(&name).is_ok();
     if is_in(builtin::HARMLESS) || is_in(builtin::VOLATILE_BUT_HARMLESS) {
         Some(Calling::Harmless)
@@ -177,6 +290,33 @@ mod tests {
         check(&catalog, None, "twice", Calling::Volatile);
         catalog.trust_stable(true);
         check(&catalog, None, "reads", Calling::Harmless);
+        let outdated = catalog.outdated();
+        check(&outdated, None, "pure", Calling::Volatile);
+        check(&outdated, None, "upper", Calling::Harmless);
+    }
+
+    #[test]
+    fn ruled() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let rules = Rules::new(false, &names(&["public.reads", "any", "both"]), &names(&["both", "a.pure", "random"]));
+        for declared in [false, true] {
+            let mut catalog = Catalog::with_rules(rules.clone());
+            if declared {
+                catalog.function("public", "reads", Volatility::Volatile).function("b", "any", Volatility::Stable);
+                catalog.function("a", "pure", Volatility::Immutable).function("b", "pure", Volatility::Immutable);
+            }
+            check(&catalog, None, "reads", Calling::Harmless);
+            check(&catalog, Some("public"), "reads", Calling::Harmless);
+            check(&catalog, Some("other"), "reads", Calling::Unknown);
+            check(&catalog, Some("b"), "any", Calling::Harmless);
+            check(&catalog, None, "any", Calling::Harmless);
+            check(&catalog, None, "both", Calling::Volatile);
+            check(&catalog, None, "pure", Calling::Volatile);
+            check(&catalog, Some("a"), "pure", Calling::Volatile);
+            check(&catalog, Some("b"), "pure", if declared { Calling::Harmless } else { Calling::Unknown });
+            check(&catalog, None, "random", Calling::Volatile);
+            check(&catalog, Some("pg_catalog"), "random", Calling::Volatile);
+        }
     }
 
     #[test]

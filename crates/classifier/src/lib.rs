@@ -6,7 +6,7 @@
 //! - `lexer`: text to tokens and statements, by PostgreSQL's rules.
 //! - `statement`: one statement to its verdict (`verdict`), by its first words; `settings` for SET and its kin, `query` for what
 //!   may be a read, with `calls` and `blank` as its tools.
-//! - `catalog`: which functions and relations are harmless; `builtin` holds PostgreSQL's own.
+//! - `catalog`: which functions and relations are harmless; `builtin` holds PostgreSQL's own. `facts` makes one of what was read of a database.
 //!
 //! Doubt is an answer: whatever no rule proves to be a read is [`Access::Write`].
 
@@ -17,6 +17,7 @@ mod calls;
 mod catalog;
 mod class;
 mod explain;
+mod facts;
 mod lexer;
 mod prepared;
 mod query;
@@ -25,8 +26,9 @@ mod statement;
 mod verdict;
 
 pub use cache::{Classifier, Options, TEXT_BYTES_MAX};
-pub use catalog::{Catalog, Volatility};
+pub use catalog::{Catalog, Rules, Size, Volatility};
 pub use class::{
     Access, Class, Effect, Execution, Hint, Isolation, PinReason, Scope, TransactionAccess, TransactionMode, Why,
 };
 pub use explain::{Explained, Explanation};
+pub use facts::{Facts, Function, Object};

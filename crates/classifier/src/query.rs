@@ -46,18 +46,36 @@ pub(crate) fn judge_relations(query: Tokens<'_>, catalog: &Catalog) -> Verdict {
         if query.kind(at) == Some(Kind::Unreadable) {
             return Verdict::write(Why::ParseFailure).at(query.range(at, at + 1));
         }
-        if !query.is_identifier(at) || query.is_mark(at + 1, "(") {
-            continue;
+        if query.kind(at) == Some(Kind::Operator) && catalog.is_primary_operator(query.text(at)) {
+            return Verdict::write(Why::VolatileFunction).at(query.range(at, at + 1));
         }
         let Some(name) = query.identifier(at) else { continue };
+        if is_named_primary(query, at, &name, catalog) {
+            return Verdict::write(Why::PrimaryRelation).at(query.range(at, at + 1));
+        }
+        if query.is_mark(at + 1, "(") {
+            continue;
+        }
         if is_node_relation(&name) {
             return Verdict::write(Why::NodeDependent).at(query.range(at, at + 1));
         }
-        if catalog.is_primary_relation(&name) || name.starts_with("pg_temp") {
+        if name.starts_with("pg_temp") {
             return Verdict::write(Why::PrimaryRelation).at(query.range(at, at + 1));
         }
     }
-    Verdict::read(Why::Select)
+    if catalog.is_opaque() { Verdict::write(Why::VolatileFunction) } else { Verdict::read(Why::Select) }
+}
+
+/// Whether an identifier may stand for something that the catalogue keeps on the primary.
+///
+/// Behind a dot it is a relation, or a type, of the schema in front of the dot; or else a column, or a function of the row there. A
+/// schema has no other name than its own, so that what is of another schema cannot be meant.
+fn is_named_primary(query: Tokens<'_>, at: usize, name: &str, catalog: &Catalog) -> bool {
+    if at == 0 || !query.is_mark(at - 1, ".") {
+        return catalog.is_primary(None, name);
+    }
+    let schema = at.checked_sub(2).and_then(|before| query.identifier(before));
+    schema.is_some_and(|schema| catalog.is_primary(Some(&schema), name)) || catalog.is_primary_method(name)
 }
 
 /// The reason for a write, and a better one if a function gives it.
@@ -99,10 +117,17 @@ fn judge_functions(query: Tokens<'_>, catalog: &Catalog, aliases: &HashSet<Strin
     Verdict { depends_on_literals, ..verdict.at(at) }
 }
 
-/// `current_setting('name' [, true])` of a setting that follows the session.
+/// `current_setting('name'[::text] [, true])` of a setting that follows the session.
 fn reads_session_setting(query: Tokens<'_>, call: &Call<'_>) -> bool {
-    let alone = query.is_mark(call.open + 2, ")") || query.is_mark(call.open + 2, ",");
+    let cast = query.is_mark(call.open + 2, "::") && query.is_word(call.open + 3, "TEXT");
+    let end = call.open + if cast { 4 } else { 2 };
+    let alone = query.is_mark(end, ")") || query.is_mark(end, ",");
     alone && query.string_value(call.open + 1).is_some_and(|name| is_session_setting(&name.to_ascii_lowercase()))
+}
+
+/// Whether every setting that an expression reads is one that follows the session.
+pub(crate) fn reads_session_settings(expression: Tokens<'_>) -> bool {
+    calls(expression).all(|call| call.name != "current_setting" || reads_session_setting(expression, &call))
 }
 
 /// Words that a read has no use for where they stand. The tree would say so too, of the clauses that sqlparser knows.
