@@ -42,6 +42,7 @@ mod startup;
 mod strangers;
 mod tap;
 mod timeouts;
+mod transactions;
 mod vanishing;
 mod vouched;
 mod walks;

@@ -5,11 +5,12 @@
 
 use crate::blank::blank;
 use crate::catalog::Catalog;
-use crate::class::{Access, Class, Effect, Hint, PinReason, Why};
+use crate::class::{Access, Class, Effect, PinReason, Why};
 use crate::lexer::{Lexed, Tokens};
 use crate::statement;
 use crate::verdict::Verdict;
 use quick_cache::sync::Cache;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 /// Classifies query strings; shared between threads, each lookup a short lock of one shard.
@@ -143,11 +144,10 @@ pub(crate) fn shape_key(lexed: &Lexed<'_>, statements: &[Tokens<'_>]) -> Option<
         return None;
     }
     let mut key = String::with_capacity(lexed.sql.len().min(KEY_BYTES_MAX));
-    key.push(match lexed.hint {
-        None => '-',
-        Some(Hint::Primary) => 'p',
-        Some(Hint::Replica) => 'r',
-    });
+    match lexed.hint {
+        None => key.push('-'),
+        Some(hint) => write!(key, "{hint:?};").expect("a string takes everything"),
+    }
     for statement in statements {
         blank(*statement, &mut key);
         key.push(';');

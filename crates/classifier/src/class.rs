@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use crate::hint::Hint;
+
 /// Everything that the proxy needs to know about one query string.
 ///
 /// A string with effects is never replica-safe: `effects.is_empty()` or `access == Access::Write`.
@@ -17,7 +19,7 @@ pub struct Class {
     pub why: Why,
     /// How many statements the string holds; 0 means that the server will answer EmptyQueryResponse.
     pub statements: usize,
-    /// What a comment of the form `/* hakem: primary */` asked for. It is reported, not obeyed: `access` does not depend on it.
+    /// What comments of the form `/* hakem: primary */` asked for. It is reported, not obeyed: `access` does not depend on it.
     pub hint: Option<Hint>,
 }
 
@@ -49,25 +51,6 @@ impl Access {
         match self {
             Access::Read => "read",
             Access::Write => "write",
-        }
-    }
-}
-
-/// What a routing comment asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Hint {
-    /// `/* hakem: primary */`
-    Primary,
-    /// `/* hakem: replica */`
-    Replica,
-}
-
-impl Hint {
-    /// The word that asks for it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Hint::Primary => "primary",
-            Hint::Replica => "replica",
         }
     }
 }

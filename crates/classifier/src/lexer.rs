@@ -3,7 +3,7 @@
 //! Owns where literals, comments and identifiers begin and end. It knows no grammar, and it never fails: what it cannot read becomes
 //! [`Kind::Unreadable`]. Each token is a span of the text, so lexing copies nothing.
 
-use crate::class::Hint;
+use crate::hint::Hint;
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -332,15 +332,8 @@ impl Scanner<'_> {
         false
     }
 
-    /// `primary` wins over `replica` where both are asked for.
     fn note_hint(&mut self, start: usize, end: usize) {
-        let comment = self.bytes[start..end].trim_ascii();
-        let Some((b"hakem:", wish)) = comment.split_at_checked(6) else { return };
-        match wish.trim_ascii() {
-            b"primary" => self.hint = Some(Hint::Primary),
-            b"replica" if self.hint.is_none() => self.hint = Some(Hint::Replica),
-            _ => {}
-        }
+        Hint::note(&mut self.hint, &self.bytes[start..end]);
     }
 
     fn scan(&mut self) -> Kind {
@@ -579,6 +572,7 @@ fn is_operator(byte: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hint::Place;
 
     fn check(sql: &str, expected: &[&str]) {
         let lexed = Lexed::new(sql);
@@ -648,10 +642,10 @@ mod tests {
     #[test]
     fn hints() {
         let check = |sql: &str, expected| assert_eq!(Lexed::new(sql).hint, expected, "{sql}");
-        check("/* hakem: primary */ select 1", Some(Hint::Primary));
-        check("select 1 /*hakem:replica*/", Some(Hint::Replica));
-        check("select 1 -- hakem: replica", Some(Hint::Replica));
-        check("/* hakem: replica */ select /* hakem: primary */ 1", Some(Hint::Primary));
+        check("/* hakem: primary */ select 1", Some(Hint::place(Place::Primary)));
+        check("select 1 /*hakem:replica*/", Some(Hint::place(Place::Replica)));
+        check("select 1 -- hakem: replica", Some(Hint::place(Place::Replica)));
+        check("/* hakem: replica */ select /* hakem: primary */ 1", Some(Hint::place(Place::Primary)));
         check("select '/* hakem: primary */'", None);
         check("/* hakem: other */ select 1", None);
         check("/**/ select 1", None);

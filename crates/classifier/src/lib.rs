@@ -7,6 +7,7 @@
 //! - `statement`: one statement to its verdict (`verdict`), by its first words; `settings` for SET and its kin, `query` for what
 //!   may be a read, with `calls` and `blank` as its tools.
 //! - `catalog`: which functions and relations are harmless; `builtin` holds PostgreSQL's own. `facts` makes one of what was read of a database.
+//! - `hint`: what routing comments ask for.
 //!
 //! Doubt is an answer: whatever no rule proves to be a read is [`Access::Write`].
 
@@ -18,6 +19,7 @@ mod catalog;
 mod class;
 mod explain;
 mod facts;
+mod hint;
 mod lexer;
 mod prepared;
 mod query;
@@ -28,7 +30,8 @@ mod verdict;
 pub use cache::{Classifier, Options, TEXT_BYTES_MAX};
 pub use catalog::{Catalog, Rules, Size, Volatility};
 pub use class::{
-    Access, Class, Effect, Execution, Hint, Isolation, PinReason, Scope, TransactionAccess, TransactionMode, Why,
+    Access, Class, Effect, Execution, Isolation, PinReason, Scope, TransactionAccess, TransactionMode, Why,
 };
 pub use explain::{Explained, Explanation};
 pub use facts::{Facts, Function, Object};
+pub use hint::{Consistency, Hint, Place, duration};

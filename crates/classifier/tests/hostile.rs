@@ -152,7 +152,10 @@ fn shapes_keep_what_literals_decide() {
     }
     assert!(classifier.classify("do 'begin perform 1; end'").effects.is_empty());
     assert_eq!(*classifier.classify("do 'begin set a.b = 1; end'").effects, [Effect::Pin(PinReason::Other)]);
-    assert_eq!(classifier.classify("/* hakem: primary */ select 5").hint, Some(classifier::Hint::Primary));
+    assert_eq!(
+        classifier.classify("/* hakem: primary */ select 5").hint,
+        Some(classifier::Hint::place(classifier::Place::Primary))
+    );
     assert_eq!(classifier.classify("select 6").hint, None);
 }
 

@@ -1,7 +1,7 @@
 //! What each kind of statement is, as tables of cases. Every fixed mistake leaves a case here.
 
 use classifier::{
-    Access, Class, Classifier, Effect, Execution, Hint, Isolation, Options, PinReason, Scope, TransactionAccess,
+    Access, Class, Classifier, Effect, Execution, Hint, Isolation, Options, PinReason, Place, Scope, TransactionAccess,
     TransactionMode, Why,
 };
 use std::sync::Arc;
@@ -600,7 +600,7 @@ fn hints() {
         let class = classify(sql);
         assert_eq!((class.hint, class.access), (hint, access), "{sql}");
     };
-    check("/* hakem: primary */ select 1", Some(Hint::Primary), Access::Read);
-    check("delete from t /* hakem: replica */", Some(Hint::Replica), Access::Write);
+    check("/* hakem: primary */ select 1", Some(Hint::place(Place::Primary)), Access::Read);
+    check("delete from t /* hakem: replica */", Some(Hint::place(Place::Replica)), Access::Write);
     check("select '/* hakem: primary */'", None, Access::Read);
 }

@@ -66,7 +66,7 @@ struct Answer<'a> {
 
 #[derive(Serialize)]
 struct Details<'a> {
-    hint: Option<&'static str>,
+    hint: Option<String>,
     shape: Option<&'a str>,
     ambiguous: bool,
     statements: Vec<Statement<'a>>,
@@ -134,7 +134,7 @@ fn answer(
     let class = classifier.classify(sql);
     let explanation = explain.then(|| classifier.explain(sql));
     let explanation = explanation.as_ref().map(|explanation| Details {
-        hint: explanation.class.hint.map(classifier::Hint::as_str),
+        hint: explanation.class.hint.map(|hint| hint.to_string()),
         shape: explanation.shape.as_deref(),
         ambiguous: explanation.ambiguous,
         statements: explanation.statements.iter().map(statement).collect(),
@@ -166,7 +166,7 @@ fn tell(out: &mut impl Write, explanation: &Explanation) -> std::io::Result<()> 
     writeln!(out, "why:       {}", class.why)?;
     writeln!(out, "effect:    {}", class.effect())?;
     if let Some(hint) = class.hint {
-        writeln!(out, "hint:      {}", hint.as_str())?;
+        writeln!(out, "hint:      {hint}")?;
     }
     if explanation.ambiguous {
         writeln!(out, "ambiguous: a backslash in front of a quote")?;

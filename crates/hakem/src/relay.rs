@@ -372,7 +372,9 @@ impl Pump<'_> {
                     if self.session.is_quiet() {
                         // The answers to what came before are not to be dropped with this one's.
                         self.outgoing.release();
-                        counters.pinned(intent.why);
+                        if !self.session.moves() {
+                            counters.pinned(intent.why);
+                        }
                     } else {
                         counters.routed(self.place.taken.role, intent.why);
                     }

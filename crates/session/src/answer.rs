@@ -77,6 +77,18 @@ impl Session {
                 self.settings.commit();
                 self.transaction = Transaction::None;
             }
+            (Effect::Commit { chain: true }, Transaction::Deferred(_)) => {
+                backend::put_command_complete(&mut self.output, "COMMIT");
+                self.settings.commit();
+            }
+            (Effect::Rollback { chain: true }, Transaction::Deferred(_)) => {
+                backend::put_command_complete(&mut self.output, "ROLLBACK");
+                self.settings.rollback();
+            }
+            (Effect::SetTransaction(more), Transaction::Deferred(known)) => {
+                self.transaction = Transaction::Deferred(Session::with_modes(known, *more)?);
+                backend::put_command_complete(&mut self.output, "SET");
+            }
             (Effect::Rollback { chain: false }, Transaction::Deferred(_)) => {
                 backend::put_command_complete(&mut self.output, "ROLLBACK");
                 self.end_lost();

@@ -20,6 +20,7 @@ use crate::session::{Progress, Session, Transaction};
 use crate::settings::{SESSION_AUTHORIZATION, difference, ended_by, says_who};
 use crate::sql::{Said, taken, too_many};
 use crate::statements::{Form, Prepared, UNKNOWN, is_ours};
+use crate::transaction::Block;
 
 impl Session {
     /// Writes for the attached server what it has not got yet, to the end of `out`, and expects its replies from now on: requests
@@ -27,6 +28,9 @@ impl Session {
     pub fn encode(&mut self, memory: &mut ServerMemory, out: &mut Vec<u8>) {
         if self.request.end != End::Open {
             self.launch();
+        }
+        if let Some(how) = self.moving.take() {
+            return self.leave_replica(how, out);
         }
         while self.sent < self.flight.len() {
             if self.sent == 0 && !self.encode_first(memory, out) {
@@ -167,6 +171,7 @@ impl Session {
         if let Transaction::Deferred(mode) = self.transaction {
             frontend::put_query(out, &begin(mode));
             self.owed.push_back(Owed::Hidden);
+            self.block = Block::new(mode);
         }
     }
 

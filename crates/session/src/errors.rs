@@ -62,7 +62,7 @@ impl Session {
                     self.lease.unclear = true;
                     return Verdict::Swallow;
                 }
-                Some(Owed::HiddenCheck(_)) => return Verdict::Swallow,
+                Some(Owed::HiddenCheck(_) | Owed::HiddenMove(_)) => return Verdict::Swallow,
                 _ => {}
             }
             self.progress.hidden_failed = true;
@@ -261,7 +261,7 @@ impl Session {
     fn is_read_only(&self) -> bool {
         let mode = match self.transaction {
             Transaction::Deferred(mode) => mode.access,
-            _ => None,
+            _ => self.flight.front().and_then(|sent| sent.request.opens?.access),
         };
         mode == Some(TransactionAccess::ReadOnly)
             || self.settings.current().contains_key("default_transaction_read_only")

@@ -121,7 +121,9 @@ impl Session {
         if self.is_quiet() || self.progress.copy_in {
             return true;
         }
-        if self.progress.awaits_settings || matches!(self.owed.front(), Some(Owed::HiddenCheck(_))) {
+        if self.progress.awaits_settings
+            || matches!(self.owed.front(), Some(Owed::HiddenCheck(_) | Owed::HiddenMove(_)))
+        {
             return false;
         }
         let Some(last) = self.flight.back() else { return true };
@@ -141,7 +143,7 @@ impl Session {
         let first = self.flight.front().filter(|_| self.lease.role.is_none())?;
         let needs = self.flight.iter().map(|sent| self.need(&sent.request));
         let strictest = needs.reduce(|one, other| if one == Need::Primary { one } else { other });
-        Some(crate::session::Intent { need: strictest.unwrap_or(Need::Primary), why: first.request.why })
+        Some(crate::session::Intent { need: strictest.unwrap_or(Need::Primary), why: first.request.why() })
     }
 
     /// Whether the client's frames come behind requests that have not been answered.
@@ -161,7 +163,8 @@ impl Session {
         let within = matches!(self.transaction, Transaction::Open { .. } | Transaction::Deferred(_)) && !last.controls;
         match self.lease.role {
             Some(Role::Primary) => true,
-            Some(Role::Replica) => within || (!last.controls && self.need(request) != Need::Primary),
+            Some(Role::Replica) if within => !request.leaves_replica(),
+            Some(Role::Replica) => !last.controls && self.need(request) != Need::Primary,
             None => false,
         }
     }

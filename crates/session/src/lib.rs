@@ -13,6 +13,7 @@
 //! - `settings`: tracked SETs with PostgreSQL's transactional rules.
 //! - `statements`: prepared statements, the client's names for them and the servers'.
 //! - `sql`: SQL's own PREPARE, EXECUTE and DEALLOCATE.
+//! - `transaction`: which transactions may run on a replica, and how one leaves it for the primary.
 //! - `memory`: [`ServerMemory`], what a server connection still has of the sessions that used it.
 
 mod answer;
@@ -30,13 +31,15 @@ mod session;
 mod settings;
 mod sql;
 mod statements;
+mod transaction;
 mod words;
 
+pub use classifier::Consistency;
 pub use errors::RetryReason;
 pub use flight::{FLIGHT_REQUESTS_MAX, LEASE_REQUESTS_MAX};
 pub use loss::Loss;
 pub use memory::ServerMemory;
-pub use policy::{Consistency, Policy, Route};
+pub use policy::{Policy, Route};
 pub use reply::Verdict;
 pub use session::{Intent, Need, Role, Session, Step, Transaction, Violation};
 pub use settings::Settings;

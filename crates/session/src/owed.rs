@@ -9,6 +9,7 @@ use crate::memory::SetAside;
 use crate::pins::Check;
 use crate::sql::Said;
 use crate::statements::Identity;
+use crate::transaction::Move;
 
 /// What a server, or the proxy in its place, has yet to answer.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub(crate) enum Owed {
     HiddenRestore,
     /// The same, which asks what the session has left there.
     HiddenCheck(Vec<Check>),
+    /// The same, which ends the transaction on this server.
+    HiddenMove(Move),
     /// A Parse of the proxy's own, for this statement; `None` for the unnamed one.
     HiddenParse(Option<Identity>),
     /// A Close of the proxy's own, of this statement, which the server has if what was sent ahead succeeds.
@@ -121,12 +124,16 @@ impl Owed {
                 | Owed::HiddenSettings
                 | Owed::HiddenRestore
                 | Owed::HiddenCheck(_)
+                | Owed::HiddenMove(_)
         )
     }
 
     /// Whether it is a Query of the proxy's own.
     pub(crate) fn is_hidden(&self) -> bool {
-        matches!(self, Owed::Hidden | Owed::HiddenSettings | Owed::HiddenRestore | Owed::HiddenCheck(_))
+        matches!(
+            self,
+            Owed::Hidden | Owed::HiddenSettings | Owed::HiddenRestore | Owed::HiddenCheck(_) | Owed::HiddenMove(_)
+        )
     }
 
     /// Whether it may turn out to be a COPY that waits for its data.

@@ -92,7 +92,9 @@ impl Session {
 
     /// The answer to that: a row of text.
     pub(crate) fn learn_what_is_left(&mut self, row: &[u8]) {
-        let Some(Owed::HiddenCheck(checks)) = self.owed.front() else { return };
+        let Some(Owed::HiddenCheck(checks)) = self.owed.front() else {
+            return self.learn_isolation(columns(row).next().flatten());
+        };
         for (check, value) in checks.clone().into_iter().zip(columns(row)) {
             match (check, value) {
                 (Check::Pin(reason), Some(b"f")) => self.unpin(reason),

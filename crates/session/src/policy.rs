@@ -4,9 +4,10 @@
 
 use std::time::Duration;
 
+use classifier::{Consistency, Hint, duration};
 use wire::backend::Failure;
 
-use crate::session::Session;
+use crate::session::{Need, Session};
 
 /// What a session is allowed and promised; each can be changed by `SET hakem.*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,17 +41,50 @@ pub enum Route {
     Replica,
 }
 
-/// What a replica must have seen before it may serve a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Consistency {
-    /// Nothing.
-    Eventual,
-    /// All but the last `max_lag`.
-    Bounded,
-    /// That and the session's own writes.
-    Session,
-    /// That and every write to the database through this proxy.
-    Global,
+/// How fresh a replica has to be by the comments in a request's statements. One without a wish has the session's.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wishes {
+    consistency: Option<Consistency>,
+    max_lag: Option<Duration>,
+    /// Some of its statements do not say which consistency.
+    any_consistency: bool,
+    /// Some of its statements do not say how much lag.
+    any_lag: bool,
+}
+
+impl Wishes {
+    pub(crate) fn add(&mut self, hint: Option<Hint>) {
+        let Hint { consistency, max_lag, .. } = hint.unwrap_or_default();
+        let (any_consistency, any_lag) = (consistency.is_none(), max_lag.is_none());
+        self.merge(Wishes { consistency, max_lag, any_consistency, any_lag });
+    }
+
+    /// The stricter wish counts.
+    pub(crate) fn merge(&mut self, more: Wishes) {
+        self.consistency = self.consistency.max(more.consistency);
+        self.max_lag = shorter(self.max_lag, more.max_lag);
+        self.any_consistency |= more.any_consistency;
+        self.any_lag |= more.any_lag;
+    }
+
+    fn consistency(&self, own: Consistency) -> Consistency {
+        match self.consistency {
+            Some(wish) if self.any_consistency => wish.max(own),
+            wish => wish.unwrap_or(own),
+        }
+    }
+
+    fn max_lag(&self, own: Option<Duration>) -> Option<Duration> {
+        match self.max_lag {
+            wish if self.any_lag => shorter(wish, own),
+            wish => wish.or(own),
+        }
+    }
+}
+
+/// The stricter of two bounds; `None` is none.
+fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    one.map_or(other, |one| Some(other.map_or(one, |other| one.min(other))))
 }
 
 impl Session {
@@ -84,6 +118,17 @@ impl Session {
         }
     }
 
+    /// What a read needs that wishes this.
+    pub(crate) fn freshness(&self, wishes: &Wishes) -> Need {
+        let consistency = wishes.consistency(self.policy.consistency);
+        let own_lag = self.policy.max_lag.filter(|_| consistency != Consistency::Eventual);
+        Need::Replica {
+            max_lag: wishes.max_lag(own_lag),
+            not_before: self.last_write.filter(|_| consistency >= Consistency::Session),
+            global: consistency == Consistency::Global,
+        }
+    }
+
     pub(crate) fn set_policy(&mut self, name: &str, value: Option<&str>) -> Result<(), Failure> {
         let invalid = || {
             Failure::error(
@@ -104,17 +149,13 @@ impl Session {
             "consistency" => {
                 self.policy.consistency = match value {
                     None => self.initial.consistency,
-                    Some("eventual") => Consistency::Eventual,
-                    Some("bounded") => Consistency::Bounded,
-                    Some("session") => Consistency::Session,
-                    Some("global") => Consistency::Global,
-                    Some(_) => return Err(invalid()),
+                    Some(name) => Consistency::of(name).ok_or_else(invalid)?,
                 }
             }
             "max_lag" => {
                 self.policy.max_lag = match value {
                     None => self.initial.max_lag,
-                    Some(text) => Some(parse_duration(text).ok_or_else(invalid)?),
+                    Some(text) => Some(duration(text).ok_or_else(invalid)?),
                 }
             }
             _ => return Err(unrecognized(name)),
@@ -129,12 +170,7 @@ impl Session {
                 Route::Primary => "primary".to_owned(),
                 Route::Replica => "replica".to_owned(),
             }),
-            "consistency" => Some(match self.policy.consistency {
-                Consistency::Eventual => "eventual".to_owned(),
-                Consistency::Bounded => "bounded".to_owned(),
-                Consistency::Session => "session".to_owned(),
-                Consistency::Global => "global".to_owned(),
-            }),
+            "consistency" => Some(self.policy.consistency.as_str().to_owned()),
             "max_lag" => Some(self.policy.max_lag.map_or("0".to_owned(), |lag| format!("{}ms", lag.as_millis()))),
             _ => None,
         }
@@ -144,18 +180,4 @@ impl Session {
 pub(crate) fn unrecognized(name: &str) -> Failure {
     Failure::error("42704", format!("unrecognized configuration parameter \"hakem.{name}\""))
         .hint("There are hakem.route, hakem.consistency and hakem.max_lag.")
-}
-
-/// A duration in PostgreSQL's notation: an integer and `us`, `ms`, `s`, `min` or `h`; milliseconds without a unit.
-fn parse_duration(text: &str) -> Option<Duration> {
-    let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 = text[..digits].parse().ok()?;
-    match text[digits..].trim() {
-        "us" => Some(Duration::from_micros(number)),
-        "ms" | "" => Some(Duration::from_millis(number)),
-        "s" => Some(Duration::from_secs(number)),
-        "min" => Some(Duration::from_secs(number.checked_mul(60)?)),
-        "h" => Some(Duration::from_secs(number.checked_mul(3600)?)),
-        _ => None,
-    }
 }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use classifier::{Access, Effect, PinReason};
+use classifier::{Access, Class, Effect, PinReason};
 use wire::backend::{self, Status, tag};
 
 use crate::errors::RetryReason;
@@ -168,7 +168,11 @@ impl Session {
             self.owed.pop_front();
             return Verdict::Swallow;
         }
-        self.progress.holding = false;
+        // A BEGIN in front of reads, by the extended protocol, can be run again with them.
+        let begins = |class: &Arc<Class>| matches!(&*class.effects, [Effect::Begin(_)]);
+        self.progress.holding &=
+            matches!(self.owed.front(), Some(Owed::Execute { class: Some(class), .. }) if begins(class));
+        self.progress.suspended |= tag == tag::PORTAL_SUSPENDED;
         self.progress.copy_in = false;
         let command = body.strip_suffix(b"\0").unwrap_or(body);
         self.note_completion(command);
@@ -274,6 +278,7 @@ impl Session {
                 self.end_check(memory);
                 return if self.keeps_server() { Verdict::Swallow } else { Verdict::HiddenReady { free: true } };
             }
+            Some(Owed::HiddenMove(how)) => return self.left_replica(how, memory),
             Some(Owed::HiddenRestore) => {}
             Some(Owed::HiddenSync) => hidden = true,
             Some(Owed::Sync | Owed::Query { .. } | Owed::Function) => {}
@@ -290,8 +295,10 @@ impl Session {
         }
         // What it would have got a ReadyForQuery for is dropped until it asks for one.
         self.skips_until_sync = hidden && self.progress.failed;
+        let chained = self.flight.front().is_some_and(|sent| sent.request.chains);
         self.conclude(status, memory, now);
         self.settle_owed();
+        self.unchain(chained);
         let rests = self.flight.is_empty() && status == Status::Idle && !self.policy.keeps_server;
         let asks = rests && self.ask_what_is_left();
         let free = self.flight.is_empty() && !asks && !self.keeps_server();
@@ -372,6 +379,7 @@ impl Session {
         if self.lease.role == Some(Role::Primary) && sent.request.writes {
             self.wrote = true;
         }
+        self.note_block(&sent.request, status);
         match status {
             Status::Idle => {
                 if failed {

@@ -2,9 +2,10 @@
 //!
 //! It is kept until the first byte of its answer has gone to the client, so that it can be run again elsewhere.
 
-use classifier::{Access, Class, Effect, Why};
+use classifier::{Access, Class, Effect, TransactionMode, Why};
 use std::sync::Arc;
 
+use crate::policy::Wishes;
 use crate::sql::Rewrite;
 
 /// The frames up to a Query, Sync, Flush or FunctionCall.
@@ -27,7 +28,19 @@ pub(crate) struct Request {
     /// Whether it leaves anything in its session.
     pub(crate) leaves_something: bool,
     /// Whether a comment asked for a certain kind of server.
-    pub(crate) hint: Option<classifier::Hint>,
+    pub(crate) place: Option<classifier::Place>,
+    /// How fresh comments want a replica to be.
+    pub(crate) wishes: Wishes,
+    /// The modes of a BEGIN that is its first statement.
+    pub(crate) opens: Option<TransactionMode>,
+    /// Whether it is nothing but COMMIT AND CHAIN or ROLLBACK AND CHAIN.
+    pub(crate) chains: bool,
+    /// Whether nothing comes of it, in its transaction, but results.
+    pub(crate) plain: bool,
+    /// Whether it is, in part, the primary's business even in a read-only transaction.
+    pub(crate) leaves_replica: bool,
+    /// Whether it leaves in its session what must be on the primary.
+    pub(crate) ties: bool,
     /// Whether any of its frames has to reach a server.
     pub(crate) needs_server: bool,
     /// How it ends.
@@ -89,7 +102,13 @@ impl Request {
             rewrite: None,
             copies: false,
             leaves_something: false,
-            hint: None,
+            place: None,
+            wishes: Wishes::default(),
+            opens: None,
+            chains: false,
+            plain: true,
+            leaves_replica: false,
+            ties: false,
             needs_server: false,
             end: End::Open,
             begins: false,
@@ -124,6 +143,16 @@ impl Request {
         *self = Request::with(frames);
     }
 
+    /// Whether it does anything that is the primary's business even in a read-only transaction.
+    pub(crate) fn leaves_replica(&self) -> bool {
+        self.leaves_replica && self.executes
+    }
+
+    /// Why it goes where it goes.
+    pub(crate) fn why(&self) -> Why {
+        if self.opens.is_some() && self.why == Why::Empty { Why::TransactionControl } else { self.why }
+    }
+
     /// Whether the server answers it whole, with a ReadyForQuery at the end.
     pub(crate) fn is_whole(&self) -> bool {
         matches!(self.end, End::Ready | End::Prepared)
@@ -138,7 +167,11 @@ impl Request {
         self.writes |= more.writes;
         self.copies |= more.copies;
         self.leaves_something |= more.leaves_something;
-        self.hint = self.hint.or(more.hint);
+        self.place = self.place.max(more.place);
+        self.wishes.merge(more.wishes);
+        self.plain &= more.plain;
+        self.leaves_replica |= more.leaves_replica;
+        self.ties |= more.ties;
         self.begins |= more.begins;
         self.commits |= more.commits;
         self.obscure |= more.obscure;
@@ -170,14 +203,32 @@ impl Request {
 
     /// Adds a statement: the strictest decides.
     pub(crate) fn add(&mut self, class: &Class) {
-        if class.access > self.access || self.why == Why::Empty {
+        let is_first = self.why == Why::Empty;
+        // A BEGIN decides by its modes; and it may be named more than once, when it is bound and when it is described.
+        let opens = match &*class.effects {
+            [Effect::Begin(mode)]
+                if class.statements == 1 && is_first && self.opens.is_none_or(|known| known == *mode) =>
+            {
+                self.opens = Some(*mode);
+                true
+            }
+            _ => false,
+        };
+        let chains =
+            |effect: &Effect| matches!(effect, Effect::Commit { chain: true } | Effect::Rollback { chain: true });
+        self.chains = is_first && class.statements == 1 && class.effects.iter().any(chains);
+        self.plain &= opens || (class.access == Access::Read && class.effects.is_empty() && class.why != Why::Cursor);
+        self.leaves_replica |= crate::transaction::leaves_replica(class);
+        self.ties |= crate::transaction::ties(class);
+        self.place = self.place.max(class.hint.and_then(|hint| hint.place));
+        self.wishes.add(class.hint);
+        if !opens && (class.access > self.access || is_first) {
             self.access = self.access.max(class.access);
             self.why = class.why;
         }
         self.writes |= class.access == Access::Write && !writes_nothing(class);
         self.copies |= class.why == Why::CopyFrom;
         self.leaves_something |= !class.effects.is_empty();
-        self.hint = self.hint.or(class.hint);
         self.controls |= class.effects.iter().any(crate::flight::controls);
         self.alters |= crate::flight::alters(class);
         let local = |effect: &Effect| {

@@ -7,9 +7,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use classifier::{
-    Access, Class, Classifier, Effect, Hint, Isolation, PinReason, TransactionAccess, TransactionMode, Why,
-};
+use classifier::{Access, Class, Classifier, Effect, PinReason, Place, TransactionMode, Why};
 use wire::Malformed;
 use wire::backend::{Failure, Status};
 use wire::frame::Frame;
@@ -18,11 +16,12 @@ use wire::frontend::{Bind, Frontend, Parse, Target};
 use crate::flight::{Changes, Sent};
 use crate::memory::ServerMemory;
 use crate::owed::Owed;
-use crate::policy::{Consistency, Policy, Route};
+use crate::policy::{Policy, Route};
 use crate::request::{End, Request};
 use crate::settings::Settings;
 use crate::sql::Rewrite;
 use crate::statements::{Identity, Named, Prepared, Statements};
+use crate::transaction::{Block, Move};
 
 /// The conversation with one client.
 #[derive(Debug)]
@@ -33,6 +32,12 @@ pub struct Session {
     pub(crate) settings: Settings,
     pub(crate) statements: Statements,
     pub(crate) transaction: Transaction,
+    /// What is known of the block on the server of the lease.
+    pub(crate) block: Block,
+    /// How it leaves that server for the sake of the request that has just been gathered.
+    pub(crate) moving: Option<Move>,
+    /// A read-only transaction turned out to need the primary, and had to be given up on a replica.
+    pub(crate) shuns_replicas: bool,
     pub(crate) pins: Vec<PinReason>,
     /// A server would not have the session be who it is.
     pub(crate) disowned: bool,
@@ -147,6 +152,8 @@ pub(crate) struct Progress {
     pub(crate) copy_in: bool,
     /// A Sync is kept back until it is known whether COPY would swallow it.
     pub(crate) withheld_sync: bool,
+    /// A portal has more rows than were asked for.
+    pub(crate) suspended: bool,
     /// How many effects of a simple query have been applied.
     pub(crate) effects: usize,
 }
@@ -216,6 +223,9 @@ impl Session {
             settings,
             statements: Statements::default(),
             transaction: Transaction::None,
+            block: Block::default(),
+            moving: None,
+            shuns_replicas: false,
             pins: Vec::new(),
             disowned: false,
             rechecks: false,
@@ -297,6 +307,8 @@ impl Session {
             }
             Frontend::Bind(bind) => {
                 self.request.uses_portals = true;
+                // Another request may execute it.
+                self.request.plain &= bind.portal.is_empty();
                 self.uses(bind.statement);
             }
             Frontend::Describe(Target::Statement(name)) => self.uses(name),
@@ -584,7 +596,10 @@ impl Session {
                 self.refusal = Some(Failure::error("0A000", message));
                 self.answer_refusal()
             }
-            _ => Step::Request(Intent { need: self.need(&self.request), why: self.request.why }),
+            _ => {
+                self.moving = self.leaving(&self.request);
+                Step::Request(Intent { need: self.need(&self.request), why: self.request.why() })
+            }
         }
     }
 
@@ -615,26 +630,21 @@ impl Session {
         // What a Flush leaves open may go on with a write, in the same transaction.
         let known = request.end != End::Part && !self.progress.part;
         let begun = match self.transaction {
-            Transaction::None => true,
-            Transaction::Deferred(mode) => {
-                // "cannot use serializable mode in a hot standby" (GetSerializableTransactionSnapshot).
-                mode.access == Some(TransactionAccess::ReadOnly) && mode.isolation != Some(Isolation::Serializable)
-            }
+            Transaction::None => match request.opens {
+                // What comes first decides.
+                Some(mode) => request.why != Why::Empty && self.suits_replica(mode),
+                None => !self.is_serializable_by_default(),
+            },
+            Transaction::Deferred(mode) => self.suits_replica(mode),
             _ => false,
         };
-        let insists = policy.route == Route::Replica || request.hint == Some(Hint::Replica);
-        let refuses = policy.route == Route::Primary || request.hint == Some(Hint::Primary);
+        let insists = policy.route == Route::Replica || request.place == Some(Place::Replica);
+        let refuses = policy.route == Route::Primary || request.place == Some(Place::Primary);
         let harmless = request.access == Access::Read || (insists && may_insist(request));
         if !policy.split || policy.keeps_server || refuses || !known || !begun || !harmless {
             return Need::Primary;
         }
-        Need::Replica {
-            max_lag: policy.max_lag.filter(|_| policy.consistency != Consistency::Eventual),
-            not_before: self
-                .last_write
-                .filter(|_| matches!(policy.consistency, Consistency::Session | Consistency::Global)),
-            global: policy.consistency == Consistency::Global,
-        }
+        self.freshness(&request.wishes)
     }
 }
 

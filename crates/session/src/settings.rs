@@ -57,6 +57,12 @@ impl Settings {
         &self.current.map
     }
 
+    /// The value of a setting, as far as the session has set it to something that stands in the statement.
+    pub(crate) fn value(&self, name: &str) -> Option<String> {
+        let (_, value) = self.current.map.get(name)?.rsplit_once(" TO ")?;
+        Some(value.trim().trim_matches('\'').to_owned())
+    }
+
     /// What holds now, without these.
     pub(crate) fn without(&self, names: &[&str]) -> Map {
         let mut map = self.current.map.clone();

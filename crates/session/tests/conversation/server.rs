@@ -55,6 +55,8 @@ pub(crate) struct Server {
     status: Status,
     /// The transaction was begun READ ONLY.
     read_only: bool,
+    /// Its isolation level.
+    isolation: &'static str,
     named: HashMap<Vec<u8>, Statement>,
     unnamed: Option<Statement>,
     portals: HashMap<Vec<u8>, Portal>,
@@ -106,6 +108,7 @@ impl Server {
             faults,
             status: Status::Idle,
             read_only: false,
+            isolation: READ_COMMITTED,
             named: HashMap::new(),
             unnamed: None,
             portals: HashMap::new(),
@@ -410,6 +413,7 @@ impl Server {
                 if self.status == Status::Idle {
                     self.status = Status::Open;
                     self.read_only = lower.ends_with("read only");
+                    self.isolation = if lower.contains("repeatable read") { "repeatable read" } else { READ_COMMITTED };
                 } else {
                     backend::put_warning(&mut self.pending, "25001", "there is already a transaction in progress");
                 }
@@ -502,6 +506,7 @@ impl Server {
         let (count, value) = match rest.strip_suffix(" rows").and_then(|text| text.rsplit(' ').next()?.parse().ok()) {
             Some(count) => (count, "row".to_owned()),
             _ if check => (1, if self.leftovers.is_empty() { "f" } else { "t" }.to_owned()),
+            None if statement.sql == "SHOW transaction_isolation" => (1, self.isolation.to_owned()),
             None if statement.sql.starts_with("show") => (1, self.value(rest)),
             None if rest == "literal" => (1, statement.timezone.clone()),
             None => (1, rest.to_owned()),
@@ -533,14 +538,14 @@ impl Server {
         if self.status == Status::Idle {
             backend::put_warning(&mut self.pending, "25P01", "there is no transaction in progress");
         }
-        let read_only = self.read_only;
+        let (read_only, isolation) = (self.read_only, self.isolation);
         if succeeds {
             self.commit()
         } else {
             self.roll_back()
         }
         if sql.ends_with("and chain") {
-            (self.status, self.read_only) = (Status::Open, read_only);
+            (self.status, self.read_only, self.isolation) = (Status::Open, read_only, isolation);
         }
         if succeeds { "COMMIT" } else { "ROLLBACK" }
     }
@@ -601,6 +606,8 @@ impl Server {
         Err(Trouble::Gone)
     }
 }
+
+const READ_COMMITTED: &str = "read committed";
 
 fn returns_rows(sql: &str) -> bool {
     sql.starts_with("select") || sql.starts_with("show")

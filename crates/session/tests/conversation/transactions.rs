@@ -151,3 +151,187 @@ fn a_write_is_seen_by_the_reads_that_follow() {
         ("Q select 1", "r.Q(select 1)", "T D(1) C(SELECT 1) Z(I)"),
     ]);
 }
+
+#[test]
+fn modes_are_set_before_the_first_statement() {
+    check(&[
+        ("Q begin", "", "C(BEGIN) Z(T)"),
+        ("Q set transaction read only", "", "C(SET) Z(T)"),
+        ("Q set transaction isolation level repeatable read", "", "C(SET) Z(T)"),
+        ("Q select 1", "r.Q(BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY) r.Q(select 1)", "T D(1) C(SELECT 1) Z(T)"),
+        ("Q commit", "r.Q(commit)", "C(COMMIT) Z(I)"),
+        ("Q begin read only", "", "C(BEGIN) Z(T)"),
+        ("Q set transaction_read_only = off", "", "C(SET) Z(T)"),
+        ("Q insert into t", "p.Q(BEGIN READ WRITE) p.Q(insert into t)", "C(INSERT 0 1) Z(T)"),
+        ("Q rollback", "p.Q(rollback)", "C(ROLLBACK) Z(I)"),
+    ]);
+}
+
+#[test]
+fn transactions_are_what_the_session_says() {
+    check(&[
+        ("Q set default_transaction_read_only to on", "p.Q(set default_transaction_read_only to on)", "C(SET) Z(I)"),
+        ("Q begin", "", "C(BEGIN) Z(T)"),
+        (
+            "Q select 1",
+            "r.Q(SET default_transaction_read_only TO on;) r.Q(BEGIN) r.Q(select 1)",
+            "T D(1) C(SELECT 1) Z(T)",
+        ),
+        ("Q commit", "r.Q(commit)", "C(COMMIT) Z(I)"),
+        ("Q begin read write", "", "C(BEGIN) Z(T)"),
+        ("Q select 1", "p.Q(BEGIN READ WRITE) p.Q(select 1)", "T D(1) C(SELECT 1) Z(T)"),
+        ("Q rollback", "p.Q(rollback)", "C(ROLLBACK) Z(I)"),
+    ]);
+    check(&[
+        (
+            "Q set default_transaction_isolation to 'serializable'",
+            "p.Q(set default_transaction_isolation to 'serializable')",
+            "C(SET) Z(I)",
+        ),
+        ("Q select 1", "p.Q(select 1)", "T D(1) C(SELECT 1) Z(I)"),
+        ("Q begin read only", "", "C(BEGIN) Z(T)"),
+        ("Q select 1", "p.Q(BEGIN READ ONLY) p.Q(select 1)", "T D(1) C(SELECT 1) Z(T)"),
+        ("Q rollback", "p.Q(rollback)", "C(ROLLBACK) Z(I)"),
+    ]);
+}
+
+const BEGIN: Line = ("Q begin read only", "", "C(BEGIN) Z(T)");
+const READ: Line = ("Q select 1", "r.Q(BEGIN READ ONLY) r.Q(select 1)", "T D(1) C(SELECT 1) Z(T)");
+
+#[test]
+fn a_transaction_leaves_its_replica_for_what_only_the_primary_does() {
+    check(&[
+        BEGIN,
+        READ,
+        (
+            "Q select txid_current()",
+            "r.Q(SHOW transaction_isolation;ROLLBACK) p.Q(BEGIN READ ONLY) p.Q(select txid_current())",
+            "T D(txid_current()) C(SELECT 1) Z(T)",
+        ),
+        ("Q select 1", "p.Q(select 1)", "T D(1) C(SELECT 1) Z(T)"),
+        ("Q commit", "p.Q(commit)", "C(COMMIT) Z(I)"),
+        // By the extended protocol, with a statement that the other server has not got.
+        (
+            "P s select 1 | P f select txid_current() | S",
+            "p.P(#1 select 1) p.P(#2 select txid_current()) p.S",
+            "1 1 Z(I)",
+        ),
+        BEGIN,
+        ("B s | E | S", "r.Q(BEGIN READ ONLY) r.P(#1 select 1) r.B(#1) r.E r.S", "2 D(1) C(SELECT 1) Z(T)"),
+        (
+            "B f | E | S",
+            "r.Q(SHOW transaction_isolation;ROLLBACK) p.Q(BEGIN READ ONLY) p.B(#2) p.E p.S",
+            "2 D(txid_current()) C(SELECT 1) Z(T)",
+        ),
+        ("Q commit", "p.Q(commit)", "C(COMMIT) Z(I)"),
+    ]);
+    // A read-only primary would refuse it, too.
+    check(&[
+        BEGIN,
+        READ,
+        ("Q insert into t", "r.Q(insert into t)", "E(25006) Z(E)"),
+        ("Q rollback", "r.Q(rollback)", "C(ROLLBACK) Z(I)"),
+    ]);
+}
+
+#[test]
+fn a_transaction_of_one_snapshot_stays_on_its_replica() {
+    let begin = ("Q begin isolation level repeatable read read only", "", "C(BEGIN) Z(T)");
+    let begun = "r.Q(BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY) r.Q(select 1)";
+    let lock = ("Q select pg_advisory_lock(1)", "r.Q(ROLLBACK)", "E(40001) Z(E)");
+    check(&[
+        begin,
+        ("Q select 1", begun, "T D(1) C(SELECT 1) Z(T)"),
+        lock,
+        ("Q select 1", "", "E(25P02) Z(E)"),
+        ("Q rollback", "", "C(ROLLBACK) Z(I)"),
+        // The next time it begins where it can go on.
+        begin,
+        ("Q select 1", "p.Q(BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY) p.Q(select 1)", "T D(1) C(SELECT 1) Z(T)"),
+    ]);
+    // What a savepoint has to bring back is on the replica.
+    check(&[
+        BEGIN,
+        READ,
+        ("Q savepoint a", "r.Q(savepoint a)", "C(SAVEPOINT) Z(T)"),
+        ("Q select txid_current()", "r.Q(select txid_current())", "T D(txid_current()) C(SELECT 1) Z(T)"),
+        ("Q select pg_advisory_lock(1)", "r.Q(ROLLBACK)", "E(40001) Z(E)"),
+        ("Q rollback to a", "", "E(25P02) Z(E)"),
+        ("Q rollback", "", "C(ROLLBACK) Z(I)"),
+    ]);
+}
+
+#[test]
+fn a_chained_transaction_begins_where_it_may() {
+    check(&[
+        BEGIN,
+        READ,
+        ("Q commit and chain", "r.Q(commit and chain) r.Q(ROLLBACK)", "C(COMMIT) Z(T)"),
+        ("!released", "", ""),
+        READ,
+        ("Q rollback and chain", "r.Q(rollback and chain) r.Q(ROLLBACK)", "C(ROLLBACK) Z(T)"),
+        ("Q commit and chain", "", "C(COMMIT) Z(T)"),
+        (
+            "Q select txid_current()",
+            "p.Q(BEGIN READ ONLY) p.Q(select txid_current())",
+            "T D(txid_current()) C(SELECT 1) Z(T)",
+        ),
+        ("Q commit and chain", "p.Q(commit and chain)", "C(COMMIT) Z(T)"),
+        ("!held", "", ""),
+        ("Q commit", "p.Q(commit)", "C(COMMIT) Z(I)"),
+    ]);
+}
+
+#[test]
+fn a_begin_in_front_of_reads_goes_with_them() {
+    check(&[
+        (
+            "P - begin read only | B - | E | P - select 1 | B - | E | S",
+            "r.P(- begin read only) r.B(-) r.E r.P(- select 1) r.B(-) r.E r.S",
+            "1 2 C(BEGIN) 1 2 D(1) C(SELECT 1) Z(T)",
+        ),
+        ("!held", "", ""),
+        (
+            "Q select txid_current()",
+            "r.Q(SHOW transaction_isolation;ROLLBACK) p.Q(BEGIN READ ONLY) p.Q(select txid_current())",
+            "T D(txid_current()) C(SELECT 1) Z(T)",
+        ),
+        ("Q commit", "p.Q(commit)", "C(COMMIT) Z(I)"),
+        // Alone it says nothing about what comes.
+        ("P - begin read only | B - | E | S", "p.P(- begin read only) p.B(-) p.E p.S", "1 2 C(BEGIN) Z(T)"),
+        ("Q commit", "p.Q(commit)", "C(COMMIT) Z(I)"),
+        (
+            "P - begin read only | B - | E | P - insert into t | B - | E | S",
+            "p.P(- begin read only) p.B(-) p.E p.P(- insert into t) p.B(-) p.E p.S",
+            "1 2 C(BEGIN) 1 2 E(25006) Z(E)",
+        ),
+    ]);
+}
+
+#[test]
+fn a_wish_is_one_statements() {
+    check(&[
+        ("!stale", "", ""),
+        ("Q insert into t", "p.Q(insert into t)", "C(INSERT 0 1) Z(I)"),
+        ("Q select 1", "p.Q(select 1)", "T D(1) C(SELECT 1) Z(I)"),
+        (
+            "Q select 1 -- hakem: consistency=eventual",
+            "r.Q(select 1 -- hakem: consistency=eventual)",
+            "T D(1 -- hakem: consistency=eventual) C(SELECT 1) Z(I)",
+        ),
+        ("Q select 1", "p.Q(select 1)", "T D(1) C(SELECT 1) Z(I)"),
+        // What comes behind it in the same request wishes nothing.
+        (
+            "P - select 1 -- hakem: consistency=bounded | P - select 1 | B - | E | S",
+            "p.P(- select 1 -- hakem: consistency=bounded) p.P(- select 1) p.B(-) p.E p.S",
+            "1 1 2 D(1) C(SELECT 1) Z(I)",
+        ),
+        ("Q set hakem.consistency = 'eventual'", "", "C(SET) Z(I)"),
+        ("Q select 1", "r.Q(select 1)", "T D(1) C(SELECT 1) Z(I)"),
+        (
+            "Q select 1 -- hakem: consistency=session",
+            "p.Q(select 1 -- hakem: consistency=session)",
+            "T D(1 -- hakem: consistency=session) C(SELECT 1) Z(I)",
+        ),
+    ]);
+}
