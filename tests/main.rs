@@ -36,6 +36,7 @@ mod raw;
 mod reload;
 mod replication;
 mod routing;
+mod sharing;
 mod signals;
 mod smoke;
 mod startup;

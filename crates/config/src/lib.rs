@@ -17,6 +17,7 @@ mod reader;
 mod resolve;
 mod secret;
 mod sections;
+mod sharing;
 mod tls;
 mod value;
 
@@ -32,4 +33,5 @@ pub use sections::{
     Cluster, Consistency, Console, Database, Keepalive, Log, LogFormat, LogLevel, Overrides, Peer, Pool, PoolMode,
     Proxy, Route, Routing, Topology, UnixSocket, User,
 };
+pub use sharing::Share;
 pub use tls::{Ciphers, ClientTls, Protocols, ServerTls, SslMode, Tls};

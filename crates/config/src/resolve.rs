@@ -10,6 +10,7 @@ use crate::config::{ANY_DATABASE, CONSOLES, Config};
 use crate::limits::{Ceilings, Timeouts};
 use crate::secret::{self, Secret};
 use crate::sections::{Consistency, Database, NAME_BYTES_MAX, PoolMode, Route, User};
+use crate::sharing::Share;
 
 /// Everything that depends on the database and the user of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub struct Resolved {
     pub max_lag: Duration,
     /// Where statements go.
     pub route: Route,
+    /// The part of the reads that the primary takes though a replica would do.
+    pub primary_read_share: Share,
     /// How long a client may take.
     pub timeouts: Timeouts,
 }
@@ -89,6 +92,10 @@ impl Config {
             consistency: first.consistency.or(second.consistency).unwrap_or(self.routing.consistency),
             max_lag: first.max_lag.or(second.max_lag).unwrap_or(self.routing.max_lag),
             route: first.route.or(second.route).unwrap_or(everybody),
+            primary_read_share: first
+                .primary_read_share
+                .or(second.primary_read_share)
+                .unwrap_or(self.routing.primary_read_share),
             timeouts: self.pool.timeouts.with(&first.timeouts, &second.timeouts),
         })
     }

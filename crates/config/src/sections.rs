@@ -3,6 +3,7 @@
 //! What a key means is told to the user in `proxy.toml` at the root of the repository, which a test compares with this file.
 //! How sections refer to each other is checked in `config.rs`.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use crate::auth::{self, Auth};
 use crate::limits::{self, CeilingOverrides, Ceilings, DATABASE_CEILINGS, TimeoutOverrides, Timeouts, USER_CEILINGS};
 use crate::reader::Section;
 use crate::secret::{self, Secret};
+use crate::sharing::{self, Share};
 use crate::tls::{ServerTls, Tls};
 use crate::value::{FileMode, Keyword, Names, Size};
 
@@ -46,6 +48,8 @@ pub struct Proxy {
     pub cancel_wait_timeout: Duration,
     /// How dead peers are noticed; `None` leaves sockets without keepalive.
     pub keepalive: Option<Keepalive>,
+    /// Where this proxy is; empty when that is not stated.
+    pub zone: String,
 }
 
 /// The Unix sockets that clients connect to: one for each port of [`Proxy::listen`], named as PostgreSQL's.
@@ -146,6 +150,10 @@ pub struct Routing {
     pub max_lag: Duration,
     /// The number of classified statements that are remembered.
     pub classifier_cache: usize,
+    /// The part of the reads that the primary takes though a replica would do.
+    pub primary_read_share: Share,
+    /// The time in which a replica that has come back gets its full share of the reads.
+    pub slow_start: Duration,
 }
 
 /// `[topology]`: how servers are watched.
@@ -182,6 +190,10 @@ pub struct User {
 pub struct Cluster {
     /// The servers. Never empty; no server is in two clusters.
     pub servers: Vec<Address>,
+    /// How the replicas share the reads. A server that is not named has 1; one with 0 serves none as a replica.
+    pub weights: BTreeMap<Address, u32>,
+    /// Where the servers are, as far as that is stated.
+    pub zones: BTreeMap<Address, String>,
     /// The user of the probes.
     pub probe_user: String,
     /// The password of the probes.
@@ -235,6 +247,8 @@ pub struct Overrides {
     pub max_lag: Option<Duration>,
     /// Instead of what [`Routing::split`] says.
     pub route: Option<Route>,
+    /// Instead of [`Routing::primary_read_share`].
+    pub primary_read_share: Option<Share>,
     /// Instead of [`Pool::timeouts`].
     pub timeouts: TimeoutOverrides,
 }
@@ -345,6 +359,7 @@ impl Proxy {
             peer_id: section.within("peer_id", 0, 0..=u32::from(PEER_ID_MAX)) as u16,
             cancel_wait_timeout: section.within("cancel_wait_timeout", seconds(10), TIMEOUT_MIN..=DURATION_MAX),
             keepalive: keepalive.then_some(timing),
+            zone: section.value("zone", String::new()),
         }
     }
 }
@@ -419,6 +434,8 @@ impl Routing {
             consistency: section.value("consistency", Consistency::Session),
             max_lag: section.within("max_lag", seconds(1), TIMEOUT_MIN..=DURATION_MAX),
             classifier_cache: count(section.within("classifier_cache", 10_000, 1..=10_000_000)),
+            primary_read_share: section.within("primary_read_share", Share::NONE, Share::NONE..=Share::ALL),
+            slow_start: section.within("slow_start", seconds(10), Duration::ZERO..=seconds(3600)),
         }
     }
 }
@@ -461,8 +478,12 @@ impl User {
 
 impl Cluster {
     pub(crate) fn read(section: &mut Section<'_, '_>, tls: &Tls) -> Cluster {
+        let servers: Vec<Address> = section.required("servers").unwrap_or_default();
+        let weights = sharing::weights(section, &servers);
         Cluster {
-            servers: section.required("servers").unwrap_or_default(),
+            weights,
+            zones: sharing::of_servers(section, "zones", &servers),
+            servers,
             probe_user: name(section, "probe_user", "postgres"),
             probe_password: plain_password(section, "probe_password"),
             probe_database: name(section, "probe_database", "postgres"),
@@ -503,6 +524,7 @@ impl Overrides {
             consistency: section.optional("consistency"),
             max_lag: section.optional_within("max_lag", TIMEOUT_MIN..=DURATION_MAX),
             route: section.optional("route"),
+            primary_read_share: section.optional_within("primary_read_share", Share::NONE..=Share::ALL),
             timeouts: TimeoutOverrides::read(section),
         }
     }

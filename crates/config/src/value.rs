@@ -280,7 +280,7 @@ fn string<'v>(value: &'v DeValue<'_>, wanted: &str) -> Result<&'v str, Refusal> 
     value.as_str().ok_or_else(|| wrong_type(wanted, value))
 }
 
-fn integer(value: &DeValue<'_>, wanted: &str) -> Result<i64, Refusal> {
+pub(crate) fn integer(value: &DeValue<'_>, wanted: &str) -> Result<i64, Refusal> {
     let digits = value.as_integer().ok_or_else(|| wrong_type(wanted, value))?;
     i64::from_str_radix(digits.as_str(), digits.radix()).map_err(|_| refuse(format!("is out of range: {digits}")))
 }
@@ -307,7 +307,7 @@ fn unknown_unit(unit: &str, units: &str) -> Refusal {
     refuse(format!("has the unknown unit {unit:?}: the units are {units}"))
 }
 
-fn wrong_type(wanted: &str, value: &DeValue<'_>) -> Refusal {
+pub(crate) fn wrong_type(wanted: &str, value: &DeValue<'_>) -> Refusal {
     let found = match value {
         DeValue::String(_) => "a text",
         DeValue::Integer(_) => "a whole number",

@@ -15,7 +15,7 @@ use std::time::Instant;
 use pool::{Lease, Stream};
 use session::{Intent, Need, RetryReason, ServerMemory, Session, Step, Transaction};
 use tokio::io::AsyncWriteExt;
-use topology::NodeId;
+use topology::{NodeId, Trail};
 use wire::backend::Failure;
 use wire::frontend;
 
@@ -31,7 +31,7 @@ use crate::login::{self, Entrance, Welcome};
 use crate::pins::Pins;
 use crate::relay::{Gone, Outcome, Place, relay};
 use crate::reset::reset;
-use crate::route::{self, Missed, Wanted};
+use crate::route::{self, Missed, Taken, Wanted};
 use crate::service::Tenant;
 use crate::waiting::Presence;
 use crate::worker::{Slot, Worker};
@@ -53,6 +53,8 @@ pub(crate) struct Client {
     pub(crate) slot: Rc<Slot>,
     pub(crate) books: Books,
     last_write: Option<Instant>,
+    /// What it has read.
+    pub(crate) trail: Option<Trail>,
     /// What it hears on the channels that it listens on; without, it has never listened.
     pub(crate) ears: Option<Box<Ears>>,
     /// The pins that have been counted.
@@ -94,6 +96,7 @@ pub(crate) async fn serve(stream: Stream, seat: Seat, worker: Rc<Worker>) {
         slot: presence.slot.clone(),
         books: Books::new(Instant::now()),
         last_write: None,
+        trail: None,
         ears: None,
         pins: Pins::default(),
         transaction_since: None,
@@ -296,7 +299,7 @@ impl Client {
                 Ok(Ok(acquired)) => acquired,
                 Err(failure) => Err(Missed::Refused(failure)),
             };
-            let (mut lease, taken) = match acquired {
+            let (mut lease, mut taken) = match acquired {
                 Ok(found) => found,
                 Err(Missed::Superseded) => {
                     self.keep_up(session);
@@ -311,10 +314,13 @@ impl Client {
                 }
             };
             self.worker.counters.routed(taken.role, intent.why);
+            if waited.is_some() {
+                taken.burden.restart(Instant::now());
+            }
             session.attach(taken.role);
             self.note_lease(&lease);
             cancel.aim(&lease);
-            let outcome = relay(self, session, &mut lease, Place { wanted: &wanted, taken }).await;
+            let outcome = relay(self, session, &mut lease, Place { wanted: &wanted, taken: &taken }).await;
             let flights = cancel.lower();
             self.note_return(&lease);
             match outcome {
@@ -351,6 +357,7 @@ impl Client {
                     }
                 }
                 Outcome::Lost => {
+                    self.note_read(&taken, Instant::now());
                     self.worker.counters.lost();
                     tracing::info!(client = self.id, node = %taken.node, "lost a server in the middle of a request or transaction");
                     self.tenant.watcher.suspect(taken.node);
@@ -382,6 +389,10 @@ impl Client {
         if self.tenant.is_superseded() {
             let next = self.worker.service.successor(&self.tenant);
             session.adopt(&self.tenant.policy, &next.policy);
+            if !Arc::ptr_eq(&self.tenant.cluster, &next.cluster) {
+                // The nodes have other numbers.
+                self.trail = self.trail.map(|trail| Trail { node: NOWHERE, ..trail });
+            }
             self.tenant = next;
             if self.ears.take().is_some() {
                 // They are the old tenant's.
@@ -426,6 +437,13 @@ impl Client {
     pub(crate) fn split(&mut self) -> (&Tenant, Presence<'_>) {
         let Client { tenant, stream, inbox, slot, worker, .. } = self;
         (tenant, Presence { stream, inbox, slot, worker })
+    }
+
+    /// The session has read something, until now.
+    pub(crate) fn note_read(&mut self, taken: &Taken, now: Instant) {
+        if taken.leaves_trail {
+            self.trail = Some(Trail { node: taken.node, until: now });
+        }
     }
 
     /// A write may have been acknowledged: others who want to see everybody's writes need to know when.
@@ -477,6 +495,9 @@ const RETRIES_MAX: u32 = 10;
 
 /// How often a request is run again after its server was lost: a request may be what kills servers, and is not to kill them all.
 const LOSSES_MAX: u32 = 2;
+
+/// No node.
+const NOWHERE: NodeId = NodeId(u16::MAX);
 
 /// The time for a last word to a client.
 const FAREWELL_MAX: std::time::Duration = std::time::Duration::from_secs(1);

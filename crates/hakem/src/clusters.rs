@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use config::Config;
 use pool::Tls;
 use tokio::task::AbortHandle;
-use topology::{NodeState, Watcher, Writer};
+use topology::{Freshness, NodeState, Plan, Watcher, Writer};
 
+use crate::load::Loads;
 use crate::service::{Service, Tenant};
 
 /// The clusters by name.
@@ -19,6 +20,8 @@ pub(crate) type Clusters = BTreeMap<String, Arc<Cluster>>;
 /// A cluster and its watcher.
 pub(crate) struct Cluster {
     pub(crate) watcher: Watcher,
+    /// What its servers have to do.
+    pub(crate) loads: Loads,
     /// How its servers are connected to; `None` for in the clear.
     pub(crate) tls: Option<Tls>,
     pub(crate) cluster: config::Cluster,
@@ -49,6 +52,7 @@ impl Cluster {
         });
         let watched = Arc::new(Cluster {
             watcher,
+            loads: Loads::new(cluster.servers.len(), Instant::now()),
             tls,
             cluster: cluster.clone(),
             pace: pace(config),
@@ -62,7 +66,13 @@ impl Cluster {
 
     /// Whether the watcher does what another configuration says.
     pub(crate) fn is_as(&self, cluster: &config::Cluster, config: &Config, tls: Option<&Tls>) -> bool {
-        self.cluster == *cluster && self.pace == pace(config) && self.tls.as_ref() == tls
+        // How reads are shared out is the tenants' affair.
+        let watched = |cluster: &config::Cluster| config::Cluster {
+            weights: BTreeMap::new(),
+            zones: BTreeMap::new(),
+            ..cluster.clone()
+        };
+        watched(&self.cluster) == watched(cluster) && self.pace == pace(config) && self.tls.as_ref() == tls
     }
 
     /// Waits until something is known of every server, at most until `deadline`.
@@ -77,12 +87,31 @@ impl Cluster {
         }
     }
 
+    /// The part of the reads that each node gets at the moment, by weights, zones and slow start.
+    pub(crate) fn shares(&self, config: &Config, now: Instant) -> Vec<f32> {
+        let named = config.clusters.values().find(|cluster| cluster.servers == self.cluster.servers);
+        let plan = plan(named.unwrap_or(&self.cluster), config);
+        let freshness = Freshness { now, max_lag: Some(config.routing.max_lag), not_before: None };
+        self.watcher.snapshot().shares(&freshness, &plan, config.routing.primary_read_share.part())
+    }
+
     /// Ends the watching. What was known last stays known.
     pub(crate) fn stop(&self) {
         self.watcher.shutdown();
         for follower in self.followers.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             follower.abort();
         }
+    }
+}
+
+/// How the reads of a cluster are shared out.
+pub(crate) fn plan(cluster: &config::Cluster, config: &Config) -> Plan {
+    let weight = |server| cluster.weights.get(server).map_or(1.0, |weight| *weight as f32);
+    let near = |server| !config.proxy.zone.is_empty() && cluster.zones.get(server) == Some(&config.proxy.zone);
+    Plan {
+        weights: cluster.servers.iter().map(weight).collect(),
+        near: cluster.servers.iter().map(near).collect(),
+        slow_start: config.routing.slow_start,
     }
 }
 

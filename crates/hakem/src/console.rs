@@ -7,6 +7,7 @@
 mod act;
 mod clock;
 mod grammar;
+mod nodes;
 mod rows;
 pub(crate) mod settings;
 mod show;

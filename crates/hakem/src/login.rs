@@ -197,7 +197,7 @@ async fn admit(guest: &mut Guest, worker: &Rc<Worker>, presence: &Presence) -> R
             .map_err(|failure| Refusal::Told(Failure { severity: backend::Severity::Fatal, ..failure }))?;
     }
     let parameters = loop {
-        match greet(&tenant, worker.id, id, &session).await {
+        match greet(&tenant, worker.id, &session).await {
             Ok(parameters) => break parameters,
             Err(Missed::Refused(failure)) => return Err(Refusal::Told(failure)),
             Err(Missed::Superseded) => {
@@ -416,7 +416,7 @@ fn parse_options(text: &str) -> Result<Vec<(String, String)>, Failure> {
 }
 
 /// What a server reports to a client with this session's startup settings. A server is asked once in a while.
-async fn greet(tenant: &Tenant, worker: usize, turn: u64, session: &Session) -> Result<Arc<Parameters>, Missed> {
+async fn greet(tenant: &Tenant, worker: usize, session: &Session) -> Result<Arc<Parameters>, Missed> {
     let fatal = |missed| match missed {
         Missed::Refused(failure) => Missed::Refused(Failure { severity: backend::Severity::Fatal, ..failure }),
         Missed::Superseded => Missed::Superseded,
@@ -426,7 +426,7 @@ async fn greet(tenant: &Tenant, worker: usize, turn: u64, session: &Session) -> 
         return Ok(known);
     }
     let wanted = Wanted::new(Need::Primary, tenant.failover_deadline(Instant::now()));
-    let (mut lease, _) = route::find(tenant, worker, turn as usize, &wanted).await.map_err(fatal)?;
+    let (mut lease, _) = route::find(tenant, worker, None, &wanted).await.map_err(fatal)?;
     let mut parameters = Parameters::clone(&lease.parameters);
     // A server reports what changes, and what it reported at its own login is where that starts from.
     if let Some(sql) = lease.memory.cleaning() {

@@ -29,6 +29,7 @@ mod http;
 mod ledger;
 mod listen;
 mod listener;
+mod load;
 mod lobby;
 mod local;
 mod logging;

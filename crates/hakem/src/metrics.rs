@@ -138,9 +138,17 @@ fn collect_topology(service: &Service, out: &Out<'_>) {
         let split = matches!(snapshot.writer, Writer::None(topology::NoPrimary::SplitBrain { .. }));
         out.gauge("hakem_primary_known", &[("cluster", cluster)], f64::from(u8::from(known)));
         out.gauge("hakem_split_brain", &[("cluster", cluster)], f64::from(u8::from(split)));
-        for node in &snapshot.nodes {
+        let shares = watched.shares(&service.config(), now);
+        for (node, share) in snapshot.nodes.iter().zip(shares) {
             let name = format!("{}:{}", node.host, node.port);
             let labels = [("cluster", cluster.as_str()), ("node", name.as_str())];
+            let load = watched.loads.figures(node.id, now);
+            out.counter("hakem_node_requests_total", &labels, load.requests);
+            out.gauge("hakem_node_outstanding", &labels, f64::from(load.outstanding));
+            out.gauge("hakem_node_read_share", &labels, f64::from(share));
+            if let Some(latency) = load.latency {
+                out.gauge("hakem_node_latency_seconds", &labels, latency.as_secs_f64());
+            }
             for state in ["unknown", "unreachable", "primary", "replica", "fenced"] {
                 let is = f64::from(u8::from(node.state.name() == state));
                 out.gauge("hakem_node_state", &[&labels[..], &[("state", state)]].concat(), is);
@@ -181,7 +189,8 @@ fn key(name: &'static str, labels: &[(&'static str, &str)]) -> Key {
 
 const METADATA: Metadata<'static> = Metadata::new("hakem", Level::INFO, None);
 
-const COUNTERS: [(&str, &str); 11] = [
+const COUNTERS: [(&str, &str); 12] = [
+    ("hakem_node_requests_total", "Requests that a node was chosen for."),
     ("hakem_statements_total", "Requests by where they went and why."),
     ("hakem_retries_total", "Requests run again elsewhere, by reason."),
     ("hakem_pins_total", "Pins of sessions to their server, by reason."),
@@ -195,7 +204,10 @@ const COUNTERS: [(&str, &str); 11] = [
     ("hakem_authentication_failures_total", "Clients that could not prove who they are."),
 ];
 
-const GAUGES: [(&str, &str); 13] = [
+const GAUGES: [(&str, &str); 16] = [
+    ("hakem_node_outstanding", "Requests that a node was chosen for and has not finished."),
+    ("hakem_node_latency_seconds", "How long a node has taken to answer lately."),
+    ("hakem_node_read_share", "The part of the reads that a node gets, by weights, zones and slow start."),
     ("hakem_clients", "Clients that have logged in."),
     ("hakem_logins_open", "Connections that have not logged in yet."),
     ("hakem_replication_connections", "Clients with a server connection of their own for replication."),

@@ -75,6 +75,7 @@ pub(crate) async fn relay(
         from_server: spares.inbox(),
         outgoing: Outgoing::new(spares.outbox()),
         span: Span::None,
+        answered: false,
         copy_span: 0,
         free: false,
         finished: None,
@@ -108,7 +109,7 @@ pub(crate) async fn relay(
 #[derive(Clone, Copy)]
 pub(crate) struct Place<'a> {
     pub(crate) wanted: &'a Wanted,
-    pub(crate) taken: Taken,
+    pub(crate) taken: &'a Taken,
 }
 
 struct Pump<'a> {
@@ -123,6 +124,8 @@ struct Pump<'a> {
     from_server: Inbox,
     outgoing: Outgoing,
     span: Span,
+    /// The first request of the lease has been answered.
+    answered: bool,
     /// Bytes that are missing of a CopyData message on its way to the server.
     copy_span: usize,
     /// The server is free as soon as it has been sent what was begun.
@@ -507,6 +510,10 @@ impl Pump<'_> {
                 self.session.take_to_server(&mut self.to_server);
             }
             if let Verdict::Ready { free } | Verdict::HiddenReady { free } = verdict {
+                if !std::mem::replace(&mut self.answered, true) {
+                    self.client.tenant.cluster.loads.answered(&self.place.taken.burden, now);
+                }
+                self.client.note_read(self.place.taken, now);
                 self.client.note_write(self.session.last_write());
                 self.client.note_answer(self.session, matches!(verdict, Verdict::Ready { .. }), now);
                 self.client.settle(self.session);

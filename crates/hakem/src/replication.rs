@@ -122,7 +122,7 @@ impl Tunnel {
             let now = Instant::now();
             let (choice, version) = {
                 let snapshot = tenant.watcher.snapshot();
-                (snapshot.pick(&topology::Need::Write, 0, &[]), snapshot.version)
+                (snapshot.pick_primary(), snapshot.version)
             };
             let node = match choice {
                 Choice::Primary(node, _) | Choice::Replica(node) => node,

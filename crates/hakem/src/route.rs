@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use pool::{CheckoutError, DialError, Lease};
 use session::{Need, Role, ServerMemory};
-use topology::{Choice, Freshness, NodeId, WhyPrimary};
+use topology::{Ask, Choice, Freshness, NodeId, Trail, WhyPrimary};
 use wire::backend::Failure;
 
 use crate::check_query;
 use crate::client::Client;
+use crate::load::Burden;
 use crate::relay::Gone;
 use crate::service::Tenant;
 
@@ -24,10 +25,13 @@ pub(crate) struct Wanted {
 }
 
 /// The server that was found.
-#[derive(Clone, Copy, Debug)]
 pub(crate) struct Taken {
     pub(crate) node: NodeId,
     pub(crate) role: Role,
+    /// What is read there is part of the session's history: on a replica, or on the primary in place of one.
+    pub(crate) leaves_trail: bool,
+    /// It is counted there for as long as this is.
+    pub(crate) burden: Burden,
 }
 
 /// Why none was found.
@@ -59,10 +63,20 @@ impl Wanted {
         self.avoided.push(node);
     }
 
+    /// The question that is asked of a snapshot.
+    fn ask<'a>(&self, tenant: &Tenant, need: topology::Need, trail: Option<Trail>, avoided: &'a [NodeId]) -> Ask<'a> {
+        let share = tenant.resolved.primary_read_share.part();
+        let (trail, primary_share) = match self.need {
+            Need::Replica { steady, insists, .. } => (trail.filter(|_| steady), if insists { 0.0 } else { share }),
+            Need::Primary => (None, 0.0),
+        };
+        Ask { need, exclude: avoided, trail, primary_share, chance: rand::random() }
+    }
+
     fn need(&self, tenant: &Tenant, now: Instant) -> topology::Need {
         match self.need {
             Need::Primary => topology::Need::Write,
-            Need::Replica { max_lag, not_before, global } => {
+            Need::Replica { max_lag, not_before, global, .. } => {
                 let written = if global { tenant.last_write() } else { None };
                 topology::Need::Read(Freshness { now, max_lag, not_before: not_before.max(written) })
             }
@@ -70,8 +84,7 @@ impl Wanted {
     }
 }
 
-/// Finds a server for a client's request, waiting for one up to the deadline. A client's turn is its number: it keeps to one replica
-/// while that is fresh enough, so that its reads do not go back and forth in time between two that are.
+/// Finds a server for a client's request, waiting for one up to the deadline.
 ///
 /// # Errors
 /// That the client is gone. Else, inside: why there is none.
@@ -79,17 +92,17 @@ pub(crate) async fn acquire(
     client: &mut Client,
     wanted: &Wanted,
 ) -> Result<Result<(Lease<ServerMemory>, Taken), Missed>, Gone> {
-    let turn = client.id as usize;
+    let trail = client.trail;
     let (tenant, presence) = client.split();
     let worker = presence.worker.id;
-    presence.during(find(tenant, worker, turn, wanted)).await
+    presence.during(find(tenant, worker, trail, wanted)).await
 }
 
-/// The same without a client: `turn` spreads those who ask over the replicas.
+/// The same without a client, of which only is needed what it has read.
 pub(crate) async fn find(
     tenant: &Tenant,
     worker: usize,
-    turn: usize,
+    trail: Option<Trail>,
     wanted: &Wanted,
 ) -> Result<(Lease<ServerMemory>, Taken), Missed> {
     let mut avoided = wanted.avoided.clone();
@@ -103,18 +116,19 @@ pub(crate) async fn find(
             now = Instant::now();
         }
         let need = wanted.need(tenant, now);
+        let ask = wanted.ask(tenant, need, trail, &avoided);
+        let loads = &tenant.cluster.loads;
         let (choice, version) = {
             let snapshot = tenant.watcher.snapshot();
-            let replicas: Vec<NodeId> = without_primary(&avoided, &snapshot);
-            (snapshot.pick(&need, turn, &replicas), snapshot.version)
+            (snapshot.pick(&ask, &tenant.plan, |node| loads.of(node, now)), snapshot.version)
         };
-        let taken = match choice {
-            Choice::Replica(node) => Taken { node, role: Role::Replica },
+        let (node, role, leaves_trail) = match choice {
+            Choice::Replica(node) => (node, Role::Replica, true),
             Choice::Primary(node, why) => {
                 if why == WhyPrimary::Stale {
                     tenant.note_stale(now);
                 }
-                Taken { node, role: Role::Primary }
+                (node, Role::Primary, why == WhyPrimary::Share)
             }
             Choice::Nowhere(reason) => {
                 if now >= wanted.deadline {
@@ -124,6 +138,7 @@ pub(crate) async fn find(
                 continue;
             }
         };
+        let (taken, trail) = (Taken { node, role, leaves_trail, burden: loads.take(node, now) }, ask.trail);
         let checkout = async {
             tokio::select! {
                 biased;
@@ -135,14 +150,14 @@ pub(crate) async fn find(
         let Some(checkout) = checkout.await else { continue };
         match checkout {
             Ok(lease) if check_query::is_due(tenant, &lease, now) => match check_query::passed(tenant, lease).await {
-                Some(lease) if still_holds(tenant, taken, &need) => return Ok((lease, taken)),
+                Some(lease) if still_holds(tenant, &taken, &need, trail) => return Ok((lease, taken)),
                 Some(lease) => lease.release(Instant::now()),
                 // It is closed; the next one, or another server, will do.
                 None => {}
             },
             // While it waited for a connection, everything was paused.
             Ok(lease) if tenant.gate.is_closed() => lease.release(Instant::now()),
-            Ok(lease) if still_holds(tenant, taken, &need) => return Ok((lease, taken)),
+            Ok(lease) if still_holds(tenant, &taken, &need, trail) => return Ok((lease, taken)),
             // While it waited for a connection, the node has become something else.
             Ok(lease) => lease.release(Instant::now()),
             // What it was told may be a matter of the old configuration.
@@ -172,23 +187,18 @@ pub(crate) async fn find(
 }
 
 /// Whether a server that was taken for a request would do for the same request now.
-pub(crate) fn still_serves(tenant: &Tenant, wanted: &Wanted, taken: Taken) -> bool {
-    still_holds(tenant, taken, &wanted.need(tenant, Instant::now()))
-}
-
-/// The primary is never avoided: there is no other.
-fn without_primary(avoided: &[NodeId], snapshot: &topology::Snapshot) -> Vec<NodeId> {
-    let primary = snapshot.primary().map(|node| node.id);
-    avoided.iter().copied().filter(|node| Some(*node) != primary).collect()
+pub(crate) fn still_serves(tenant: &Tenant, wanted: &Wanted, taken: &Taken) -> bool {
+    still_holds(tenant, taken, &wanted.need(tenant, Instant::now()), None)
 }
 
 /// Whether a node is still what it was taken for: it may have taken a while to get a connection to it.
-fn still_holds(tenant: &Tenant, taken: Taken, need: &topology::Need) -> bool {
+fn still_holds(tenant: &Tenant, taken: &Taken, need: &topology::Need, trail: Option<Trail>) -> bool {
     let snapshot = tenant.watcher.snapshot();
     match (taken.role, need) {
         (Role::Primary, _) => snapshot.primary().is_some_and(|node| node.id == taken.node),
         (Role::Replica, topology::Need::Read(freshness)) => {
-            snapshot.node(taken.node).is_some_and(|node| freshness.allows(node))
+            let allows = |node| freshness.allows(node) && trail.is_none_or(|trail| trail.allows(node));
+            snapshot.node(taken.node).is_some_and(allows)
         }
         (Role::Replica, topology::Need::Write) => false,
     }

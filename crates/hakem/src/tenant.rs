@@ -14,9 +14,9 @@ use config::{Config, Resolved};
 use pool::{Keepalive, Parameters, Pool, Target, Wallet};
 use session::{Consistency, Policy, Route, ServerMemory};
 use tokio::sync::watch;
-use topology::{NodeId, Watcher};
+use topology::{NodeId, Plan, Watcher};
 
-use crate::clusters::Cluster;
+use crate::clusters::{self, Cluster};
 use crate::gate::Gate;
 use crate::ledger::Ledger;
 use crate::listen::Hub;
@@ -31,6 +31,8 @@ pub(crate) struct Tenant {
     pub(crate) policy: Policy,
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) watcher: Watcher,
+    /// How its reads are shared out.
+    pub(crate) plan: Plan,
     pub(crate) classifier: Arc<Classifier>,
     pub(crate) common: Arc<Common>,
     /// Whether an administrator lets its requests pass.
@@ -110,6 +112,7 @@ impl Tenant {
         let Kept { common, gate, ledger, quotas } = kept;
         let watcher = cluster.watcher.clone();
         let nodes = watcher.snapshot().nodes.len();
+        let plan = clusters::plan(&config.clusters[&resolved.cluster], config);
         let policy = Policy {
             split: true,
             route: match resolved.route {
@@ -149,6 +152,7 @@ impl Tenant {
             policy,
             cluster,
             watcher,
+            plan,
             classifier: common.classifier.clone(),
             common,
             gate,

@@ -118,14 +118,16 @@ impl Session {
         }
     }
 
-    /// What a read needs that wishes this.
-    pub(crate) fn freshness(&self, wishes: &Wishes) -> Need {
+    /// What a read needs that wishes this. `insists`: a replica was asked for.
+    pub(crate) fn freshness(&self, wishes: &Wishes, insists: bool) -> Need {
         let consistency = wishes.consistency(self.policy.consistency);
         let own_lag = self.policy.max_lag.filter(|_| consistency != Consistency::Eventual);
         Need::Replica {
             max_lag: wishes.max_lag(own_lag),
             not_before: self.last_write.filter(|_| consistency >= Consistency::Session),
             global: consistency == Consistency::Global,
+            steady: consistency >= Consistency::Session,
+            insists,
         }
     }
 

@@ -199,6 +199,10 @@ pub enum Need {
         not_before: Option<Instant>,
         /// Every write to the database through this proxy, too.
         global: bool,
+        /// The session's reads do not go back in time from one replica to the next.
+        steady: bool,
+        /// The primary is not to take a share of such reads: a replica was asked for.
+        insists: bool,
     },
 }
 
@@ -644,7 +648,7 @@ impl Session {
         if !policy.split || policy.keeps_server || refuses || !known || !begun || !harmless {
             return Need::Primary;
         }
-        self.freshness(&request.wishes)
+        self.freshness(&request.wishes, insists)
     }
 }
 

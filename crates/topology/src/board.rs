@@ -99,7 +99,11 @@ enum Contact {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Proof {
     Nothing,
-    FreshAsOf(Instant),
+    FreshAsOf {
+        fresh: Instant,
+        /// The answer by which it was first proven.
+        since: Instant,
+    },
     Diverged,
 }
 
@@ -261,11 +265,11 @@ impl Entry {
     }
 
     fn prove(&mut self, epoch: Epoch, history: &History) {
-        let Some((_, replay_lsn)) = self.replayed(epoch) else { return };
+        let Some((answer, replay_lsn)) = self.replayed(epoch) else { return };
         let Some(covered) = history.covered_by(replay_lsn) else { return };
         self.proof = match self.proof {
-            Proof::Nothing => Proof::FreshAsOf(covered),
-            Proof::FreshAsOf(before) => Proof::FreshAsOf(before.max(covered)),
+            Proof::Nothing => Proof::FreshAsOf { fresh: covered, since: answer.answered },
+            Proof::FreshAsOf { fresh, since } => Proof::FreshAsOf { fresh: fresh.max(covered), since },
             Proof::Diverged => Proof::Diverged,
         };
     }
@@ -301,7 +305,11 @@ impl Entry {
             }
             (_, Contact::Never | Contact::Answering) => NodeState::Unknown,
         };
-        Node { id, host: Arc::clone(&self.host), port: self.port, state, figures: self.figures }
+        let serves_since = match (&state, self.proof) {
+            (NodeState::Replica { .. }, Proof::FreshAsOf { since, .. }) => Some(since),
+            _ => None,
+        };
+        Node { id, host: Arc::clone(&self.host), port: self.port, state, serves_since, figures: self.figures }
     }
 
     fn answering(&self, answer: &Answer, standing: Standing) -> NodeState {
@@ -321,7 +329,7 @@ impl Entry {
                 system_identifier,
                 replay_lsn,
                 fresh_as_of: match proof {
-                    Proof::FreshAsOf(moment) => Some(moment),
+                    Proof::FreshAsOf { fresh, .. } => Some(fresh),
                     Proof::Nothing | Proof::Diverged => None,
                 },
                 streaming,

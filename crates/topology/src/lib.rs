@@ -7,7 +7,7 @@
 //! - `combine`: what all servers said → the writer and each node's standing, pure.
 //! - `board`: the one owner of everything learned; turns reports into snapshots, pure.
 //! - `snapshot`: the published, immutable answer.
-//! - `pick`: the choice of a node for one statement from a snapshot, pure.
+//! - `pick`: the choice of a node for one statement from a snapshot, pure; `share`: how several that would do share the reads.
 //! - `watcher`: the tasks, and the handle that the rest of the program holds.
 //!
 //! It opens control-plane connections only. It never carries a client's statement, never promotes or demotes a server,
@@ -21,10 +21,12 @@ mod lsn;
 mod options;
 mod pick;
 mod probe;
+mod share;
 mod snapshot;
 mod watcher;
 
 pub use options::Options;
-pub use pick::{Choice, Freshness, Need, WhyPrimary};
+pub use pick::{Ask, Choice, Freshness, Need, Trail, WhyPrimary};
+pub use share::{Load, Plan, SLOW_START_MIN};
 pub use snapshot::{Epoch, Fence, Figures, NoPrimary, Node, NodeId, NodeState, Snapshot, Writer};
 pub use watcher::{Waiting, Watcher};

@@ -1,10 +1,11 @@
 //! The choice of a node for one statement, from one snapshot.
 //!
-//! Pure: the moment, the turn and what to leave out come in as arguments. It knows nothing of pools or load; a caller
-//! that found a node full or broken asks again with the node excluded.
+//! Pure: the moment, the chance, the load and what to leave out come in as arguments. What of a snapshot may serve a statement at all
+//! is decided here; which of several takes it, in `share`. A caller that found a node full or broken asks again with the node excluded.
 
 use std::time::{Duration, Instant};
 
+use crate::share::{Candidates, Load, Plan, unit};
 use crate::snapshot::{NoPrimary, Node, NodeId, NodeState, Snapshot, Writer};
 
 /// What a statement needs.
@@ -27,6 +28,30 @@ pub struct Freshness {
     pub not_before: Option<Instant>,
 }
 
+/// What a session has read so far, for one whose reads must not go back in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trail {
+    /// Where it has read last.
+    pub node: NodeId,
+    /// When that answer was complete: the node may have shown whatever was written before.
+    pub until: Instant,
+}
+
+/// One statement's question.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// What it needs.
+    pub need: Need,
+    /// Replicas that are not to be taken. The primary is never left out: there is no other.
+    pub exclude: &'a [NodeId],
+    /// What its session has read; `None` when its reads may go anywhere.
+    pub trail: Option<Trail>,
+    /// The part of the reads that the primary takes though replicas would do, from 0 to 1.
+    pub primary_share: f32,
+    /// A number by chance.
+    pub chance: u64,
+}
+
 /// Where a statement goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
@@ -47,38 +72,96 @@ pub enum WhyPrimary {
     NoReplica,
     /// There are replicas, but none is fresh enough.
     Stale,
+    /// It takes its share of the reads.
+    Share,
 }
 
 impl Snapshot {
-    /// Where a statement of this need goes. `turn` is any counter of the caller's: successive turns go round the
-    /// replicas that qualify. Nodes in `exclude` are not taken as replicas (nor is the primary, if it is among them).
-    pub fn pick(&self, need: &Need, turn: usize, exclude: &[NodeId]) -> Choice {
-        let why = match need {
-            Need::Write => WhyPrimary::Write,
-            Need::Read(freshness) => match self.pick_replica(freshness, turn, exclude) {
-                Some(id) => return Choice::Replica(id),
-                None if self.nodes.iter().any(|node| is_replica(node) && !exclude.contains(&node.id)) => {
-                    WhyPrimary::Stale
-                }
-                None => WhyPrimary::NoReplica,
-            },
-        };
-        match &self.writer {
-            Writer::Known(epoch) if !exclude.contains(&epoch.primary) => Choice::Primary(epoch.primary, why),
-            Writer::Known(epoch) => Choice::Nowhere(NoPrimary::NotFound { last: Some(*epoch) }),
-            Writer::None(none) => Choice::Nowhere(none.clone()),
+    /// Where a statement goes. `load` tells what a node has to do at the moment.
+    pub fn pick(&self, ask: &Ask<'_>, plan: &Plan, load: impl Fn(NodeId) -> Load) -> Choice {
+        match &ask.need {
+            Need::Write => self.primary_for(WhyPrimary::Write),
+            Need::Read(freshness) => self.pick_for_read(freshness, ask, plan, load),
         }
     }
 
-    /// A replica that is fresh enough and not excluded; `None` sends the caller to the primary. Those that qualify
-    /// take turns.
-    pub fn pick_replica(&self, freshness: &Freshness, turn: usize, exclude: &[NodeId]) -> Option<NodeId> {
-        let qualified = || {
-            self.nodes.iter().filter(|node| freshness.allows(node) && !exclude.contains(&node.id)).map(|node| node.id)
+    /// Where a write goes.
+    pub fn pick_primary(&self) -> Choice {
+        self.primary_for(WhyPrimary::Write)
+    }
+
+    fn pick_for_read(
+        &self,
+        freshness: &Freshness,
+        ask: &Ask<'_>,
+        plan: &Plan,
+        load: impl Fn(NodeId) -> Load,
+    ) -> Choice {
+        let mut candidates = Candidates::new();
+        let mut why = WhyPrimary::NoReplica;
+        // Whether the session may go wherever it likes, and come back: it has paused since it read last.
+        let mut free = ask.trail.is_none();
+        for node in Candidates::order(&self.nodes, ask.chance) {
+            if !is_replica(node) || plan.weight(node.id) == 0.0 || ask.exclude.contains(&node.id) {
+                continue;
+            }
+            why = WhyPrimary::Stale;
+            if !freshness.allows(node) || !ask.trail.is_none_or(|trail| trail.allows(node)) {
+                continue;
+            }
+            free |= ask.trail.is_some_and(|trail| trail.is_behind(node));
+            candidates.add(node, plan, load(node.id), freshness.now);
+        }
+        if ask.primary_share > 0.0
+            && let Some(primary) = self.primary().map(|node| node.id)
+        {
+            let stays = ask.trail.is_some_and(|trail| trail.node == primary);
+            let takes = if free { unit(ask.chance, 0) < ask.primary_share } else { stays };
+            if takes {
+                return Choice::Primary(primary, WhyPrimary::Share);
+            }
+        }
+        match candidates.choose(ask.chance) {
+            Some(id) => Choice::Replica(id),
+            None => self.primary_for(why),
+        }
+    }
+
+    /// The part of the reads that each node gets, by weights, zones and slow start, while none has more to do than another.
+    pub fn shares(&self, freshness: &Freshness, plan: &Plan, primary_share: f32) -> Vec<f32> {
+        let near =
+            self.nodes.iter().any(|node| plan.is_near(node.id) && freshness.allows(node) && plan.weight(node.id) > 0.0);
+        let weight = |node: &Node| match freshness.allows(node) && plan.is_near(node.id) == near {
+            true => plan.weight_at(node, freshness.now),
+            false => 0.0,
         };
-        // Two passes instead of a list: this runs for every statement and must not allocate.
-        let count = qualified().count();
-        qualified().nth(turn.checked_rem(count)?)
+        let sum: f32 = self.nodes.iter().map(weight).sum();
+        let primary = self.primary().map(|node| node.id);
+        let of_primary = match (primary, sum > 0.0) {
+            (None, _) => 0.0,
+            (Some(_), true) => primary_share,
+            (Some(_), false) => 1.0,
+        };
+        let share = |node: &Node| match Some(node.id) == primary {
+            true => of_primary,
+            false if sum > 0.0 => weight(node) / sum * (1.0 - of_primary),
+            false => 0.0,
+        };
+        self.nodes.iter().map(share).collect()
+    }
+
+    fn primary_for(&self, why: WhyPrimary) -> Choice {
+        match &self.writer {
+            Writer::Known(epoch) => Choice::Primary(epoch.primary, why),
+            Writer::None(none) => Choice::Nowhere(none.clone()),
+        }
+    }
+}
+
+impl Ask<'_> {
+    /// A question of somebody who has no history, and to whom chance is all the same.
+    pub fn of(need: Need) -> Ask<'static> {
+        Ask { need, exclude: &[], trail: None, primary_share: 0.0, chance: 0 }
     }
 }
 
@@ -92,122 +175,23 @@ impl Freshness {
     }
 }
 
+impl Trail {
+    /// Whether this node shows everything that the session may have seen: it is where the session has read last, and has not been
+    /// away since; or it is provably past that.
+    pub fn allows(&self, node: &Node) -> bool {
+        let stays = node.id == self.node && node.serves_since.is_some_and(|since| since <= self.until);
+        stays || self.is_behind(node)
+    }
+
+    /// Whether the node has everything that any node could have shown when the session read last.
+    fn is_behind(&self, node: &Node) -> bool {
+        matches!(node.state, NodeState::Replica { fresh_as_of: Some(fresh), .. } if fresh >= self.until)
+    }
+}
+
 fn is_replica(node: &Node) -> bool {
     matches!(node.state, NodeState::Replica { .. })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::snapshot::{Epoch, Fence, Figures};
-
-    /// A node at a glance: `P` primary, `U` unreachable, `?` unknown, `F` fenced, `R` a replica of unproven freshness,
-    /// and a number is a replica fresh as of that many ms after the start.
-    fn node(index: u16, letter: &str, start: Instant) -> Node {
-        let replica = |fresh_as_of| NodeState::Replica {
-            timeline: 1,
-            system_identifier: 7,
-            replay_lsn: 100,
-            fresh_as_of,
-            streaming: true,
-        };
-        let state = match letter {
-            "P" => NodeState::Primary { timeline: 1, system_identifier: 7, insert_lsn: 100 },
-            "U" => NodeState::Unreachable { since: start, reason: "refused".into() },
-            "?" => NodeState::Unknown,
-            "F" => {
-                NodeState::Fenced { claims_primary: false, timeline: 1, system_identifier: 7, cause: Fence::Diverged }
-            }
-            "R" => replica(None),
-            ms => replica(Some(start + Duration::from_millis(ms.parse().unwrap()))),
-        };
-        Node { id: NodeId(index), host: "host".into(), port: 5432, state, figures: Figures::default() }
-    }
-
-    fn snapshot(letters: &str, start: Instant) -> Snapshot {
-        let nodes: Box<[Node]> =
-            letters.split(' ').zip(0..).map(|(letter, index)| node(index, letter, start)).collect();
-        let writer = match letters.split(' ').position(|letter| letter == "P") {
-            Some(at) => {
-                Writer::Known(Epoch { system_identifier: 7, timeline: 1, primary: NodeId(u16::try_from(at).unwrap()) })
-            }
-            None => Writer::None(NoPrimary::NotFound { last: None }),
-        };
-        Snapshot { nodes, writer, version: 1 }
-    }
-
-    /// Reads at 1000 ms with this bound and this last write; the choices of turns 0..4 in order.
-    fn check(letters: &str, max_lag: Option<u64>, not_before: Option<u64>, exclude: &[u16], expected: &str) {
-        let start = Instant::now();
-        let ms = Duration::from_millis;
-        let need = Need::Read(Freshness {
-            now: start + ms(1000),
-            max_lag: max_lag.map(ms),
-            not_before: not_before.map(|at| start + ms(at)),
-        });
-        let exclude: Vec<NodeId> = exclude.iter().map(|&index| NodeId(index)).collect();
-        let shown: Vec<String> = (0..4)
-            .map(|turn| match snapshot(letters, start).pick(&need, turn, &exclude) {
-                Choice::Replica(id) => id.to_string(),
-                Choice::Primary(id, why) => format!("{id}:{why:?}"),
-                Choice::Nowhere(_) => "-".to_owned(),
-            })
-            .collect();
-        assert_eq!(shown.join(" "), expected, "{letters} max_lag {max_lag:?} not_before {not_before:?} {exclude:?}");
-    }
-
-    #[test]
-    fn turns() {
-        check("P 900 950", None, None, &[], "1 2 1 2");
-        check("900 P 950 990", None, None, &[], "0 2 3 0");
-        check("P 900 U 950 F ?", None, None, &[], "1 3 1 3");
-    }
-
-    #[test]
-    fn lag_bound() {
-        check("P 900 950", Some(100), None, &[], "1 2 1 2");
-        check("P 899 950", Some(100), None, &[], "2 2 2 2");
-        check("P 899 899", Some(100), None, &[], "0:Stale 0:Stale 0:Stale 0:Stale");
-        // A sample taken after the caller read its clock is not behind.
-        check("P 1005", Some(0), None, &[], "1 1 1 1");
-        check("P 1000", Some(0), None, &[], "1 1 1 1");
-        check("P 999", Some(0), None, &[], "0:Stale 0:Stale 0:Stale 0:Stale");
-    }
-
-    #[test]
-    fn read_your_writes() {
-        check("P 900 950", None, Some(950), &[], "2 2 2 2");
-        check("P 900 950", None, Some(951), &[], "0:Stale 0:Stale 0:Stale 0:Stale");
-        check("P 900 950", Some(75), Some(900), &[], "2 2 2 2");
-        check("P 900 950", Some(40), Some(900), &[], "0:Stale 0:Stale 0:Stale 0:Stale");
-    }
-
-    #[test]
-    fn unproven_is_never_taken() {
-        check("P R R", None, None, &[], "0:Stale 0:Stale 0:Stale 0:Stale");
-        check("P U ? F", None, None, &[], "0:NoReplica 0:NoReplica 0:NoReplica 0:NoReplica");
-        check("P", None, None, &[], "0:NoReplica 0:NoReplica 0:NoReplica 0:NoReplica");
-    }
-
-    #[test]
-    fn excluded() {
-        check("P 900 950", None, None, &[1], "2 2 2 2");
-        check("P 900 950", None, None, &[2, 1], "0:NoReplica 0:NoReplica 0:NoReplica 0:NoReplica");
-        check("P 900", None, None, &[1, 0], "- - - -");
-        check("P 900", None, None, &[0], "1 1 1 1");
-    }
-
-    #[test]
-    fn without_a_primary() {
-        // Replicas go on serving what they provably have; what they cannot serve has to wait.
-        check("U 900", None, None, &[], "1 1 1 1");
-        check("U 900", None, Some(950), &[], "- - - -");
-        let start = Instant::now();
-        let choice = snapshot("U 900", start).pick(&Need::Write, 0, &[]);
-        assert_eq!(choice, Choice::Nowhere(NoPrimary::NotFound { last: None }));
-        assert_eq!(
-            snapshot("U 900 P", start).pick(&Need::Write, 5, &[]),
-            Choice::Primary(NodeId(2), WhyPrimary::Write)
-        );
-    }
-}
+pub(crate) mod tests;

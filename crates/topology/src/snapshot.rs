@@ -70,6 +70,8 @@ pub struct Node {
     pub port: u16,
     /// What it is.
     pub state: NodeState,
+    /// For a replica of proven freshness: since when that has been proven without a gap, which a restart would have left.
+    pub serves_since: Option<Instant>,
     /// For metrics and pages; nothing decides by them.
     pub figures: Figures,
 }

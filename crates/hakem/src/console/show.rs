@@ -8,11 +8,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use config::{Config, PoolMode};
 use pool::Figures;
-use topology::{NodeState, Writer};
 
 use super::NAME;
 use super::clock::written;
 use super::grammar::Topic;
+use super::nodes;
 use super::rows::{Column, Kind, Row, Value};
 use super::settings;
 use crate::counters::PINS;
@@ -62,7 +62,7 @@ pub(crate) fn columns(topic: Topic) -> &'static [Column] {
         Topic::Mem => &[("name", Text), ("size", Int4), ("used", Int4), ("free", Int4), ("memtotal", Int4)],
         Topic::DnsHosts => &[("hostname", Text), ("ttl", Int8), ("addrs", Text)],
         Topic::DnsZones => &[("zonename", Text), ("serial", Int8), ("count", Int4)],
-        Topic::Topology => &TOPOLOGY,
+        Topic::Topology => &nodes::COLUMNS,
         Topic::Pins => &[
             ("database", Text),
             ("user", Text),
@@ -381,58 +381,6 @@ impl View<'_> {
         [("client_cache", client, self.clients.len()), ("server_cache", server, servers)].map(row).to_vec()
     }
 
-    fn topology(&self) -> Vec<Row> {
-        let tenants = self.service.tenants();
-        let mut rows = Vec::new();
-        for (name, cluster) in self.service.clusters().iter() {
-            let snapshot = cluster.watcher.snapshot();
-            for node in &snapshot.nodes {
-                let mut servers = Figures::default();
-                let here = |tenant: &&std::sync::Arc<Tenant>| std::sync::Arc::ptr_eq(&tenant.cluster, cluster);
-                for tenant in tenants.iter().filter(here) {
-                    for (_, pool) in tenant.pools().filter(|(of, _)| *of == node.id) {
-                        add(&mut servers, pool.figures());
-                    }
-                }
-                let (timeline, streaming) = match &node.state {
-                    NodeState::Primary { timeline, .. } | NodeState::Fenced { timeline, .. } => (Some(*timeline), None),
-                    NodeState::Replica { timeline, streaming, .. } => {
-                        (Some(*timeline), Some(if *streaming { "yes" } else { "no" }))
-                    }
-                    NodeState::Unknown | NodeState::Unreachable { .. } => (None, None),
-                };
-                let writes = matches!(&snapshot.writer, Writer::Known(epoch) if epoch.primary == node.id);
-                let problem = match &node.state {
-                    NodeState::Unreachable { reason, .. } => Some(reason.to_string()),
-                    NodeState::Fenced { cause, .. } => Some(cause.to_string()),
-                    _ => None,
-                };
-                let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-                rows.push(vec![
-                    name.clone().into(),
-                    u32::from(node.id.0).into(),
-                    node.host.to_string().into(),
-                    node.port.into(),
-                    node.state.name().into(),
-                    if writes { "yes" } else { "no" }.into(),
-                    timeline.into(),
-                    node.lag(self.now).map(micros).into(),
-                    node.figures.replay_lag_bytes.into(),
-                    node.figures.receive_lag_bytes.into(),
-                    streaming.into(),
-                    servers.leased.into(),
-                    servers.idle.into(),
-                    servers.dialing.into(),
-                    node.figures.probes.into(),
-                    node.figures.failures.into(),
-                    node.figures.round_trip.map(micros).into(),
-                    problem.into(),
-                ]);
-            }
-        }
-        rows
-    }
-
     fn pins(&self) -> Vec<Row> {
         let row = |client: &Sighting, (reason, since): &(classifier::PinReason, Instant)| {
             let held = self.now.saturating_duration_since(*since);
@@ -478,7 +426,7 @@ pub(crate) fn tenant_figures(tenant: &Tenant) -> Figures {
     sum
 }
 
-fn add(sum: &mut Figures, more: Figures) {
+pub(crate) fn add(sum: &mut Figures, more: Figures) {
     sum.idle += more.idle;
     sum.leased += more.leased;
     sum.dialing += more.dialing;
@@ -664,25 +612,4 @@ const TOTALS: [&str; ENTRIES] = [
     "ps_server_parse_count",
     "ps_bind_count",
     "client_login_count",
-];
-
-const TOPOLOGY: [Column; 18] = [
-    ("cluster", Text),
-    ("node", Int4),
-    ("host", Text),
-    ("port", Int4),
-    ("state", Text),
-    ("writes", Text),
-    ("timeline", Int4),
-    ("lag_us", Int8),
-    ("replay_lag_bytes", Int8),
-    ("receive_lag_bytes", Int8),
-    ("streaming", Text),
-    ("sv_active", Int4),
-    ("sv_idle", Int4),
-    ("sv_login", Int4),
-    ("probes", Int8),
-    ("failures", Int8),
-    ("round_trip_us", Int8),
-    ("problem", Text),
 ];

@@ -40,9 +40,9 @@ async fn paused_replay_stops_freshness_and_resumed_replay_mends_it() {
     assert!(fresh_as_of(&node).is_some_and(|fresh| fresh < written), "{node:?}");
     assert!(node.figures.replay_lag_bytes > Some(0), "{node:?}");
     let strict = Freshness { now: Instant::now(), max_lag: None, not_before: Some(written) };
-    assert_eq!(scene.now().pick_replica(&strict, 0, &[]), None);
+    assert_eq!(replica(&scene.now(), strict), None);
     let loose = Freshness { not_before: fresh_as_of(&node), ..strict };
-    assert_eq!(scene.now().pick_replica(&loose, 0, &[]), Some(id(1)));
+    assert_eq!(replica(&scene.now(), loose), Some(id(1)));
 
     scene.cluster.resume_replay(1).await.expect("it resumes");
     scene.until("it has the row", |snapshot| fresh_as_of(&snapshot.nodes[1]) >= Some(written)).await;
@@ -74,7 +74,7 @@ async fn what_is_fresh_shows_what_was_acknowledged() {
         let _waiting = scene.watcher.wait_guard();
         let freshness = |snapshot: &topology::Snapshot| {
             let need = Freshness { now: Instant::now(), max_lag: None, not_before: Some(written) };
-            snapshot.pick_replica(&need, round, &[])
+            replica_by(snapshot, need, (round as u64 % 2) << 41)
         };
         let snapshot = scene.until("a replica has the write", |snapshot| freshness(snapshot).is_some()).await;
         let replica = freshness(&snapshot).expect("it had one just now").index();
@@ -98,6 +98,19 @@ async fn a_login_without_privileges_does_while_nothing_happens() {
     let scene = Scene { cluster, watcher };
     scene.until_fresh(1).await;
     scene.end().await;
+}
+
+/// The replica that a read goes to.
+fn replica(snapshot: &topology::Snapshot, need: Freshness) -> Option<topology::NodeId> {
+    replica_by(snapshot, need, 0)
+}
+
+fn replica_by(snapshot: &topology::Snapshot, need: Freshness, chance: u64) -> Option<topology::NodeId> {
+    let ask = topology::Ask { chance, ..topology::Ask::of(topology::Need::Read(need)) };
+    match snapshot.pick(&ask, &topology::Plan::default(), |_| topology::Load::default()) {
+        topology::Choice::Replica(id) => Some(id),
+        _ => None,
+    }
 }
 
 /// Runs the script on the primary until that leaves the insert position this many bytes into a unit of WAL, with all

@@ -1,0 +1,236 @@
+//! How reads are shared out among the servers: by weight, zone and load, with a part for the primary, and never back in time.
+//!
+//! Shares are counted, not timed: over so many reads that chance has no say.
+
+use std::cell::Cell;
+
+use futures_util::future::join_all;
+
+use crate::harness::{Client, Setup, Stage, until};
+
+/// Requests that each node was chosen for.
+async fn requests(stage: &Stage) -> Vec<f64> {
+    let mut counts = Vec::new();
+    for node in stage.cluster.nodes() {
+        let name = format!("{}:{}", node.host(), node.port());
+        counts.push(stage.proxy.metric("hakem_node_requests_total", &[("node", &name)]).await);
+    }
+    counts
+}
+
+/// The part of the reads that each node gets of what is done.
+async fn shares(stage: &Stage, work: impl AsyncFnOnce()) -> Vec<f64> {
+    let before = requests(stage).await;
+    work().await;
+    let after = requests(stage).await;
+    let counts: Vec<f64> = after.iter().zip(before).map(|(after, before)| after - before).collect();
+    let sum: f64 = counts.iter().sum();
+    counts.iter().map(|count| count / sum).collect()
+}
+
+/// The same, of many reads of one client who does not mind which replica answers.
+async fn shares_of_reads(stage: &Stage, client: &Client, reads: usize) -> Vec<f64> {
+    shares(stage, async || {
+        for _ in 0..reads {
+            client.batch_execute("select 1").await.unwrap();
+        }
+    })
+    .await
+}
+
+#[track_caller]
+fn check(found: &[f64], expected: &[f64], tolerance: f64) {
+    let close = found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() <= tolerance);
+    assert!(close, "{found:?} instead of {expected:?}");
+}
+
+/// What is said of some of the nodes, as a table.
+fn of_nodes(stage: &Stage, values: &[(usize, &str)]) -> String {
+    let node = |index: usize| &stage.cluster.nodes()[index];
+    let entries: Vec<String> = values
+        .iter()
+        .map(|(index, value)| format!("\"{}:{}\" = {value}", node(*index).host(), node(*index).port()))
+        .collect();
+    format!("{{ {} }}", entries.join(", "))
+}
+
+/// Nobody waits, and what has come back is as good as the others.
+fn bounded(replicas: usize) -> Setup {
+    Setup::replicas(replicas).with("routing", "consistency", "\"bounded\"").with("routing", "max_lag", "\"1h\"").with(
+        "routing",
+        "slow_start",
+        "\"0s\"",
+    )
+}
+
+#[tokio::test]
+async fn by_weight_and_by_zone_and_a_part_for_the_primary() {
+    let setup = bounded(2);
+    let mut stage = setup.clone().start().await.unwrap();
+    let client = stage.connect().await;
+    check(&shares_of_reads(&stage, &client, 600).await, &[0.0, 0.5, 0.5], 0.1);
+
+    let weights = of_nodes(&stage, &[(1, "3"), (2, "1")]);
+    let weighted = setup.clone().with("clusters.local", "weights", &weights);
+    weighted.reload(&stage).await.unwrap();
+    check(&shares_of_reads(&stage, &client, 800).await, &[0.0, 0.75, 0.25], 0.1);
+    let admin = weighted.clone().with("console", "admin_users", "[\"postgres\"]");
+    admin.reload(&stage).await.unwrap();
+    let console = stage.proxy.connect_with(|config| {
+        config.dbname("hakem");
+    });
+    let shown = console.await.unwrap().simple_query("show topology").await.unwrap();
+    let shown: Vec<&str> = shown
+        .iter()
+        .filter_map(|message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => row.get("share"),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(shown, ["0", "75", "25"]);
+
+    // With a weight of nothing it serves nobody; the connections are the same.
+    let weights = of_nodes(&stage, &[(1, "0")]);
+    setup.clone().with("clusters.local", "weights", &weights).reload(&stage).await.unwrap();
+    check(&shares_of_reads(&stage, &client, 100).await, &[0.0, 0.0, 1.0], 0.0);
+    let weights = of_nodes(&stage, &[(1, "0"), (2, "0")]);
+    setup.clone().with("clusters.local", "weights", &weights).reload(&stage).await.unwrap();
+    check(&shares_of_reads(&stage, &client, 100).await, &[1.0, 0.0, 0.0], 0.0);
+
+    // Some for the primary: of each session's reads, and of the sessions that keep to where they have read.
+    let shared = setup.clone().with("routing", "primary_read_share", "0.3");
+    shared.reload(&stage).await.unwrap();
+    check(&shares_of_reads(&stage, &client, 1000).await, &[0.3, 0.35, 0.35], 0.07);
+    client.batch_execute("set hakem.route = 'replica'").await.unwrap();
+    check(&shares_of_reads(&stage, &client, 300).await, &[0.0, 0.5, 0.5], 0.13);
+    client.batch_execute("set hakem.route = 'auto'").await.unwrap();
+    shared.with("routing", "consistency", "\"session\"").reload(&stage).await.unwrap();
+    let clients = join_all((0..120).map(|_| stage.connect())).await;
+    let of_sessions = shares(&stage, async || {
+        for client in &clients {
+            for _ in 0..3 {
+                client.batch_execute("select 1").await.unwrap();
+            }
+        }
+    });
+    check(&of_sessions.await, &[0.3, 0.35, 0.35], 0.17);
+    drop(clients);
+
+    // Those of one's own zone first, whatever they weigh; others when there is none.
+    let zones = of_nodes(&stage, &[(0, "\"a\""), (1, "\"a\""), (2, "\"b\"")]);
+    let zoned = setup.with("proxy", "zone", "\"b\"").with("clusters.local", "zones", &zones);
+    zoned.reload(&stage).await.unwrap();
+    check(&shares_of_reads(&stage, &client, 100).await, &[0.0, 0.0, 1.0], 0.0);
+    stage.cluster.kill(2).await.unwrap();
+    until("the death to be noticed", async || {
+        stage.proxy.metric("hakem_node_state", &[("state", "unreachable")]).await == 1.0
+    })
+    .await
+    .unwrap();
+    check(&shares_of_reads(&stage, &client, 100).await, &[0.0, 1.0, 0.0], 0.0);
+    stage.cluster.start_node(2).await.unwrap();
+    stage.ready().await.unwrap();
+    check(&shares_of_reads(&stage, &client, 100).await, &[0.0, 0.0, 1.0], 0.0);
+}
+
+#[tokio::test]
+async fn a_slow_replica_gets_less() {
+    const CLIENTS: usize = 16;
+    let stage = bounded(2).server("test.seconds", "0.004").start().await.unwrap();
+    // The same statement takes ten times as long on the second replica.
+    stage.cluster.set(2, "test.seconds", "0.04").await.unwrap();
+    let statement = "select pg_sleep(current_setting('test.seconds')::float8)";
+    let clients = join_all((0..CLIENTS).map(|_| stage.connect())).await;
+    let found = shares(&stage, async || {
+        let work = clients.iter().map(async |client| {
+            for _ in 0..40 {
+                client.batch_execute(statement).await.unwrap();
+            }
+        });
+        join_all(work).await;
+    });
+    let found = found.await;
+    assert!(found[0] == 0.0 && (0.01..0.3).contains(&found[2]), "{found:?}");
+    // Whatever has been counted has ended, also for a client that went in the middle.
+    let gone = stage.connect().await;
+    let begun = gone.batch_execute("select pg_sleep(600)");
+    let outstanding = async || stage.proxy.metric("hakem_node_outstanding", &[]).await;
+    let vanish = async { until("the statement to run", async || outstanding().await == 1.0).await.unwrap() };
+    tokio::select! {
+        _ = begun => panic!("it sleeps"),
+        () = vanish => {}
+    }
+    gone.vanish().await;
+    until("nothing to be outstanding", async || outstanding().await == 0.0).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_frozen_replica_holds_no_more_than_its_half() {
+    const CLIENTS: usize = 10;
+    // Nobody is to find out that it is frozen but by having to wait.
+    let setup = bounded(2).with("topology", "probe_timeout", "\"1h\"");
+    let stage = setup.start().await.unwrap();
+    let clients = join_all((0..CLIENTS).map(|_| stage.connect())).await;
+    for client in &clients {
+        client.batch_execute("select 1; select 2").await.unwrap();
+    }
+    let name = format!("{}:{}", stage.cluster.nodes()[2].host(), stage.cluster.nodes()[2].port());
+    stage.cluster.freeze(2).await.unwrap();
+    let finished = Cell::new(0);
+    let work = join_all(clients.iter().map(async |client| {
+        for _ in 0..50 {
+            client.batch_execute("select 1").await.unwrap();
+        }
+        finished.set(finished.get() + 1);
+    }));
+    let watch = async {
+        let stuck = async || stage.proxy.metric("hakem_node_outstanding", &[("node", &name)]).await as usize;
+        until("all but those that are stuck to finish", async || finished.get() + stuck().await == CLIENTS)
+            .await
+            .unwrap();
+        // Each time that one had to be chosen, as many were waiting at the other one.
+        let stuck = stuck().await;
+        stage.cluster.thaw(2);
+        stuck
+    };
+    let (_, stuck) = tokio::join!(work, watch);
+    assert!((1..=CLIENTS / 2).contains(&stuck), "{stuck}");
+}
+
+#[tokio::test]
+async fn no_session_reads_back_in_time() {
+    let mut setup = Setup::replicas(2).with("routing", "max_lag", "\"1h\"");
+    setup.cluster.synchronous = false;
+    let stage = setup.start().await.unwrap();
+    stage.psql("create table counter (n int); insert into counter values (0)").await;
+    stage.cluster.caught_up().await.unwrap();
+    // One of them shows everything later than the other.
+    stage.cluster.set(2, "recovery_min_apply_delay", "400ms").await.unwrap();
+    let (writer, reader, loose) = (stage.connect().await, stage.connect().await, stage.connect().await);
+    loose.batch_execute("set hakem.consistency = 'bounded'").await.unwrap();
+    let value = async |client: &Client| client.value("select n from counter").await.unwrap().parse::<i32>().unwrap();
+    let (mut seen, mut seen_loosely, mut back) = (0, 0, 0);
+    let before = requests(&stage).await;
+    until("somebody else to read back in time, and the reader to have been everywhere", async || {
+        for round in 0..30 {
+            writer.batch_execute("update counter set n = n + 1").await.unwrap();
+            let now = value(&reader).await;
+            assert!(now >= seen, "it has seen {seen}, and now {now}");
+            seen = now;
+            let now = value(&loose).await;
+            back += i32::from(now < seen_loosely);
+            seen_loosely = now;
+            // Now and then it pauses, and may go elsewhere.
+            if round == 29 {
+                let replica = stage.direct(0, "select n from counter").await;
+                until("the replicas to have it", async || stage.direct(2, "select n from counter").await == replica)
+                    .await
+                    .unwrap();
+            }
+        }
+        let after = requests(&stage).await;
+        back > 5 && after[1] > before[1] && after[2] > before[2] + 40.0
+    })
+    .await
+    .unwrap();
+}
