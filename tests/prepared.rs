@@ -319,3 +319,53 @@ async fn errors_in_the_clients_own_words() {
     let expected = "bind message supplies 1 parameters, but prepared statement \"mine\" requires 0";
     assert_eq!(field(&refused, b'M').as_deref(), Some(expected));
 }
+
+#[tokio::test]
+async fn statements_of_sql_where_they_are_looked_for() {
+    let stage = trusting(1, "2").await;
+    stage.psql("create table t (n int)").await;
+    stage
+        .psql("create function f(text) returns int language plpgsql as 'declare x int; begin execute $1 into x; return x; end'")
+        .await;
+    let (mut one, mut two) = (Raw::log_in(&stage.proxy, "postgres").await, Raw::log_in(&stage.proxy, "postgres").await);
+    let list = "select string_agg(name || ': ' || statement, ', ' order by name) from pg_prepared_statements";
+    // Whatever others have prepared on the same server.
+    one.query("prepare q as select 1").await;
+    assert_eq!(value(&one.query("execute q").await).as_deref(), Some("1"));
+    assert_eq!(value(&two.query("select count(*) from pg_prepared_statements").await).as_deref(), Some("0"));
+    assert_eq!(value(&one.query("select f('execute q') + 1").await).as_deref(), Some("2"));
+    one.query(" Prepare \"R\" (int) as  select $1;").await;
+    assert_eq!(
+        value(&one.query(list).await).as_deref(),
+        Some(" Prepare \"R\" (int) as  select $1;").map(|r| format!("R: {r}, q: prepare q as select 1")).as_deref()
+    );
+    assert_eq!(value(&one.query("execute \"R\"(3)").await).as_deref(), Some("3"));
+    assert_eq!(sqlstate(&one.query("prepare q as select 2").await).as_deref(), Some("42P05"));
+    one.prepare("p", "select 4").await;
+    assert_eq!(value(&one.execute("p").await).as_deref(), Some("4"));
+    assert_eq!(value(&one.execute("q").await).as_deref(), Some("1"));
+    assert_eq!(value(&one.query("execute p").await).as_deref(), Some("4"));
+    assert_eq!(tags(&one.query("deallocate p").await), "CZ");
+    assert_eq!(tags(&one.query("deallocate q").await), "CZ");
+    assert_eq!(sqlstate(&one.query("execute q").await).as_deref(), Some("26000"));
+    assert_eq!(sqlstate(&one.execute("q").await).as_deref(), Some("26000"));
+    assert_eq!(stage.proxy.metric("hakem_pins", &[("reason", "sql_prepare")]).await, 1.0);
+    // With the last one the session is free again.
+    assert_eq!(tags(&one.query("deallocate \"R\"").await), "CZ");
+    free(&stage).await;
+    for client in [&mut one, &mut two] {
+        assert_eq!(tags(&client.query("prepare q as select 5").await), "CZ");
+        assert_eq!(value(&client.query("execute q").await).as_deref(), Some("5"));
+    }
+    free(&stage).await;
+
+    // A statement whose table is gone is not in the way of the others.
+    assert_eq!(tags(&one.query("prepare gone as select * from t").await), "CZ");
+    stage.psql("drop table t").await;
+    assert_eq!(value(&one.query("do $$ begin execute 'execute q'; end $$; select 6").await).as_deref(), Some("6"));
+    assert_eq!(value(&one.query("select count(*) from pg_prepared_statements").await).as_deref(), Some("1"));
+    assert_eq!(tags(&one.query("deallocate all").await), "CZ");
+    free(&stage).await;
+    assert_eq!(sqlstate(&one.query("execute q").await).as_deref(), Some("26000"));
+    assert_eq!(value(&two.query("execute q").await).as_deref(), Some("5"));
+}

@@ -18,7 +18,7 @@ use crate::owed::Owed;
 use crate::request::End;
 use crate::session::{Progress, Session, Transaction};
 use crate::settings::{SESSION_AUTHORIZATION, difference, ended_by, says_who};
-use crate::sql::{Said, taken, too_many};
+use crate::sql::{Rewrite, Said, taken, too_many};
 use crate::statements::{Form, Prepared, UNKNOWN, is_ours};
 use crate::transaction::Block;
 
@@ -200,6 +200,10 @@ impl Session {
                     self.portals.clear();
                 }
                 match request.rewrite.clone() {
+                    Some(Rewrite::Reveal(own)) => {
+                        self.encode_reveal(&own, memory, out);
+                        self.pass(frame, Owed::Query { mark, instead: None, prepares: None }, out);
+                    }
                     Some(rewrite) => self.encode_rewritten(&rewrite, mark, memory, out),
                     None => self.pass(frame, Owed::Query { mark, instead: None, prepares: None }, out),
                 }
@@ -407,7 +411,7 @@ impl Session {
             return;
         }
         self.encode_eviction(statement, memory, out);
-        if statement.form == Form::Sql {
+        if statement.is_of_sql() {
             return self.encode_prepare(statement, out);
         }
         frontend::put_parse(out, &statement.id.name().0, &statement.sql, &statement.types);

@@ -62,7 +62,7 @@ impl Session {
                     self.lease.unclear = true;
                     return Verdict::Swallow;
                 }
-                Some(Owed::HiddenCheck(_) | Owed::HiddenMove(_)) => return Verdict::Swallow,
+                Some(Owed::HiddenCheck(_) | Owed::HiddenMove(_) | Owed::HiddenReveal) => return Verdict::Swallow,
                 _ => {}
             }
             self.progress.hidden_failed = true;

@@ -27,6 +27,7 @@ mod pins;
 mod policy;
 mod reply;
 mod request;
+mod reveal;
 mod session;
 mod settings;
 mod sql;

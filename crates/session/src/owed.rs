@@ -23,6 +23,8 @@ pub(crate) enum Owed {
     HiddenRestore,
     /// The same, which asks what the session has left there.
     HiddenCheck(Vec<Check>),
+    /// The same, which gives the server a statement under the client's own name. It may fail.
+    HiddenReveal,
     /// The same, which ends the transaction on this server.
     HiddenMove(Move),
     /// A Parse of the proxy's own, for this statement; `None` for the unnamed one.
@@ -125,6 +127,7 @@ impl Owed {
                 | Owed::HiddenRestore
                 | Owed::HiddenCheck(_)
                 | Owed::HiddenMove(_)
+                | Owed::HiddenReveal
         )
     }
 
@@ -132,7 +135,12 @@ impl Owed {
     pub(crate) fn is_hidden(&self) -> bool {
         matches!(
             self,
-            Owed::Hidden | Owed::HiddenSettings | Owed::HiddenRestore | Owed::HiddenCheck(_) | Owed::HiddenMove(_)
+            Owed::Hidden
+                | Owed::HiddenSettings
+                | Owed::HiddenRestore
+                | Owed::HiddenCheck(_)
+                | Owed::HiddenMove(_)
+                | Owed::HiddenReveal
         )
     }
 

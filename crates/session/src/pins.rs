@@ -42,8 +42,10 @@ impl Session {
     /// A statement has completed that may have been the end of what a pin is about.
     pub(crate) fn note_completion(&mut self, command: &[u8]) {
         if !self.pins.is_empty() {
-            self.rechecks |=
-                command.starts_with(b"DROP ") || command.starts_with(b"CLOSE") || command == b"DISCARD TEMP";
+            self.rechecks |= command.starts_with(b"DROP ")
+                || command.starts_with(b"CLOSE")
+                || command == b"DISCARD TEMP"
+                || command == b"DEALLOCATE";
         }
     }
 
@@ -155,6 +157,11 @@ fn question(reason: PinReason) -> Option<&'static str> {
             "(EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
              OR EXISTS (SELECT FROM pg_catalog.pg_type WHERE typnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
              OR EXISTS (SELECT FROM pg_catalog.pg_proc WHERE pronamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()))",
+        ),
+        // The shared ones have names of ours.
+        PinReason::SqlPrepare => Some(
+            "EXISTS (SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql \
+             AND NOT pg_catalog.starts_with(name, 'hakem_'))",
         ),
         PinReason::HoldCursor => Some("EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable)"),
         _ => None,

@@ -273,7 +273,7 @@ impl Session {
                 self.settle_owed();
                 return Verdict::Swallow;
             }
-            Some(Owed::HiddenEnd) => return Verdict::Swallow,
+            Some(Owed::HiddenEnd | Owed::HiddenReveal) => return Verdict::Swallow,
             Some(Owed::HiddenCheck(_)) => {
                 self.end_check(memory);
                 return if self.keeps_server() { Verdict::Swallow } else { Verdict::HiddenReady { free: true } };
@@ -472,7 +472,8 @@ impl Session {
             }
             // One of several statements: its name is on this server alone.
             Effect::Prepare { .. } => self.pin(PinReason::SqlPrepare),
-            Effect::Execute(_) | Effect::Deallocate(_) => {}
+            Effect::Deallocate(name) => drop(self.statements.remove(name.as_bytes())),
+            Effect::Execute(_) => {}
             Effect::Begin(_) | Effect::SetTransaction(_) | Effect::Set { .. } | Effect::HakemShow { .. } => {}
         }
     }

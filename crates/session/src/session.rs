@@ -517,7 +517,7 @@ impl Session {
             return Step::Later;
         }
         self.request.frames.extend_from_slice(frame.whole);
-        let class = match self.rewrite(&class, classifier).filter(|_| alone) {
+        let class = match self.rewrite(sql, &class, classifier).filter(|_| alone) {
             Some((Rewrite::Prepare(name, statement), inner)) => {
                 // What it would do is not done yet.
                 let inner = Arc::new(Class { effects: Box::default(), ..Class::clone(&inner) });
@@ -531,6 +531,7 @@ impl Session {
             }
             None => {
                 self.request.executes = true;
+                self.request.rewrite = self.reveals(sql, &class).filter(|_| alone);
                 class
             }
         };

@@ -26,21 +26,28 @@ pub(crate) enum Rewrite {
     Prepare(Box<[u8]>, Arc<Prepared>),
     /// EXECUTE of this one, with the text before and after its name.
     Execute(Arc<Prepared>, Arc<Class>),
+    /// Itself, behind what gives the server these under their own names.
+    Reveal(Box<[Arc<Prepared>]>),
 }
 
 impl Session {
     /// What a simple query that prepares or executes is to be replaced by, and the class of what is left to do; `None` when it
     /// stays what it is.
-    pub(crate) fn rewrite(&self, class: &Arc<Class>, classifier: &Classifier) -> Option<(Rewrite, Arc<Class>)> {
+    pub(crate) fn rewrite(
+        &self,
+        sql: &[u8],
+        class: &Arc<Class>,
+        classifier: &Classifier,
+    ) -> Option<(Rewrite, Arc<Class>)> {
         match lone_effect(class)? {
             Effect::Prepare { name, types, body } if !self.names_are_real() => {
                 let inner = classifier.classify(body);
-                let statement = Prepared::by_sql(body, types, inner.clone(), &self.settings);
+                let statement = Prepared::by_sql(sql, body, types, inner.clone(), &self.settings);
                 Some((Rewrite::Prepare(name.as_bytes().into(), Arc::new(statement)), inner))
             }
             Effect::Execute(execution) => {
                 let target = self.statements.get(execution.name.as_bytes())?;
-                if matches!(target.form, Form::Own(_)) {
+                if self.goes_by_its_name(target) {
                     return None;
                 }
                 let derived = derived(execution, &target.class);
@@ -60,13 +67,13 @@ impl Session {
         let own = |inner| Prepared { form: Form::Own(inner), ..Prepared::unnamed(sql, types, class.clone()) };
         match lone_effect(class)? {
             Effect::Prepare { types, body, .. } if !self.names_are_real() => {
-                let inner = Prepared::by_sql(body, types, classifier.classify(body), &self.settings);
+                let inner = Prepared::by_sql(sql, body, types, classifier.classify(body), &self.settings);
                 Some(own(Some(Arc::new(inner))))
             }
             Effect::Deallocate(_) | Effect::DeallocateAll if !self.names_are_real() => Some(own(None)),
             Effect::Execute(execution) => {
                 let target = self.gathered(execution.name.as_bytes())?;
-                if matches!(target.form, Form::Own(_)) {
+                if self.goes_by_its_name(&target) {
                     return None;
                 }
                 let text = executing(execution, &target);
@@ -99,7 +106,8 @@ impl Session {
 
     /// Answers DEALLOCATE in a simple query by itself, outside of a failed transaction. `false` when it is a server's business.
     pub(crate) fn deallocate(&mut self, effect: &Effect) -> bool {
-        if self.names_are_real()
+        let shared = |name: &str| self.statements.get(name.as_bytes()).is_some_and(|known| !known.is_of_sql());
+        if (self.names_are_real() && !matches!(effect, Effect::Deallocate(name) if shared(name)))
             || matches!(self.transaction, Transaction::Open { failed: true } | Transaction::Lost { .. })
         {
             return false;
@@ -121,8 +129,13 @@ impl Session {
     }
 
     /// Whether statements may be on the server under the client's own names: a string of several prepared them.
-    fn names_are_real(&self) -> bool {
+    pub(crate) fn names_are_real(&self) -> bool {
         self.pins.contains(&classifier::PinReason::SqlPrepare)
+    }
+
+    /// Whether EXECUTE finds the statement, if at all, under the client's own name.
+    fn goes_by_its_name(&self, statement: &Prepared) -> bool {
+        matches!(statement.form, Form::Own(_)) || (statement.is_of_sql() && self.names_are_real())
     }
 
     /// Writes a simple query that was rewritten. `mark`: where its changes begin.
@@ -134,6 +147,7 @@ impl Session {
         out: &mut Vec<u8>,
     ) {
         match rewrite {
+            Rewrite::Reveal(_) => debug_assert!(false, "is sent as it is"),
             Rewrite::Prepare(name, _) if self.statements.get(name).is_some() => {
                 self.doom(taken(name), Owed::Query { mark, instead: None, prepares: None }, out);
             }

@@ -32,8 +32,8 @@ pub(crate) struct Prepared {
 pub(crate) enum Form {
     /// By a Parse message.
     Protocol,
-    /// By PREPARE: `types` are the names of types, with their parentheses.
-    Sql,
+    /// By PREPARE: `types` are the names of types, with their parentheses. This is the client's own text of it.
+    Sql(Box<[u8]>),
     /// By a Parse message, of an EXECUTE of this one.
     Execute(Arc<Prepared>),
     /// Not at all: DEALLOCATE, or PREPARE of this one, which the proxy executes itself.
@@ -90,15 +90,34 @@ impl Prepared {
     }
 
     /// What SQL's PREPARE defines.
-    pub(crate) fn by_sql(body: &str, types: &str, class: Arc<Class>, settings: &Settings) -> Prepared {
+    pub(crate) fn by_sql(source: &[u8], body: &str, types: &str, class: Arc<Class>, settings: &Settings) -> Prepared {
         // A Parse message's types begin with their count in two bytes, so that these can be no message's.
         let id = Identity::new(body.as_bytes(), &[b"by name ", types.as_bytes()].concat(), settings);
-        Prepared { id, sql: body.as_bytes().into(), types: types.as_bytes().into(), class, form: Form::Sql }
+        Prepared {
+            id,
+            sql: body.as_bytes().into(),
+            types: types.as_bytes().into(),
+            class,
+            form: Form::Sql(source.into()),
+        }
     }
 
     pub(crate) fn unnamed(sql: &[u8], types: &[u8], class: Arc<Class>) -> Prepared {
         let id = Identity([0; 16]);
         Prepared { id, sql: sql.into(), types: types.into(), class, form: Form::Protocol }
+    }
+
+    /// The PREPARE that it was made by, if it was; the client's own text.
+    pub(crate) fn source(&self) -> &[u8] {
+        match &self.form {
+            Form::Sql(source) => source,
+            _ => &[],
+        }
+    }
+
+    /// Whether it was made by PREPARE.
+    pub(crate) fn is_of_sql(&self) -> bool {
+        matches!(self.form, Form::Sql(_))
     }
 
     /// Whether this is what a Parse message asks for.
@@ -167,6 +186,16 @@ impl Statements {
         self.named.len() + usize::from(self.unnamed.is_some())
     }
 
+    /// Those that were made by PREPARE.
+    pub(crate) fn of_sql(&self) -> impl Iterator<Item = &Arc<Prepared>> {
+        self.named.values().filter(|statement| statement.is_of_sql())
+    }
+
+    /// Whether there is no named one.
+    pub(crate) fn has_no_names(&self) -> bool {
+        self.named.is_empty()
+    }
+
     /// The names of all named ones.
     pub(crate) fn names(&self) -> Vec<Box<[u8]>> {
         self.named.keys().cloned().collect()
@@ -179,7 +208,7 @@ impl Statements {
 
 /// About what a named statement takes, with its places in maps and on the heap.
 fn cost(name: &[u8], statement: &Prepared) -> usize {
-    name.len() + statement.sql.len() + statement.types.len() + STATEMENT_BYTES
+    name.len() + statement.sql.len() + statement.types.len() + statement.source().len() + STATEMENT_BYTES
 }
 
 /// What a statement takes beside its texts.

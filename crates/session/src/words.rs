@@ -75,7 +75,7 @@ impl Session {
     fn retold(&self) -> Option<Retold> {
         let Some(Owed::Query { .. }) = self.owed.front() else { return None };
         let request = &self.flight.front()?.request;
-        let rewrite = request.rewrite.as_ref()?;
+        let rewrite = request.rewrite.as_ref().filter(|rewrite| !matches!(rewrite, Rewrite::Reveal(_)))?;
         let own = Frames::new(&request.frames).find_map(|frame| match Frontend::read(frame) {
             Ok(Frontend::Query(sql)) => Some(String::from_utf8_lossy(sql).into_owned()),
             _ => None,
@@ -89,6 +89,8 @@ pub(crate) enum Part<'a> {
     Own(&'a str),
     Ours(usize),
 }
+
+const NOTHING: [Part<'static>; 4] = [const { Part::Ours(0) }; 4];
 
 impl Rewrite {
     /// The text that is sent, in parts.
@@ -111,8 +113,9 @@ impl Rewrite {
                     Part::Ours(" ".len()),
                     Part::Own(&execution.after),
                 ],
-                _ => [Part::Ours(0), Part::Ours(0), Part::Ours(0), Part::Ours(0)],
+                _ => NOTHING,
             },
+            Rewrite::Reveal(_) => NOTHING,
         }
     }
 }

@@ -1,0 +1,76 @@
+//! Statements of SQL's PREPARE under their own names on the server, for requests that look for them there: a query of
+//! `pg_prepared_statements`, or a text that a function or a DO block may execute, with EXECUTE in it.
+//!
+//! Such a session is on the server by itself from then on: it gets nothing but its own statements, under the names and with the
+//! texts that it gave them, and stays (a pin) until they are deallocated.
+
+use std::sync::Arc;
+
+use classifier::{Access, Class, Effect, Why};
+use wire::frontend;
+
+use crate::memory::ServerMemory;
+use crate::owed::Owed;
+use crate::session::{Session, Transaction};
+use crate::sql::Rewrite;
+use crate::statements::Prepared;
+
+impl Session {
+    /// Whether a simple query that comes next looks for the session's own statements on its server; and which these are. Not within
+    /// a transaction, which would fail with a statement that cannot be prepared any more.
+    pub(crate) fn reveals(&self, sql: &[u8], class: &Class) -> Option<Rewrite> {
+        if class.access == Access::Read
+            || self.transaction != Transaction::None
+            || self.is_behind()
+            || self.names_are_real()
+            || class.effects.iter().any(|effect| matches!(effect, Effect::Prepare { .. } | Effect::Execute(_)))
+        {
+            return None;
+        }
+        let shows = class.why == Why::NodeDependent && find(sql, b"pg_prepared_statement").is_some();
+        let has_own = self.statements.of_sql().next().is_some();
+        // Those of the protocol have no other name there than the shared one.
+        let looks = (shows && (has_own || self.statements.has_no_names())) || (has_own && executes_text(sql));
+        looks.then(|| Rewrite::Reveal(self.statements.of_sql().cloned().collect()))
+    }
+
+    /// Writes what gives the server the session's own statements and no other.
+    pub(crate) fn encode_reveal(&mut self, own: &[Arc<Prepared>], memory: &mut ServerMemory, out: &mut Vec<u8>) {
+        memory.deallocate_all();
+        frontend::put_query(out, "DEALLOCATE ALL");
+        self.owe(Owed::HiddenReveal);
+        for statement in own {
+            frontend::put_query(out, &String::from_utf8_lossy(statement.source()));
+            self.owe(Owed::HiddenReveal);
+        }
+        if !own.is_empty() {
+            self.pin(classifier::PinReason::SqlPrepare);
+        }
+    }
+}
+
+/// Whether the word stands behind the beginning of a string.
+fn executes_text(sql: &[u8]) -> bool {
+    let begin = sql.iter().position(|byte| matches!(byte, b'\'' | b'$'));
+    begin.is_some_and(|begin| find(&sql[begin..], b"execute").is_some())
+}
+
+/// Where a word in lower case stands in a text in any case.
+fn find(text: &[u8], word: &[u8]) -> Option<usize> {
+    text.windows(word.len()).position(|window| window.eq_ignore_ascii_case(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_executes_text() {
+        let check = |sql: &str, expected| assert_eq!(executes_text(sql.as_bytes()), expected, "{sql}");
+        check("select f('Execute q')", true);
+        check("do $$ begin execute 'execute q'; end $$", true);
+        check("select f('nothing')", false);
+        check("create trigger t before update on r execute function f()", false);
+        check("execute", false);
+    }
+}
