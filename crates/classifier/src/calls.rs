@@ -4,7 +4,8 @@
 //! no position of a syntax tree can be forgotten. What looks like a call and is none (`IN (`, `AS t(a)`, `varchar(10)`) is known
 //! here too. What it cannot see, nobody can without a catalogue: functions behind views, operators, casts and `row.function`.
 
-use crate::lexer::Tokens;
+use crate::keywords::KEYWORDS;
+use crate::lexer::{Kind, Tokens};
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -17,6 +18,8 @@ pub(crate) struct Call<'a> {
     pub(crate) open: usize,
     /// `a.b.c(`: nothing that a catalogue could be asked for.
     pub(crate) overqualified: bool,
+    /// ROLLUP or CUBE in GROUP BY: no function, unless a user's function has that name, which PostgreSQL allows.
+    pub(crate) groups: bool,
 }
 
 impl Call<'_> {
@@ -30,13 +33,16 @@ impl Call<'_> {
 pub(crate) fn calls<'a>(statement: Tokens<'a>) -> impl Iterator<Item = Call<'a>> {
     let mut grouped = false;
     (1..statement.len()).filter_map(move |open| {
+        if statement.is_any_word(open, BEYOND_GROUP_BY) && !statement.is_word(open - 1, "BY") {
+            grouped = false;
+        }
         grouped |= statement.is_word(open, "BY") && statement.is_word(open - 1, "GROUP");
         if !statement.is_mark(open, "(") || !statement.is_identifier(open - 1) {
             return None;
         }
         let qualified = open >= 3 && statement.is_mark(open - 2, ".") && statement.is_identifier(open - 3);
         let overqualified = qualified && open >= 4 && statement.is_mark(open - 4, ".");
-        if !qualified && is_no_call(statement, open - 1, grouped) {
+        if !qualified && is_no_call(statement, open - 1) {
             return None;
         }
         let first = if qualified { open - 3 } else { open - 1 };
@@ -45,20 +51,28 @@ pub(crate) fn calls<'a>(statement: Tokens<'a>) -> impl Iterator<Item = Call<'a>>
             return None;
         }
         let schema = if qualified { statement.identifier(open - 3) } else { None };
-        Some(Call { schema, name: statement.identifier(open - 1)?, open, overqualified })
+        let groups = grouped && !qualified && statement.is_any_word(open - 1, &["ROLLUP", "CUBE"]);
+        Some(Call { schema, name: statement.identifier(open - 1)?, open, overqualified, groups })
     })
 }
 
-/// Whether what looks like a call names a CTE or a table expression, and its columns: `WITH v(a) AS (SELECT`, `FROM f(x) v(a)`.
+/// Whether what looks like a call names a CTE or a table, and its columns: `WITH v(a) AS (SELECT`, `FROM f(x) v(a)`, `FROM t v(a)`.
 ///
-/// It walks to the matching parenthesis, so ask only of text whose nesting is bounded.
+/// It walks to the matching parenthesis, so ask only of text whose length is bounded.
 pub(crate) fn names_columns(statement: Tokens<'_>, call: &Call<'_>) -> bool {
-    call.schema.is_none() && (follows_table_expression(statement, call.open - 1) || begins_cte(statement, call.open))
+    call.schema.is_none()
+        && (follows_table_expression(statement, call.open - 1)
+            || follows_operand(statement, call.open - 1)
+            || begins_cte(statement, call.open))
 }
 
-/// `) v(a, b)`, where the parenthesis is not that of DISTINCT ON: behind any other, an expression cannot begin.
+/// `) v(a, b)`: behind a parenthesis an expression cannot begin, but for those of DISTINCT ON and OPERATOR. OPERATOR itself may
+/// follow one.
 fn follows_table_expression(statement: Tokens<'_>, at: usize) -> bool {
     let Some(close) = at.checked_sub(1).filter(|before| statement.is_mark(*before, ")")) else { return false };
+    if statement.is_word(at, "OPERATOR") {
+        return false;
+    }
     let mut depth = 0usize;
     for open in (0..=close).rev() {
         if statement.is_mark(open, ")") {
@@ -66,14 +80,30 @@ fn follows_table_expression(statement: Tokens<'_>, at: usize) -> bool {
         } else if statement.is_mark(open, "(") {
             depth -= 1;
             if depth == 0 {
-                return !(open >= 1 && statement.is_word(open - 1, "ON"));
+                return !(open >= 1 && statement.is_any_word(open - 1, &["ON", "OPERATOR"]));
             }
         }
     }
     false
 }
 
-/// `v(a, b) AS (SELECT`, where `f(1) AS (a int)` is a function with the types of its columns.
+/// `t v(a, b)`, the type in `AS t(a vector(3))`, `JSON_TABLE(a, '$' COLUMNS (...))`: behind a name that is no keyword, and behind a constant,
+/// an expression cannot begin.
+fn follows_operand(statement: Tokens<'_>, at: usize) -> bool {
+    let Some(before) = at.checked_sub(1).filter(|_| !statement.is_word(at, "OPERATOR")) else { return false };
+    match statement.kind(before) {
+        Some(Kind::Word) => !is_keyword(statement, before),
+        Some(Kind::Quoted | Kind::Text | Kind::Number | Kind::Parameter) => true,
+        _ => false,
+    }
+}
+
+fn is_keyword(statement: Tokens<'_>, at: usize) -> bool {
+    statement.kind(at) == Some(Kind::Word)
+        && KEYWORDS.binary_search(&statement.text(at).to_ascii_uppercase().as_str()).is_ok()
+}
+
+/// `v(a, b) AS (SELECT`, where `f(1) AS (a int)` is a function with the types of its columns. VALUES may be such a column.
 fn begins_cte(statement: Tokens<'_>, open: usize) -> bool {
     let Some(close) = statement.closing(open) else { return false };
     if !statement.is_word(close + 1, "AS") {
@@ -84,13 +114,13 @@ fn begins_cte(statement: Tokens<'_>, open: usize) -> bool {
         body += 1;
     }
     statement.is_mark(body, "(")
-        && (statement.is_any_word(body + 1, &["SELECT", "WITH", "VALUES", "TABLE"]) || statement.is_mark(body + 1, "("))
+        && (statement.is_any_word(body + 1, &["SELECT", "WITH", "TABLE"])
+            || statement.is_mark(body + 1, "(")
+            || (statement.is_word(body + 1, "VALUES") && statement.is_mark(body + 2, "(")))
 }
 
 /// Whether the unqualified name at `at` is a keyword that takes a parenthesis for itself.
-///
-/// ROLLUP and CUBE are no reserved words: only in GROUP BY they are no functions, hence `grouped`.
-fn is_no_call(statement: Tokens<'_>, at: usize, grouped: bool) -> bool {
+fn is_no_call(statement: Tokens<'_>, at: usize) -> bool {
     if statement.is_any_word(at, RESERVED) || statement.is_any_word(at, SPECIAL) {
         return true;
     }
@@ -106,11 +136,25 @@ fn is_no_call(statement: Tokens<'_>, at: usize, grouped: bool) -> bool {
         || follows("BERNOULLI", &["TABLESAMPLE"])
         || follows("SYSTEM", &["TABLESAMPLE"])
         || (statement.is_any_word(at, &["OVER", "FILTER", "REPEATABLE"]) && statement.is_mark(before, ")"))
-        || (grouped
-            && statement.is_any_word(at, &["ROLLUP", "CUBE"])
-            && (statement.is_word(before, "BY") || statement.is_mark(before, ",") || statement.is_mark(before, "(")))
         || (statement.is_word(at, "OPERATOR") && statement.is_word(at + 2, "pg_catalog"))
 }
+
+/// What ends GROUP BY, or begins a query in it.
+const BEYOND_GROUP_BY: &[&str] = &[
+    "HAVING",
+    "WINDOW",
+    "ORDER",
+    "LIMIT",
+    "OFFSET",
+    "FETCH",
+    "FOR",
+    "UNION",
+    "INTERSECT",
+    "EXCEPT",
+    "SELECT",
+    "FILTER",
+    "DISTINCT",
+];
 
 /// Reserved words, which no function can be called by, as far as one may precede a parenthesis in a query.
 const RESERVED: &[&str] = &[
@@ -235,7 +279,7 @@ mod tests {
         );
         check("select count(*) filter (where f(1)) over (partition by (g(2)))", &["count", "f", "g"]);
         check("select rollup(1)", &["rollup"]);
-        check("select 1 group by rollup(a), cube(b)", &[]);
+        check("select 1 group by rollup(a), cube(b)", &["rollup", "cube"]);
         check("select filter(1)", &["filter"]);
         check("select OPERATOR(1), 1 operator(pg_catalog.+) 2, 1 operator(mine.+) 2", &["operator", "operator"]);
     }

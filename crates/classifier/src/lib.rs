@@ -5,7 +5,7 @@
 //! - `explain`: the same answer for people, with what decided it.
 //! - `lexer`: text to tokens and statements, by PostgreSQL's rules.
 //! - `statement`: one statement to its verdict (`verdict`), by its first words; `settings` for SET and its kin, `query` for what
-//!   may be a read, with `calls` and `blank` as its tools.
+//!   may be a read, with `calls`, `blank` and `keywords` as its tools, and `plain` for what sqlparser cannot read.
 //! - `catalog`: which functions and relations are harmless; `builtin` holds PostgreSQL's own. `facts` makes one of what was read of a database.
 //! - `hint`: what routing comments ask for.
 //!
@@ -20,7 +20,9 @@ mod class;
 mod explain;
 mod facts;
 mod hint;
+mod keywords;
 mod lexer;
+mod plain;
 mod prepared;
 mod query;
 mod settings;

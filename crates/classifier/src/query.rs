@@ -3,19 +3,20 @@
 //! Two judges must agree. The tokens know every function, every system view and every dangerous word, in any position. The syntax tree,
 //! sqlparser's, proves that the text is a query, and tells where locks, INTO and data-modifying CTEs are. The tree is built from
 //! the text with its literals blanked, so that the two cannot disagree about where a string or a comment ends, and so that
-//! the verdict cannot depend on a literal, but for the few functions whose arguments are read here.
+//! the verdict cannot depend on a literal, but for the few functions whose arguments are read here. What sqlparser cannot read, and
+//! PostgreSQL can, `plain` may still prove.
 
 use crate::blank::blank;
 use crate::calls::{Call, calls, names_columns};
 use crate::catalog::{Calling, Catalog, is_node_relation, is_session_setting};
 use crate::class::{Access, Why};
 use crate::lexer::{Kind, Tokens};
+use crate::plain::is_plain;
 use crate::verdict::{Because, Verdict};
-use sqlparser::ast::{Query, Select, Statement, TableAlias, TableFactor, Visit, Visitor};
+use sqlparser::ast::{Query, Select, Statement, TableFactor, Visit, Visitor};
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::Token;
-use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 /// A longer query, its literals blanked, is not parsed.
@@ -35,7 +36,11 @@ pub(crate) fn judge(query: Tokens<'_>, catalog: &Catalog) -> Verdict {
         return Verdict::write(why).at(query.range(at, at + 1));
     }
     match parse(query) {
-        Ok(shape) => judge_functions(query, catalog, &shape.aliases),
+        Ok(()) => judge_functions(query, catalog),
+        Err(refusal) if refusal.why == Why::ParseFailure && is_plain(query) => {
+            let verdict = judge_functions(query, catalog);
+            Verdict { because: verdict.because.or(refusal.complaint.map(Because::Parser)), ..verdict }
+        }
         Err(refusal) => write_or_worse(query, catalog, refusal),
     }
 }
@@ -89,7 +94,7 @@ fn write_or_worse(query: Tokens<'_>, catalog: &Catalog, refusal: Refusal) -> Ver
     Verdict { because: refusal.complaint.map(Because::Parser), ..Verdict::write(refusal.why) }
 }
 
-fn judge_functions(query: Tokens<'_>, catalog: &Catalog, aliases: &HashSet<String>) -> Verdict {
+fn judge_functions(query: Tokens<'_>, catalog: &Catalog) -> Verdict {
     let (mut worst, mut at) = (Calling::Harmless, None);
     let mut depends_on_literals = false;
     for call in calls(query) {
@@ -99,9 +104,8 @@ fn judge_functions(query: Tokens<'_>, catalog: &Catalog, aliases: &HashSet<Strin
                 depends_on_literals = true;
                 if reads_session_setting(query, &call) { Calling::Harmless } else { Calling::NodeDependent }
             }
-            Calling::Unknown if aliases.contains(call.name.as_ref()) && names_columns(query, &call) => {
-                Calling::Harmless
-            }
+            Calling::Unknown if call.groups => Calling::Harmless,
+            Calling::Unknown if worst < Calling::Unknown && names_columns(query, &call) => Calling::Harmless,
             calling => calling,
         };
         if calling > worst {
@@ -159,13 +163,6 @@ fn is_lock_strength(query: Tokens<'_>, at: usize) -> bool {
         || (query.is_word(at, "KEY") && query.is_word(at + 1, "SHARE"))
 }
 
-/// What the tree tells about a query that only reads.
-#[derive(Debug, Default)]
-struct Shape {
-    /// Names that the query gives to its own CTEs and table expressions, which look like functions where columns follow.
-    aliases: HashSet<String>,
-}
-
 /// Why there is no tree, or none of a read.
 struct Refusal {
     why: Why,
@@ -184,7 +181,7 @@ impl From<ParserError> for Refusal {
     }
 }
 
-fn parse(query: Tokens<'_>) -> Result<Shape, Refusal> {
+fn parse(query: Tokens<'_>) -> Result<(), Refusal> {
     let links = (0..query.len()).filter(|at| is_link(query, *at)).count();
     if links > CHAIN_LINKS_MAX {
         return Err(Why::TooComplex.into());
@@ -203,9 +200,8 @@ fn parse(query: Tokens<'_>) -> Result<Shape, Refusal> {
             complaint: Some(format!("end of query expected, found {next}")),
         });
     }
-    let mut inspector = Inspector { shape: Shape::default() };
-    match tree.visit(&mut inspector) {
-        ControlFlow::Continue(()) => Ok(inspector.shape),
+    match tree.visit(&mut Inspector) {
+        ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(why) => Err(why.into()),
     }
 }
@@ -241,19 +237,7 @@ fn is_link(query: Tokens<'_>, at: usize) -> bool {
 }
 
 /// Walks the tree of a query and stops at the first thing that is no read.
-struct Inspector {
-    shape: Shape,
-}
-
-impl Inspector {
-    fn note(&mut self, alias: &TableAlias) {
-        if !alias.columns.is_empty() {
-            let name = &alias.name;
-            let folded = if name.quote_style.is_some() { name.value.clone() } else { name.value.to_ascii_lowercase() };
-            self.shape.aliases.insert(folded);
-        }
-    }
-}
+struct Inspector;
 
 impl Visitor for Inspector {
     type Break = Why;
@@ -275,9 +259,6 @@ impl Visitor for Inspector {
         {
             return ControlFlow::Break(Why::ParseFailure);
         }
-        for cte in query.with.iter().flat_map(|with| &with.cte_tables) {
-            self.note(&cte.alias);
-        }
         ControlFlow::Continue(())
     }
 
@@ -287,25 +268,13 @@ impl Visitor for Inspector {
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<Why> {
         match factor {
-            TableFactor::Table { alias, .. }
-            | TableFactor::Derived { alias, .. }
-            | TableFactor::TableFunction { alias, .. }
-            | TableFactor::Function { alias, .. }
-            | TableFactor::UNNEST { alias, .. }
-            | TableFactor::JsonTable { alias, .. }
-            | TableFactor::NestedJoin { alias, .. }
-            | TableFactor::XmlTable { alias, .. } => {
-                if let Some(alias) = alias {
-                    self.note(alias);
-                }
-                ControlFlow::Continue(())
-            }
             TableFactor::OpenJsonTable { .. }
             | TableFactor::Pivot { .. }
             | TableFactor::Unpivot { .. }
             | TableFactor::UnpivotExpr { .. }
             | TableFactor::MatchRecognize { .. }
             | TableFactor::SemanticView { .. } => ControlFlow::Break(Why::ParseFailure),
+            _ => ControlFlow::Continue(()),
         }
     }
 }

@@ -311,22 +311,76 @@ fn functions() {
 
 #[test]
 fn doubt_is_a_write() {
-    // Reads that sqlparser does not know yet.
-    write("select xmlelement(name foo, 'bar')", Why::ParseFailure);
-    write("select * from rows from (f(1), g(2))", Why::ParseFailure);
-    write("select * from json_to_record('{}') as (a int)", Why::ParseFailure);
-    write("with x as (table t) select * from x", Why::ParseFailure);
     write("garbage", Why::UnknownStatement);
     write("select 'open", Why::ParseFailure);
     write("select /* open", Why::ParseFailure);
     write("select \"open", Why::ParseFailure);
     write("select U&\"d\"('s')", Why::ParseFailure);
     write("selekt 1", Why::UnknownStatement);
-    write("select 1 from t qualify x pipe", Why::ParseFailure);
     // Under standard_conforming_strings = off the first string ends later, and what it hides runs.
     write(r"select '\', nextval(1), '", Why::ParseFailure);
     write(r"select 'a\'", Why::ParseFailure);
     write("\u{0}", Why::ParseFailure);
+}
+
+/// sqlparser refuses these; their tokens prove them.
+#[test]
+fn plain_reads() {
+    read(&[
+        "select xmlelement(name foo, xmlattributes(1 as a), 'bar')",
+        "select * from json_to_record('{}') as (a int)",
+        "with x as (table t) select * from x",
+        "select * from rows from (generate_series(1, 2), unnest(array[1])) as r(a, b)",
+        "select * from t* x",
+        "select collation for ('foo')",
+        "select * from j1 join j2 using (i) as x where x.i = 1",
+        "with recursive s(f, t) as (select * from g union all select g.* from g, s where g.f = s.t) search depth first by f, t set q select * from s",
+        "with recursive s as (select 1 as x union all select x + 1 from s) cycle x set c using p select * from s",
+        "select a, b from t group by distinct rollup(a, b), cube(b)",
+        "select sum(a) over (order by b groups between 1 preceding and 1 following exclude ties) from t",
+        "select json_build_array(variadic '{a,b}'::text[])",
+        "select (array[1, 2])[1:][:2]",
+        "select * from t where a between symmetric 1 and 2",
+        "select xmlserialize(content data as character varying(20)) from t",
+        "select * from json_table('[]', '$[*]' columns (id for ordinality, a int path '$.a', nested path '$.b' columns (b text path '$')))",
+        "select * from t v(a, b), u as w(c, d), f f(e) where xmlexists('//a' passing by ref x)",
+        "select",
+    ]);
+}
+
+/// What tokens alone must not prove.
+#[test]
+fn not_plain() {
+    for (sql, why) in [
+        ("select * from rows from (f(1), g(2)) as (a int)", Why::UnknownFunction),
+        ("select 1 operator(pg_catalog.+) my_function(1) from rows from (unnest(array[1]))", Why::UnknownFunction),
+        ("select * from my_function(1) as (values int)", Why::UnknownFunction),
+        ("select a from t group by rollup(a) order by rollup(a)", Why::UnknownFunction),
+        ("select a from t group by cube(a) having count(distinct cube(a)) > 1", Why::UnknownFunction),
+        ("select 1 operator(mine.+) 2 from t*", Why::UnknownFunction),
+        ("select a operator(mine.+) 2 from t*", Why::UnknownFunction),
+        ("select (a) operator(mine.+) 2 from t*", Why::UnknownFunction),
+        ("select * from t* tablesample my_method(1)", Why::UnknownFunction),
+        ("select * from t* order by my_function(1)", Why::UnknownFunction),
+        ("select * from t* order by x at time zone my_function(1)", Why::UnknownFunction),
+        ("select xmlelement(name foo, my_function(1))", Why::UnknownFunction),
+        ("select xmlelement(name foo, nextval('s'))", Why::VolatileFunction),
+        ("select * from t* v(a), nextval('s') nextval(a)", Why::VolatileFunction),
+        (
+            "with recursive s as (select 1 as x union all select x + 1 from s) search depth first by x set q update t set a = 1",
+            Why::ParseFailure,
+        ),
+        (
+            "with recursive s as (select 1 as x union all select x + 1 from s) cycle x set c using p delete from t",
+            Why::ParseFailure,
+        ),
+        ("with x as (table t) insert into t select * from x", Why::WritesRows),
+        ("select * from t* for share", Why::RowLock),
+        ("select xmlelement(name foo); delete from t", Why::MultiStrictest),
+        ("select * from t* where (1; delete from t)", Why::ParseFailure),
+    ] {
+        write(sql, why);
+    }
 }
 
 #[test]
