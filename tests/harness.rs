@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use cluster::Cluster;
+use cluster::{Cluster, Managed};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -38,6 +38,24 @@ pub(crate) struct Setup {
     pub(crate) environment: Vec<(String, String)>,
     keys: Vec<(String, String, String)>,
     tail: String,
+}
+
+/// What the program is put in front of.
+pub(crate) struct Servers<'a> {
+    ports: Vec<u16>,
+    directory: &'a Path,
+}
+
+impl<'a> From<&'a Cluster> for Servers<'a> {
+    fn from(cluster: &'a Cluster) -> Servers<'a> {
+        Servers { ports: cluster.nodes().iter().map(cluster::Node::port).collect(), directory: cluster.directory() }
+    }
+}
+
+impl<'a> From<&'a Managed> for Servers<'a> {
+    fn from(cluster: &'a Managed) -> Servers<'a> {
+        Servers { ports: cluster.members().iter().map(cluster::Member::port).collect(), directory: cluster.directory() }
+    }
 }
 
 /// The program, running. Killed when dropped.
@@ -106,8 +124,8 @@ impl Setup {
     }
 
     /// Starts the program in front of a cluster that exists; returns when it listens.
-    pub(crate) async fn proxy(&self, cluster: &Cluster) -> Result<Proxy> {
-        let path = self.write(cluster)?;
+    pub(crate) async fn proxy(&self, servers: impl Into<Servers<'_>>) -> Result<Proxy> {
+        let path = self.write(servers)?;
         let mut child = program("run", &path)
             .envs(self.environment.clone())
             .envs(self.environment.clone())
@@ -151,11 +169,12 @@ impl Setup {
     }
 
     /// Writes the configuration for a cluster beside its data; it is removed with it.
-    pub(crate) fn write(&self, cluster: &Cluster) -> Result<PathBuf> {
+    pub(crate) fn write<'a>(&self, servers: impl Into<Servers<'a>>) -> Result<PathBuf> {
+        let servers = servers.into();
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = cluster.directory().join(format!("proxy-{number}.toml"));
-        std::fs::write(&path, self.text(cluster))?;
+        let path = servers.directory.join(format!("proxy-{number}.toml"));
+        std::fs::write(&path, self.text(servers))?;
         Ok(path)
     }
 
@@ -172,9 +191,8 @@ impl Setup {
     }
 
     /// The configuration.
-    pub(crate) fn text(&self, cluster: &Cluster) -> String {
-        let servers: Vec<String> =
-            cluster.nodes().iter().map(|node| format!("\"{}:{}\"", node.host(), node.port())).collect();
+    pub(crate) fn text<'a>(&self, servers: impl Into<Servers<'a>>) -> String {
+        let servers: Vec<String> = servers.into().ports.iter().map(|port| format!("\"127.0.0.1:{port}\"")).collect();
         let quoted = |text: &str| format!("\"{text}\"");
         let (user, password) = (quoted(&self.cluster.user), quoted(&self.cluster.password));
         let defaults = [

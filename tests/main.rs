@@ -26,6 +26,7 @@ mod listening;
 mod local;
 mod loss;
 mod memory;
+mod patroni;
 mod peers;
 mod pinning;
 mod pipeline;

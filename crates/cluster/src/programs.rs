@@ -47,6 +47,11 @@ impl Programs {
         Ok(Programs { directory, identity })
     }
 
+    /// Where they are.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// A command for one of the programs: right user, English messages, no settings from our own environment, and its
     /// own process group, so that Ctrl-C in a terminal reaches us and not the servers.
     pub(crate) fn command(&self, program: &str, place: &Path) -> Command {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::address::Address;
 use crate::auth::{self, Auth};
 use crate::limits::{self, CeilingOverrides, Ceilings, DATABASE_CEILINGS, TimeoutOverrides, Timeouts, USER_CEILINGS};
+use crate::manager::Managers;
 use crate::reader::Section;
 use crate::secret::{self, Secret};
 use crate::sharing::{self, Share};
@@ -165,6 +166,8 @@ pub struct Topology {
     pub probe_interval_waiting: Duration,
     /// The time after which a probe has failed.
     pub probe_timeout: Duration,
+    /// The time between questions to cluster managers that cannot be watched.
+    pub manager_interval: Duration,
     /// The longest that a statement waits for a primary.
     pub failover_timeout: Duration,
 }
@@ -202,6 +205,8 @@ pub struct Cluster {
     pub probe_database: String,
     /// How its servers are connected to.
     pub tls: ServerTls,
+    /// Who is asked about its leader.
+    pub managers: Managers,
 }
 
 /// `[peers.NUMBER]`: another proxy behind the same address, which may get cancel requests that are meant for this one.
@@ -447,6 +452,7 @@ impl Topology {
             probe_interval: section.within("probe_interval", millis(100), TIMEOUT_MIN..=seconds(3600)),
             probe_interval_waiting: section.within("probe_interval_waiting", millis(10), TIMEOUT_MIN..=seconds(3600)),
             probe_timeout: section.within("probe_timeout", seconds(1), TIMEOUT_MIN..=seconds(3600)),
+            manager_interval: section.within("manager_interval", seconds(1), TIMEOUT_MIN..=seconds(3600)),
             failover_timeout: section.within("failover_timeout", seconds(30), Duration::ZERO..=DURATION_MAX),
         };
         if topology.probe_interval_waiting > topology.probe_interval {
@@ -488,6 +494,7 @@ impl Cluster {
             probe_password: plain_password(section, "probe_password"),
             probe_database: name(section, "probe_database", "postgres"),
             tls: ServerTls::read(section, &tls.server),
+            managers: Managers::read(section),
         }
     }
 }

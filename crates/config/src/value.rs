@@ -9,6 +9,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use crate::address::Address;
+use crate::manager::Url;
 use crate::problem;
 use crate::secret::Secret;
 
@@ -195,6 +196,18 @@ impl Value for Secret {
 impl Value for Address {
     fn read(value: &DeValue<'_>) -> Result<Address, Refusal> {
         string(value, "an address such as \"10.0.0.1:5432\"")?
+            .parse()
+            .map_err(|reason| refuse(format!("is wrong: {reason}")))
+    }
+
+    fn show(&self) -> String {
+        format!("\"{self}\"")
+    }
+}
+
+impl Value for Url {
+    fn read(value: &DeValue<'_>) -> Result<Url, Refusal> {
+        string(value, "an address such as \"http://10.0.0.1:8008\"")?
             .parse()
             .map_err(|reason| refuse(format!("is wrong: {reason}")))
     }

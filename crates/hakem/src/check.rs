@@ -29,7 +29,7 @@ pub(crate) async fn check(config: &Config) -> Result<()> {
     );
     let mut problems = 0;
     for (name, cluster) in &config.clusters {
-        let (mut primaries, tls) = (0, files.cluster(name));
+        let (mut primaries, tls) = (0, files.cluster(name)[0].clone());
         for server in &cluster.servers {
             let tried = tokio::time::timeout(TRY_MAX, probe(cluster, tls.as_ref(), &server.host, server.port)).await;
             match tried.map_err(anyhow::Error::from).flatten() {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use config::Config;
 use pool::Tls;
 use tokio::task::AbortHandle;
-use topology::{Freshness, NodeState, Plan, Watcher, Writer};
+use topology::{Freshness, NodeState, Plan, Source, SourceKind, Watcher, Writer};
 
 use crate::load::Loads;
 use crate::service::{Service, Tenant};
@@ -24,9 +24,10 @@ pub(crate) struct Cluster {
     pub(crate) loads: Loads,
     /// How its servers are connected to; `None` for in the clear.
     pub(crate) tls: Option<Tls>,
+    manager_tls: Option<Tls>,
     pub(crate) cluster: config::Cluster,
     /// The keys of `[topology]` that the watcher goes by.
-    pace: [Duration; 3],
+    pace: [Duration; 4],
     followers: Mutex<Vec<AbortHandle>>,
 }
 
@@ -36,10 +37,11 @@ impl Cluster {
         service: &Arc<Service>,
         cluster: &config::Cluster,
         config: &Config,
-        tls: Option<Tls>,
+        [tls, manager_tls]: [Option<Tls>; 2],
     ) -> Arc<Cluster> {
         let watcher = Watcher::spawn(topology::Options {
             servers: cluster.servers.iter().map(|server| (server.host.clone(), server.port)).collect(),
+            sources: sources(cluster, config, manager_tls.as_ref()),
             user: cluster.probe_user.clone(),
             password: cluster.probe_password.as_ref().map(|password| password.expose().to_owned()),
             database: cluster.probe_database.clone(),
@@ -54,6 +56,7 @@ impl Cluster {
             watcher,
             loads: Loads::new(cluster.servers.len(), Instant::now()),
             tls,
+            manager_tls,
             cluster: cluster.clone(),
             pace: pace(config),
             followers: Mutex::default(),
@@ -65,14 +68,15 @@ impl Cluster {
     }
 
     /// Whether the watcher does what another configuration says.
-    pub(crate) fn is_as(&self, cluster: &config::Cluster, config: &Config, tls: Option<&Tls>) -> bool {
+    pub(crate) fn is_as(&self, cluster: &config::Cluster, config: &Config, tls: &[Option<Tls>; 2]) -> bool {
         // How reads are shared out is the tenants' affair.
         let watched = |cluster: &config::Cluster| config::Cluster {
             weights: BTreeMap::new(),
             zones: BTreeMap::new(),
             ..cluster.clone()
         };
-        watched(&self.cluster) == watched(cluster) && self.pace == pace(config) && self.tls.as_ref() == tls
+        let encrypted = [&self.tls, &self.manager_tls] == tls.each_ref();
+        watched(&self.cluster) == watched(cluster) && self.pace == pace(config) && encrypted
     }
 
     /// Waits until something is known of every server, at most until `deadline`.
@@ -115,9 +119,31 @@ pub(crate) fn plan(cluster: &config::Cluster, config: &Config) -> Plan {
     }
 }
 
-fn pace(config: &Config) -> [Duration; 3] {
+fn pace(config: &Config) -> [Duration; 4] {
     let topology = &config.topology;
-    [topology.probe_interval, topology.probe_interval_waiting, topology.probe_timeout]
+    [topology.probe_interval, topology.probe_interval_waiting, topology.probe_timeout, topology.manager_interval]
+}
+
+/// Whom to ask about the leader: etcd knows it, Patroni's members have heard of it.
+pub(crate) fn sources(cluster: &config::Cluster, config: &Config, tls: Option<&Tls>) -> Vec<Source> {
+    let managers = &cluster.managers;
+    let uris = |urls: &[config::Url]| {
+        let uri = |url: &config::Url| url.to_string().parse().expect("the configuration has checked the address");
+        urls.iter().map(uri).collect::<Vec<_>>()
+    };
+    let login = managers.login.as_ref().map(|(user, password)| (user.clone(), password.expose().to_owned()));
+    let etcd = SourceKind::Etcd { urls: uris(&managers.etcd), prefix: managers.prefix.clone(), login };
+    let patroni = SourceKind::Patroni { urls: uris(&managers.patroni) };
+    [(etcd, !managers.etcd.is_empty()), (patroni, !managers.patroni.is_empty())]
+        .into_iter()
+        .filter(|(_, stated)| *stated)
+        .map(|(kind, _)| Source {
+            kind,
+            tls: tls.map(|tls| tls.config().clone()),
+            timeout: config.topology.probe_timeout,
+            interval: config.topology.manager_interval,
+        })
+        .collect()
 }
 
 /// Closes the connections to a node that is not what it was. One that could not be reached for a while and is what it was before

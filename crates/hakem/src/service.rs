@@ -278,7 +278,7 @@ impl Service {
         let mut clusters = BTreeMap::new();
         for (name, cluster) in &config.clusters {
             let tls = files.cluster(name);
-            let kept = known.get(name).filter(|known| known.is_as(cluster, &config, tls.as_ref()));
+            let kept = known.get(name).filter(|known| known.is_as(cluster, &config, &tls));
             let watched = kept.cloned().unwrap_or_else(|| {
                 let watched = Cluster::watch(self, cluster, &config, tls);
                 fresh.push(watched.clone());

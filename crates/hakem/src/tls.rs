@@ -70,7 +70,8 @@ pub(crate) enum How {
 /// All that a configuration needs of its files.
 pub(crate) struct Files {
     offer: Offer,
-    clusters: BTreeMap<String, Option<Tls>>,
+    /// Towards servers, and towards those who manage them.
+    clusters: BTreeMap<String, [Option<Tls>; 2]>,
 }
 
 impl Files {
@@ -80,13 +81,15 @@ impl Files {
     /// When a file cannot be read, or does not hold what it should.
     pub(crate) fn read(config: &Config) -> Result<Files> {
         let offer = Offer::read(&config.tls.client)?;
-        let cluster = |(name, cluster): (&String, &config::Cluster)| Ok((name.clone(), towards(&cluster.tls)?));
+        let cluster = |(name, cluster): (&String, &config::Cluster)| {
+            Ok((name.clone(), [towards(&cluster.tls)?, towards(&cluster.managers.tls)?]))
+        };
         Ok(Files { offer, clusters: config.clusters.iter().map(cluster).collect::<Result<_>>()? })
     }
 
-    /// How a cluster's servers are connected to; `None` for in the clear.
-    pub(crate) fn cluster(&self, name: &str) -> Option<Tls> {
-        self.clusters.get(name).cloned().flatten()
+    /// How a cluster's servers are connected to, and how those who manage it are; `None` for in the clear.
+    pub(crate) fn cluster(&self, name: &str) -> [Option<Tls>; 2] {
+        self.clusters.get(name).cloned().unwrap_or_default()
     }
 }
 

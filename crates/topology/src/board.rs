@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::combine::{Identity, LossKind, Memory, Sight, Standing, combine};
+use crate::dcs::Word;
 use crate::history::History;
 use crate::lsn::WalShape;
 use crate::snapshot::{Epoch, Fence, Figures, NoPrimary, Node, NodeId, NodeState, Snapshot, Writer};
@@ -25,6 +26,7 @@ use crate::snapshot::{Epoch, Fence, Figures, NoPrimary, Node, NodeId, NodeState,
 pub(crate) struct Board {
     nodes: Box<[Entry]>,
     memory: Memory,
+    word: Word,
     /// The epoch that the samples and all freshness belong to. It stays while there is no writer, so that replicas
     /// keep what they have proven.
     epoch: Option<Epoch>,
@@ -129,6 +131,7 @@ impl Board {
         Board {
             nodes,
             memory: Memory::default(),
+            word: Word::default(),
             epoch: None,
             history: History::default(),
             inserted: None,
@@ -145,15 +148,28 @@ impl Board {
     pub(crate) fn observe(&mut self, id: NodeId, report: Report) {
         let answered = matches!(report, Report::Answered(_));
         self.nodes[id.index()].note(report);
+        self.conclude(answered.then_some(id));
+    }
+
+    /// Takes in what a cluster manager says and makes the next snapshot.
+    pub(crate) fn hear(&mut self, word: Word) {
+        self.word = word;
+        self.conclude(None);
+    }
+
+    /// `answered`: who has just answered a probe.
+    fn conclude(&mut self, answered: Option<NodeId>) {
         let sights: Vec<Sight> = self.nodes.iter().map(Entry::sight).collect();
-        let verdict = combine(&sights, self.memory);
+        let verdict = combine(&sights, self.word, self.memory);
         self.memory = verdict.memory;
         if let Writer::Known(epoch) = verdict.writer
             && self.epoch != Some(epoch)
         {
             self.begin(epoch);
         }
-        if answered && !matches!(verdict.writer, Writer::None(NoPrimary::SplitBrain { .. })) {
+        if let Some(id) = answered
+            && !matches!(verdict.writer, Writer::None(NoPrimary::SplitBrain { .. }))
+        {
             self.prove(id, matches!(verdict.writer, Writer::Known(_)));
         }
         self.publish(&verdict.standings, verdict.writer);

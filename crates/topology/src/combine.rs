@@ -18,8 +18,14 @@
 //! 5. **Two claims on the newest timeline are a split brain**: no writer until one is gone. A single claim that is not
 //!    silent is the writer.
 //!
+//! 6. **The leader key**, where a cluster manager is asked and answers: a claim without it is fenced, and nobody is the writer while nobody
+//!    holds it. With it a claim counts only as the others say, so the two must agree. A newer timeline that nobody shows any
+//!    more, and that its leader does not follow, was a promotion that the cluster manager has taken back: it is forgotten, if the leader
+//!    answers and claims to be a primary. A cluster manager that does not answer is as if there were none.
+//!
 //! A single missed probe never gets here: the prober tries a second connection before it calls a server lost.
 
+use crate::dcs::Word;
 use crate::snapshot::{Epoch, Fence, NoPrimary, NodeId, Writer};
 
 /// One node as seen by its last probe.
@@ -80,19 +86,20 @@ pub(crate) enum Standing {
 }
 
 /// Applies the rules to what was seen of all nodes, in the configured order.
-pub(crate) fn combine(sights: &[Sight], memory: Memory) -> Verdict {
-    let ours = ours(sights, memory);
-    let writer = writer(sights, ours, memory);
+pub(crate) fn combine(sights: &[Sight], word: Word, memory: Memory) -> Verdict {
+    let ours = ours(sights, word, memory);
+    let writer = writer(sights, word, ours, memory);
     let last = match writer {
         Writer::Known(epoch) => Some(epoch),
         Writer::None(_) => memory.last,
     };
-    let standings = sights.iter().map(|&sight| standing(sight, ours)).collect();
+    let standings =
+        (0..).zip(sights).map(|(index, &sight)| standing(sight, word.admits(NodeId(index)), ours)).collect();
     Verdict { writer, standings, memory: Memory { ours, last } }
 }
 
 /// Rules 1 and 3: our system identifier and its newest timeline. `None` while nobody has ever answered.
-fn ours(sights: &[Sight], memory: Memory) -> Option<(u64, u32)> {
+fn ours(sights: &[Sight], word: Word, memory: Memory) -> Option<(u64, u32)> {
     let known = || sights.iter().filter_map(|sight| sight.identity());
     let votes = |system: u64| known().filter(|identity| identity.system_identifier == system).count();
     let before = memory.ours.map(|(system, _)| system);
@@ -100,8 +107,14 @@ fn ours(sights: &[Sight], memory: Memory) -> Option<(u64, u32)> {
     let system = before
         .filter(|&system| votes(system) == most)
         .or_else(|| known().map(|identity| identity.system_identifier).find(|&system| votes(system) == most))?;
-    let remembered = memory.ours.filter(|&(before, _)| before == system).map(|(_, newest)| newest);
-    let newest = known()
+    let leads = |sight: &Sight| matches!(sight, Sight::Answered(identity) if identity.claims_primary && identity.system_identifier == system);
+    let is_confirmed = matches!(word, Word::Leader(Some(leader)) if sights.get(leader.index()).is_some_and(leads));
+    let remembered = memory.ours.filter(|&(before, _)| before == system && !is_confirmed).map(|(_, newest)| newest);
+    let shown = |sight: &&Sight| !is_confirmed || matches!(sight, Sight::Answered(_));
+    let newest = sights
+        .iter()
+        .filter(shown)
+        .filter_map(|sight| sight.identity())
         .filter(|identity| identity.system_identifier == system)
         .map(|identity| identity.timeline)
         .chain(remembered)
@@ -109,8 +122,8 @@ fn ours(sights: &[Sight], memory: Memory) -> Option<(u64, u32)> {
     Some((system, newest))
 }
 
-/// Rules 2, 4 and 5.
-fn writer(sights: &[Sight], ours: Option<(u64, u32)>, memory: Memory) -> Writer {
+/// Rules 2, 4, 5 and 6.
+fn writer(sights: &[Sight], word: Word, ours: Option<(u64, u32)>, memory: Memory) -> Writer {
     let not_found = Writer::None(NoPrimary::NotFound { last: memory.last });
     let Some((system_identifier, timeline)) = ours else { return not_found };
     if sights.contains(&Sight::Never) {
@@ -126,6 +139,7 @@ fn writer(sights: &[Sight], ours: Option<(u64, u32)>, memory: Memory) -> Writer 
         (0..).zip(sights).filter(|(_, sight)| claim(sight)).map(|(index, _)| NodeId(index)).collect();
     match *claimants {
         [] => not_found,
+        [primary] if !word.admits(primary) => not_found,
         [primary] => match sights[primary.index()] {
             Sight::Lost(LossKind::Silent, _) => not_found,
             _ => Writer::Known(Epoch { system_identifier, timeline, primary }),
@@ -134,7 +148,7 @@ fn writer(sights: &[Sight], ours: Option<(u64, u32)>, memory: Memory) -> Writer 
     }
 }
 
-fn standing(sight: Sight, ours: Option<(u64, u32)>) -> Standing {
+fn standing(sight: Sight, admitted: bool, ours: Option<(u64, u32)>) -> Standing {
     let (identity, answered) = match sight {
         Sight::Never => return Standing::Unknown,
         Sight::Answered(identity) => (identity, true),
@@ -144,7 +158,8 @@ fn standing(sight: Sight, ours: Option<(u64, u32)>) -> Standing {
     match ours {
         Some((ours, newest)) if identity.system_identifier == ours => {
             match (identity.claims_primary, identity.timeline < newest) {
-                (true, false) => Standing::Primary,
+                (true, false) if admitted || !answered => Standing::Primary,
+                (true, false) => Standing::Fenced(Fence::NotLeader),
                 (true, true) if answered => Standing::Fenced(Fence::OlderTimeline { newest }),
                 (true, true) => Standing::Unreachable,
                 (false, _) => Standing::Replica,
@@ -211,6 +226,7 @@ mod tests {
                 Standing::Replica => "R".to_owned(),
                 Standing::Fenced(Fence::OlderTimeline { newest }) => format!("<{newest}"),
                 Standing::Fenced(Fence::OtherSystem { .. }) => "x".to_owned(),
+                Standing::Fenced(Fence::NotLeader) => "k".to_owned(),
                 Standing::Fenced(Fence::Diverged) => "d".to_owned(),
             })
             .collect();
@@ -222,12 +238,20 @@ mod tests {
         format!("{writer}: {}", standings.join(" "))
     }
 
-    /// Rounds, one after the other with the memory kept, and what each comes to.
+    /// Rounds, one after the other with the memory kept, and what each comes to. A `*` in front of a sight is the leader key, a round
+    /// that begins with `@` is one in which a cluster manager answers.
     fn check(rounds: &[(&str, &str)]) {
         let mut memory = Memory::default();
         for (round, (sights, expected)) in rounds.iter().enumerate() {
-            let seen: Vec<Sight> = sights.split(' ').map(sight).collect();
-            let verdict = combine(&seen, memory);
+            let (word, seen) = match sights.strip_prefix("@ ") {
+                None => (Word::Unheard, *sights),
+                Some(seen) => {
+                    let leader = seen.split(' ').position(|sight| sight.starts_with('*'));
+                    (Word::Leader(leader.map(|at| NodeId(at as u16))), seen)
+                }
+            };
+            let seen: Vec<Sight> = seen.split(' ').map(|text| sight(text.trim_start_matches('*'))).collect();
+            let verdict = combine(&seen, word, memory);
             assert_eq!(show(&verdict), *expected, "round {round}: {sights}");
             memory = verdict.memory;
         }
@@ -240,6 +264,35 @@ mod tests {
         check(&[("P1", "0@1: P")]);
         check(&[("R1 R1", "none: R R")]);
         check(&[("! ~ %", "none: - - -")]);
+    }
+
+    #[test]
+    fn a_cluster_manager_has_a_say() {
+        check(&[("@ *P1 R1 R1", "0@1: P R R")]);
+        // The key has expired, or somebody else has it: nothing is written, though the old primary knows of nothing.
+        check(&[
+            ("@ *P1 R1", "0@1: P R"),
+            ("@ P1 R1", "none: k R"),
+            ("@ P1 *R1", "none: k R"),
+            ("@ P1 *P2", "1@2: <2 P"),
+        ]);
+        // The new one has been promoted and has no key yet, or has it and is not promoted.
+        check(&[("@ *P1 P2", "none: <2 k"), ("@ P1 *P2", "1@2: <2 P")]);
+        // Somebody was promoted by hand, and the cluster manager puts it back: then the leader's timeline is the newest.
+        check(&[
+            ("@ *P1 R1", "0@1: P R"),
+            ("@ *P1 P2", "none: <2 k"),
+            ("@ *P1 P2!", "0@1: P -"),
+            ("@ *P1 R1", "0@1: P R"),
+            ("P1 R1", "0@1: P R"),
+        ]);
+        // Two of one timeline are a split brain whoever has the key.
+        check(&[("@ *P1 P1", "split2: P k")]);
+        // Nobody answers any more: the servers' own words count.
+        check(&[("@ *P1 R1", "0@1: P R"), ("P1 R1", "0@1: P R"), ("P1 P2", "1@2: <2 P")]);
+        // A leader of another cluster, or one that is away, proves nothing.
+        check(&[("@ *xP1 P1 R1", "none: x k R")]);
+        check(&[("@ *P1~ R1", "none: - R"), ("@ *P1~ R2", "none: - R")]);
     }
 
     #[test]

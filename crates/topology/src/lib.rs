@@ -4,6 +4,7 @@
 //! - `options`: which servers to watch, as whom, how often.
 //! - `probe`: one connection to one server; asks it and returns what it said, or why it did not.
 //! - `lsn`, `history`: the arithmetic of freshness, pure.
+//! - `sources`: what cluster managers are asked, Patroni and etcd; `dcs`: what their answers say, pure.
 //! - `combine`: what all servers said → the writer and each node's standing, pure.
 //! - `board`: the one owner of everything learned; turns reports into snapshots, pure.
 //! - `snapshot`: the published, immutable answer.
@@ -16,6 +17,7 @@
 
 mod board;
 mod combine;
+mod dcs;
 mod history;
 mod lsn;
 mod options;
@@ -23,10 +25,13 @@ mod pick;
 mod probe;
 mod share;
 mod snapshot;
+mod sources;
 mod watcher;
 
+pub use dcs::{Announcement, Member};
 pub use options::Options;
 pub use pick::{Ask, Choice, Freshness, Need, Trail, WhyPrimary};
 pub use share::{Load, Plan, SLOW_START_MIN};
 pub use snapshot::{Epoch, Fence, Figures, NoPrimary, Node, NodeId, NodeState, Snapshot, Writer};
+pub use sources::{Source, SourceKind};
 pub use watcher::{Waiting, Watcher};

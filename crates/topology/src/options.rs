@@ -7,12 +7,16 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 
+use crate::sources::Source;
+
 /// The servers to watch and how to watch them.
 #[derive(Clone)]
 pub struct Options {
     /// Host and port of each server. The index is its [`NodeId`](crate::NodeId). A host that begins with `/` is a
     /// directory of Unix sockets.
     pub servers: Vec<(String, u16)>,
+    /// The cluster managers that are asked, the most trustworthy first: the first that answers counts.
+    pub sources: Vec<Source>,
     /// The probe's login. It should be a member of `pg_monitor`: without that a standby hides its WAL receiver, and a
     /// promotion is believed by the replicas' control files only, minutes later.
     pub user: String,
@@ -39,6 +43,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             servers: Vec::new(),
+            sources: Vec::new(),
             user: "postgres".to_owned(),
             password: None,
             database: "postgres".to_owned(),
@@ -57,6 +62,7 @@ impl fmt::Debug for Options {
         // The password stays out of logs; everything else is what one wants to see there.
         f.debug_struct("Options")
             .field("servers", &self.servers)
+            .field("sources", &self.sources)
             .field("user", &self.user)
             .field("database", &self.database)
             .field("application_name", &self.application_name)

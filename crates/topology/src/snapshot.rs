@@ -138,6 +138,8 @@ pub enum Fence {
         /// Our cluster's identity.
         ours: u64,
     },
+    /// It claims to be a primary, and the cluster manager says that it is not.
+    NotLeader,
     /// A standby that has replayed what the primary never wrote: its history is another one, though the timeline has
     /// the same number.
     Diverged,
@@ -238,6 +240,7 @@ impl fmt::Display for Fence {
         match self {
             Fence::OlderTimeline { newest } => write!(f, "it was deposed: timeline {newest} exists"),
             Fence::OtherSystem { ours } => write!(f, "it belongs to another cluster than ours ({ours})"),
+            Fence::NotLeader => f.write_str("it claims to be a primary without the cluster manager's leader key"),
             Fence::Diverged => f.write_str("it has replayed WAL that the primary never wrote"),
         }
     }

@@ -13,6 +13,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::board::{Board, Report};
 use crate::combine::LossKind;
+use crate::dcs::{Announcement, Word};
 use crate::options::Options;
 use crate::probe::Prober;
 use crate::snapshot::{NoPrimary, Node, NodeId, NodeState, Snapshot, Writer};
@@ -39,6 +40,8 @@ struct Inner {
 struct Shared {
     current: ArcSwap<Snapshot>,
     version: watch::Sender<u64>,
+    /// What the cluster manager has said last.
+    announced: watch::Sender<Option<Announcement>>,
     /// How many [`Waiting`] exist.
     waiting: watch::Sender<usize>,
     servers: Box<[Server]>,
@@ -60,6 +63,7 @@ impl Watcher {
         let shared = Arc::new(Shared {
             current: ArcSwap::new(board.current()),
             version: watch::Sender::new(0),
+            announced: watch::Sender::new(None),
             waiting: watch::Sender::new(0),
             servers: options
                 .servers
@@ -68,13 +72,13 @@ impl Watcher {
                 .collect(),
         });
         let (stop, stopped) = watch::channel(false);
-        let (reports, inbox) = mpsc::channel(REPORTS_MAX);
+        let (news, inbox) = mpsc::channel(NEWS_MAX);
         for (id, (host, port)) in (0..).map(NodeId).zip(&options.servers) {
             let task = Task {
                 id,
                 prober: Prober::new(&options, host, *port),
                 shared: Arc::clone(&shared),
-                reports: reports.clone(),
+                news: news.clone(),
                 interval: options.probe_interval,
                 interval_waiting: options.probe_interval_waiting,
             };
@@ -86,8 +90,19 @@ impl Watcher {
                 }
             });
         }
-        // It ends when the probers have: their ends of the channel are the only ones.
-        tokio::spawn(publish(board, inbox, Arc::clone(&shared)));
+        let said = vec![None; options.sources.len()];
+        for (place, source) in options.sources.into_iter().enumerate() {
+            let (stopped, news, waiting) = (stopped.clone(), news.clone(), shared.waiting.subscribe());
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = stop_of(stopped) => {}
+                    () = source.run(place, news, waiting) => {}
+                }
+            });
+        }
+        // It ends when the probers and the sources have: their ends of the channel are the only ones.
+        let publisher = Publisher { board, servers: options.servers, said, shared: Arc::clone(&shared) };
+        tokio::spawn(publisher.run(inbox));
         Watcher { inner: Arc::new(Inner { shared, stop }) }
     }
 
@@ -119,6 +134,11 @@ impl Watcher {
     pub async fn changed(&self, seen_version: u64) {
         let mut version = self.inner.shared.version.subscribe();
         let _version = version.wait_for(|version| *version > seen_version).await;
+    }
+
+    /// What the cluster manager has said last, as it changes; `None` while nothing was heard.
+    pub fn announced(&self) -> watch::Receiver<Option<Announcement>> {
+        self.inner.shared.announced.subscribe()
     }
 
     /// Somebody waits for a primary or for freshness: probe at the waiting pace until the returned guard is dropped.
@@ -156,7 +176,7 @@ struct Task {
     id: NodeId,
     prober: Prober,
     shared: Arc<Shared>,
-    reports: mpsc::Sender<(NodeId, Report)>,
+    news: mpsc::Sender<News>,
     interval: Duration,
     interval_waiting: Duration,
 }
@@ -175,7 +195,7 @@ impl Task {
                         biased;
                         // The news that a connection ended must not wait for the attempt that follows it.
                         () = hung_up.notified() => {
-                            if self.reports.send((self.id, Report::HungUp)).await.is_err() { return }
+                            if self.news.send(News::Probed(self.id, Report::HungUp)).await.is_err() { return }
                         }
                         report = &mut probe => break report,
                     }
@@ -185,7 +205,7 @@ impl Task {
                 Report::Lost(lost) if lost.kind == LossKind::Rejected => REJECTED_PAUSE,
                 Report::Answered(_) | Report::Lost(_) | Report::HungUp => PAUSE_MIN,
             };
-            if self.reports.send((self.id, report)).await.is_err() {
+            if self.news.send(News::Probed(self.id, report)).await.is_err() {
                 return;
             }
             let earliest = Instant::now() + pause;
@@ -196,7 +216,7 @@ impl Task {
                 tokio::select! {
                     biased;
                     () = hung_up.notified() => {
-                        if self.reports.send((self.id, Report::HungUp)).await.is_err() { return }
+                        if self.news.send(News::Probed(self.id, Report::HungUp)).await.is_err() { return }
                         asked_for = true;
                     }
                     () = self.shared.servers[self.id.index()].suspected.notified(), if !asked_for => asked_for = true,
@@ -208,21 +228,64 @@ impl Task {
     }
 }
 
-/// Owns the board; publishes a snapshot for each report.
-async fn publish(mut board: Board, mut inbox: mpsc::Receiver<(NodeId, Report)>, shared: Arc<Shared>) {
-    while let Some((id, report)) = inbox.recv().await {
-        let old = board.current();
-        board.observe(id, report);
-        let new = board.current();
-        tell(&old, &new);
-        // The snapshot first: whoever is woken by the version or the probe must find it.
-        shared.current.store(Arc::clone(&new));
-        if new.version != old.version {
-            shared.version.send_replace(new.version);
+/// What the board is told.
+pub(crate) enum News {
+    /// By a prober.
+    Probed(NodeId, Report),
+    /// By a source, by its place among them; nothing when it does not answer.
+    Heard(usize, Option<Announcement>),
+}
+
+/// Owns the board.
+struct Publisher {
+    board: Board,
+    servers: Vec<(String, u16)>,
+    /// What each of the sources has said last.
+    said: Vec<Option<Announcement>>,
+    shared: Arc<Shared>,
+}
+
+impl Publisher {
+    /// Publishes a snapshot for each of the news.
+    async fn run(mut self, mut inbox: mpsc::Receiver<News>) {
+        while let Some(news) = inbox.recv().await {
+            let old = self.board.current();
+            let probed = match news {
+                News::Probed(id, report) => {
+                    self.board.observe(id, report);
+                    Some(id)
+                }
+                News::Heard(place, said) => {
+                    self.said[place] = said;
+                    self.hear();
+                    None
+                }
+            };
+            let (new, shared) = (self.board.current(), &self.shared);
+            tell(&old, &new);
+            // The snapshot first: whoever is woken by the version or the probe must find it.
+            shared.current.store(Arc::clone(&new));
+            if new.version != old.version {
+                shared.version.send_replace(new.version);
+            }
+            if let Some(node) = probed.and_then(|id| new.node(id)) {
+                shared.servers[node.id.index()].probed.send_replace(node.figures.probed_at);
+            }
         }
-        if let Some(node) = new.node(id) {
-            shared.servers[id.index()].probed.send_replace(node.figures.probed_at);
-        }
+    }
+
+    /// The first source that answers counts.
+    fn hear(&mut self) {
+        let heard = self.said.iter().flatten().next().cloned();
+        self.board.hear(heard.as_ref().map_or(Word::Unheard, |heard| heard.word(&self.servers)));
+        self.shared.announced.send_if_modified(|known| {
+            let changed = *known != heard;
+            // The last word stays when nobody answers any more: who was a member still is one.
+            if changed && heard.is_some() {
+                *known = heard;
+            }
+            changed
+        });
     }
 }
 
@@ -267,8 +330,8 @@ fn tell_node(old: &Node, new: &Node) {
     }
 }
 
-/// How many reports may wait for the board.
-const REPORTS_MAX: usize = 64;
+/// How many of the news may wait for the board.
+const NEWS_MAX: usize = 64;
 
 /// The least pause between two probes of a server, so that a storm of suspicions cannot become a storm of probes.
 const PAUSE_MIN: Duration = Duration::from_millis(2);

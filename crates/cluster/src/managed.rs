@@ -1,0 +1,438 @@
+//! Owns a cluster that Patroni manages with etcd: the daemons beside the servers, from spawn to exit.
+//! Who is the primary is theirs to decide; this only looks, asks, and hurts.
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
+
+use crate::conf;
+use crate::home::Home;
+use crate::process;
+use crate::programs::{Programs, run};
+use crate::wait::Wait;
+
+/// A member of etcd, on its own. Killed when dropped.
+#[derive(Debug)]
+pub struct Etcd {
+    daemon: Daemon,
+    client: Port,
+    peer: Port,
+}
+
+/// PostgreSQL servers under Patroni, with an etcd of one member. Dropping it ends all of them, as with a [`Cluster`](crate::Cluster).
+#[derive(Debug)]
+pub struct Managed {
+    home: Home,
+    etcd: Etcd,
+    members: Vec<Member>,
+    options: ManagedOptions,
+    programs: Programs,
+}
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub struct ManagedOptions {
+    /// How many servers.
+    pub members: usize,
+    /// Patroni's program.
+    pub patroni: PathBuf,
+    /// Patroni's `ttl`, `loop_wait` and `retry_timeout`, in seconds.
+    pub pace: [u32; 3],
+    /// The superuser's password; the name is `postgres`.
+    pub password: String,
+    /// More of PostgreSQL's settings.
+    pub settings: Vec<(String, String)>,
+}
+
+/// A server and its Patroni.
+#[derive(Debug)]
+pub struct Member {
+    /// Its name to Patroni.
+    pub name: String,
+    postgres: Port,
+    rest: Port,
+    data: PathBuf,
+    patroni: Daemon,
+}
+
+/// Bound but not listening, for the whole life of the cluster: see [`Node`](crate::Node).
+#[derive(Debug)]
+struct Port {
+    number: u16,
+    _reservation: TcpSocket,
+}
+
+/// A program that runs in a directory of its own.
+#[derive(Debug)]
+struct Daemon {
+    place: PathBuf,
+    child: Option<Child>,
+}
+
+impl Etcd {
+    fn new(home: &Path) -> Result<Etcd> {
+        Ok(Etcd {
+            daemon: Daemon { place: home.join("etcd"), child: None },
+            client: Port::free()?,
+            peer: Port::free()?,
+        })
+    }
+
+    /// Where it is asked.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.client.number)
+    }
+
+    fn start(&mut self, programs: &Programs) -> Result<()> {
+        let peer = format!("http://127.0.0.1:{}", self.peer.number);
+        let mut command = programs.other("etcd", &self.daemon.place);
+        command.args(["--name", "only", "--data-dir", "data", "--log-level", "error", "--unsafe-no-fsync"]);
+        command.args(["--listen-client-urls", &self.url(), "--advertise-client-urls", &self.url()]);
+        command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+        command.args(["--initial-cluster", &format!("only={peer}")]);
+        self.daemon.spawn(command)
+    }
+}
+
+impl Managed {
+    /// Starts everything; returns when there is a leader and everybody else follows it.
+    pub async fn start(options: ManagedOptions) -> Result<Managed> {
+        let programs = Programs::find()?;
+        let home = Home::create(None, programs.identity)?;
+        let etcd = Etcd::new(home.path())?;
+        let member = |number: usize| {
+            let name = format!("node{number}");
+            let place = home.path().join(format!("patroni{number}"));
+            Ok(Member {
+                postgres: Port::free()?,
+                rest: Port::free()?,
+                data: home.path().join(&name),
+                patroni: Daemon { place, child: None },
+                name,
+            })
+        };
+        let members = (0..options.members).map(member).collect::<Result<_>>()?;
+        let mut managed = Managed { home, etcd, members, options, programs };
+        managed.make_room()?;
+        managed.start_etcd().await?;
+        for number in 0..managed.members.len() {
+            managed.start_member(number)?;
+        }
+        managed.settled().await?;
+        Ok(managed)
+    }
+
+    /// The servers.
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// The etcd.
+    pub fn etcd(&self) -> &Etcd {
+        &self.etcd
+    }
+
+    /// The directory with everything in it.
+    pub fn directory(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// Waits until one is the leader and all others that run replicate from it.
+    pub async fn settled(&self) -> Result<usize> {
+        let mut wait = Wait::new("Patroni to have a leader with replicas", SETTLE_WAIT);
+        loop {
+            if let Some(leader) = self.leader().await {
+                let running = self.members.iter().filter(|member| member.patroni.is_alive()).count();
+                let query = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND application_name LIKE 'node%'";
+                if self.sql(leader, query).await.is_ok_and(|count| count == (running - 1).to_string()) {
+                    return Ok(leader);
+                }
+            }
+            wait.turn().await.with_context(|| self.logs())?;
+        }
+    }
+
+    /// Who says that he holds the leader key and is the primary.
+    pub async fn leader(&self) -> Option<usize> {
+        for (number, member) in self.members.iter().enumerate() {
+            if let Ok((200, _)) = member.ask("GET", "/primary", "").await {
+                return Some(number);
+            }
+        }
+        None
+    }
+
+    /// Asks Patroni to hand the leadership over; returns when it says that it has.
+    pub async fn switchover(&self, from: usize, to: usize) -> Result<()> {
+        let body = format!(r#"{{"leader": "{}", "candidate": "{}"}}"#, self.members[from].name, self.members[to].name);
+        let mut wait = Wait::new("Patroni to switch over", SETTLE_WAIT);
+        loop {
+            match self.members[from].ask("POST", "/switchover", &body).await? {
+                (200, _) => return Ok(()),
+                // It does not know yet that the candidate has come up.
+                (412, answer) => wait.turn().await.context(answer)?,
+                (status, answer) => bail!("Patroni will not switch over: {status} {answer}"),
+            }
+        }
+    }
+
+    /// Kills every process of a member, its Patroni included, as when its machine dies.
+    pub async fn kill(&mut self, number: usize) -> Result<()> {
+        let member = &mut self.members[number];
+        // First the one that would start the server again.
+        member.patroni.kill();
+        let mut wait = Wait::new(format!("the processes of {} to die", member.name), DEATH_WAIT);
+        loop {
+            let processes = process::in_directory(&member.data);
+            if processes.is_empty() {
+                return Ok(());
+            }
+            processes.into_iter().for_each(|pid| process::signal(pid, libc::SIGKILL));
+            wait.turn().await?;
+        }
+    }
+
+    /// Kills only the postmaster; Patroni starts it again, or somebody else takes over.
+    pub fn kill_postmaster(&self, number: usize) -> Result<()> {
+        let lock = fs::read_to_string(self.members[number].data.join("postmaster.pid"))?;
+        let pid = lock.lines().next().and_then(|line| line.parse().ok()).context("no process id in the lock file")?;
+        process::signal(pid, libc::SIGKILL);
+        Ok(())
+    }
+
+    /// Stops every process of a member, its Patroni included, or lets them go on.
+    pub fn freeze(&self, number: usize, frozen: bool) {
+        let signal = if frozen { libc::SIGSTOP } else { libc::SIGCONT };
+        let member = &self.members[number];
+        // Twice, since a process may have been forked meanwhile.
+        for _ in 0..2 {
+            for pid in process::in_directory(&member.data).into_iter().chain(member.patroni.pid()) {
+                process::signal(pid, signal);
+            }
+        }
+    }
+
+    /// Stops a member's Patroni alone, or lets it go on; its server notices nothing.
+    pub fn freeze_manager(&self, number: usize, frozen: bool) {
+        let signal = if frozen { libc::SIGSTOP } else { libc::SIGCONT };
+        self.members[number].patroni.pid().into_iter().for_each(|pid| process::signal(pid, signal));
+    }
+
+    /// Starts a member that was killed; [`Managed::settled`] waits until it is back.
+    pub fn start_member(&mut self, number: usize) -> Result<()> {
+        let member = &mut self.members[number];
+        let mut command = self.programs.other(&self.options.patroni, &member.patroni.place);
+        command.arg("patroni.yml");
+        member.patroni.spawn(command)
+    }
+
+    /// Kills etcd.
+    pub fn kill_etcd(&mut self) {
+        self.etcd.daemon.kill();
+    }
+
+    /// Starts it again, with what it knew.
+    pub async fn start_etcd(&mut self) -> Result<()> {
+        self.etcd.start(&self.programs)?;
+        let mut wait = Wait::new("etcd to answer", SETTLE_WAIT);
+        while !matches!(ask(self.etcd.client.number, "GET", "/health", "").await, Ok((200, _))) {
+            ensure!(self.etcd.daemon.is_alive(), "etcd has ended: {}", self.etcd.daemon.log());
+            wait.turn().await?;
+        }
+        Ok(())
+    }
+
+    /// Runs an SQL script as superuser, on this very server.
+    pub async fn sql(&self, number: usize, script: &str) -> Result<String> {
+        let conninfo = conf::conninfo(&[
+            ("host", "127.0.0.1"),
+            ("port", &self.members[number].port().to_string()),
+            ("user", "postgres"),
+            ("password", &self.options.password),
+            ("dbname", "postgres"),
+        ]);
+        let mut command = self.programs.command("psql", self.home.path());
+        command.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-f", "-", "-d"]).arg(conninfo);
+        Ok(run(command, script, SQL_WAIT).await?.trim_end_matches('\n').to_owned())
+    }
+
+    fn make_room(&self) -> Result<()> {
+        for member in &self.members {
+            self.make_directory(&member.patroni.place)?;
+            self.programs.write(&member.patroni.place.join("patroni.yml"), self.configuration(member))?;
+        }
+        self.make_directory(&self.etcd.daemon.place)
+    }
+
+    fn make_directory(&self, place: &Path) -> Result<()> {
+        fs::create_dir(place)?;
+        if let Some(identity) = self.programs.identity {
+            std::os::unix::fs::chown(place, Some(identity.user), Some(identity.group))?;
+        }
+        Ok(())
+    }
+
+    /// What one member's Patroni reads. JSON is YAML.
+    fn configuration(&self, member: &Member) -> String {
+        let [ttl, loop_wait, retry_timeout] = self.options.pace;
+        let (home, password) = (self.home.path().display(), &self.options.password);
+        let more: String =
+            self.options.settings.iter().map(|(name, value)| format!("        {name}: {value:?}\n")).collect();
+        format!(
+            r#"scope: main
+name: {name}
+restapi:
+  listen: 127.0.0.1:{rest}
+  connect_address: 127.0.0.1:{rest}
+etcd3:
+  hosts: ["127.0.0.1:{etcd}"]
+log:
+  level: INFO
+bootstrap:
+  dcs:
+    ttl: {ttl}
+    loop_wait: {loop_wait}
+    retry_timeout: {retry_timeout}
+    maximum_lag_on_failover: 1048576
+    postgresql:
+      use_pg_rewind: true
+      parameters:
+        wal_log_hints: "on"
+        wal_keep_size: 64MB
+        max_connections: 200
+{more}  initdb: [{{encoding: UTF8}}, {{locale: C}}, no-sync]
+postgresql:
+  listen: 127.0.0.1:{port}
+  connect_address: 127.0.0.1:{port}
+  data_dir: {data}
+  bin_dir: {programs}
+  pgpass: {place}/pgpass
+  authentication:
+    superuser: {{username: postgres, password: {password}}}
+    replication: {{username: replicator, password: {password}}}
+    rewind: {{username: postgres, password: {password}}}
+  pg_hba:
+    - local all all trust
+    - host all all 127.0.0.1/32 scram-sha-256
+    - host replication all 127.0.0.1/32 scram-sha-256
+  parameters:
+    unix_socket_directories: {home}
+    shared_buffers: 32MB
+    fsync: "off"
+    dynamic_shared_memory_type: mmap
+    jit: "off"
+    password_encryption: scram-sha-256
+"#,
+            name = member.name,
+            rest = member.rest.number,
+            etcd = self.etcd.client.number,
+            port = member.port(),
+            data = member.data.display(),
+            programs = self.programs.directory().display(),
+            place = member.patroni.place.display(),
+        )
+    }
+
+    fn logs(&self) -> String {
+        let log = |member: &Member| format!("---- {}\n{}", member.name, member.patroni.log());
+        self.members.iter().map(log).collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Member {
+    /// The server's port, on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.postgres.number
+    }
+
+    /// Where its Patroni is asked.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.rest.number)
+    }
+
+    async fn ask(&self, method: &str, path: &str, body: &str) -> Result<(u16, String)> {
+        ask(self.rest.number, method, path, body).await
+    }
+}
+
+impl Port {
+    fn free() -> Result<Port> {
+        let reservation = TcpSocket::new_v4()?;
+        reservation.set_reuseaddr(true)?;
+        reservation.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).context("no free port")?;
+        Ok(Port { number: reservation.local_addr()?.port(), _reservation: reservation })
+    }
+}
+
+impl Daemon {
+    fn spawn(&mut self, mut command: std::process::Command) -> Result<()> {
+        self.kill();
+        let log = File::options().create(true).append(true).open(self.place.join("log"))?;
+        let name = command.get_program().to_string_lossy().into_owned();
+        let child = command.stdout(log.try_clone()?).stderr(log).spawn();
+        self.child = Some(child.with_context(|| format!("cannot run {name}"))?);
+        Ok(())
+    }
+
+    fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    fn is_alive(&self) -> bool {
+        self.pid().is_some_and(|pid| process::state(pid) != process::State::Gone)
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // That it is dead already is no failure.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    fn log(&self) -> String {
+        let log = fs::read_to_string(self.place.join("log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// One question over HTTP/1.0, and its answer's status and body: both ends are on this machine, and closed after it.
+async fn ask(port: u16, method: &str, path: &str, body: &str) -> Result<(u16, String)> {
+    let exchange = async {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+        let length = body.len();
+        let head =
+            format!("{method} {path} HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n");
+        stream.write_all(format!("{head}{body}").as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let Some(status) = status else { bail!("the answer is no HTTP: {answer:?}") };
+        Ok((status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()))
+    };
+    timeout(ASK_WAIT, exchange).await.context("no answer in time")?
+}
+
+/// How long Patroni may take to find a leader, and for the others to follow.
+const SETTLE_WAIT: Duration = Duration::from_secs(120);
+
+/// A switchover's answer comes when it is done.
+const ASK_WAIT: Duration = Duration::from_secs(60);
+
+const SQL_WAIT: Duration = Duration::from_secs(30);
+const DEATH_WAIT: Duration = Duration::from_secs(20);
+const LOG_TAIL_LINES: usize = 25;

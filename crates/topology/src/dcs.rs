@@ -1,0 +1,312 @@
+//! What a cluster manager says of the cluster: who holds the leader key, and who the members are.
+//!
+//! Pure: Patroni's and etcd's answers come in as text. What follows for writes is `combine`'s to say.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::Deserialize;
+
+use crate::snapshot::NodeId;
+
+/// What may be concluded for the servers that are watched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// No cluster manager is asked, or none answers: the servers' own words are all there is.
+    #[default]
+    Unheard,
+    /// Who holds the leader key; `None` when nobody does, or somebody who is not among the servers.
+    Leader(Option<NodeId>),
+}
+
+impl Word {
+    /// Whether the node may be the writer.
+    pub(crate) fn admits(self, node: NodeId) -> bool {
+        match self {
+            Word::Unheard => true,
+            Word::Leader(leader) => leader == Some(node),
+        }
+    }
+}
+
+/// One answer of a cluster manager.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Announcement {
+    /// The member that holds the leader key, by its place in `members`.
+    pub leader: Option<usize>,
+    /// Everyone who has announced himself.
+    pub members: Vec<Member>,
+    /// The name of the member to which an administrator has asked for a handover; an empty one means any.
+    pub handover: Option<String>,
+}
+
+/// A server as its cluster manager knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its name there.
+    pub name: String,
+    /// Where it is reached.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// The timeline that it has last reported.
+    pub timeline: Option<u32>,
+    /// Whether it is of use to clients at all.
+    pub running: bool,
+}
+
+impl Announcement {
+    /// The same for the servers that are watched, whose indexes are their ids.
+    pub(crate) fn word(&self, servers: &[(String, u16)]) -> Word {
+        let leader = self.leader.map(|at| &self.members[at]);
+        let is_leader = |(host, port): &(String, u16)| {
+            leader.is_some_and(|leader| leader.port == *port && leader.host.eq_ignore_ascii_case(host))
+        };
+        Word::Leader(servers.iter().position(is_leader).and_then(|at| u16::try_from(at).ok()).map(NodeId))
+    }
+
+    /// Reads the answer to Patroni's `GET /cluster`; `None` when it is none.
+    pub(crate) fn from_patroni(json: &[u8]) -> Option<Announcement> {
+        let answer: PatroniCluster = serde_json::from_slice(json).ok()?;
+        let leads = |member: &PatroniMember| matches!(member.role.as_deref(), Some("leader" | "master"));
+        let known: Vec<PatroniMember> = answer.members.into_iter().filter(|member| member.host.is_some()).collect();
+        let leader = known.iter().position(leads);
+        let members = known.into_iter().map(|member| Member {
+            name: member.name,
+            host: member.host.unwrap_or_default(),
+            port: member.port.unwrap_or(POSTGRES_PORT),
+            timeline: member.timeline.and_then(|timeline| timeline.as_u64()).and_then(|it| u32::try_from(it).ok()),
+            running: is_running(member.state.as_deref()),
+        });
+        let handover = answer.scheduled_switchover.map(|planned| planned.to.unwrap_or_default());
+        Some(Announcement { leader, members: members.collect(), handover })
+    }
+
+    /// Reads etcd's answer to a range request for everything below `prefix`, and its revision; `None` when it is none.
+    pub(crate) fn from_etcd(json: &[u8], prefix: &str) -> Option<(Announcement, u64)> {
+        let answer: EtcdRange = serde_json::from_slice(json).ok()?;
+        let revision = answer.header.revision.parse().ok()?;
+        let (mut announcement, mut leader) = (Announcement::default(), None);
+        for pair in answer.kvs {
+            let (Some(key), Some(value)) = (text(&pair.key), text(&pair.value)) else { continue };
+            match key.strip_prefix(prefix).map(|rest| rest.trim_start_matches('/')) {
+                Some("leader") => leader = Some(value),
+                Some("failover") => announcement.handover = handover(&value),
+                Some(rest) => {
+                    let member = rest.strip_prefix("members/").and_then(|name| member(name, &value));
+                    announcement.members.extend(member);
+                }
+                None => {}
+            }
+        }
+        announcement.leader = announcement.members.iter().position(|member| Some(&member.name) == leader.as_ref());
+        Some((announcement, revision))
+    }
+}
+
+/// What several who know it by hearsay come to: whom most of them name, or who has got furthest among those. `None` when they do
+/// not agree, or nobody has answered.
+///
+/// A member that is cut off from the others goes on with what it knew, so one answer against another proves nothing; but a leader of a
+/// newer timeline was made after the other.
+pub(crate) fn agree(answers: &[Announcement]) -> Option<Announcement> {
+    let named =
+        |answer: &Announcement| answer.leader.map(|at| (answer.members[at].host.clone(), answer.members[at].port));
+    let votes = |answer: &Announcement| answers.iter().filter(|other| named(other) == named(answer)).count();
+    let rank = |answer: &Announcement| {
+        (votes(answer), answer.leader.and_then(|at| answer.members[at].timeline).unwrap_or_default())
+    };
+    let best = answers.iter().max_by_key(|answer| rank(answer))?;
+    let disputed = answers.iter().any(|other| rank(other) == rank(best) && named(other) != named(best));
+    (!disputed).then(|| best.clone())
+}
+
+#[derive(Deserialize)]
+struct PatroniCluster {
+    members: Vec<PatroniMember>,
+    scheduled_switchover: Option<PatroniSwitchover>,
+}
+
+#[derive(Deserialize)]
+struct PatroniMember {
+    name: String,
+    role: Option<String>,
+    state: Option<String>,
+    host: Option<String>,
+    port: Option<u16>,
+    /// A number, or a word where it is not known.
+    timeline: Option<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+struct PatroniSwitchover {
+    to: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct EtcdRange {
+    header: EtcdHeader,
+    #[serde(default)]
+    kvs: Vec<EtcdPair>,
+}
+
+#[derive(Deserialize)]
+struct EtcdHeader {
+    revision: String,
+}
+
+#[derive(Deserialize)]
+struct EtcdPair {
+    key: String,
+    #[serde(default)]
+    value: String,
+}
+
+/// What a Patroni member writes of itself into the store.
+#[derive(Deserialize)]
+struct StoredMember {
+    conn_url: Option<String>,
+    state: Option<String>,
+    timeline: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct StoredFailover {
+    #[serde(alias = "candidate")]
+    member: Option<String>,
+}
+
+fn text(base64: &str) -> Option<String> {
+    String::from_utf8(BASE64.decode(base64).ok()?).ok()
+}
+
+fn member(name: &str, value: &str) -> Option<Member> {
+    let stored: StoredMember = serde_json::from_str(value).ok()?;
+    // postgres://host:port/database
+    let url: hyper::Uri = stored.conn_url?.parse().ok()?;
+    let host = url.host()?.trim_start_matches('[').trim_end_matches(']').to_owned();
+    Some(Member {
+        name: name.to_owned(),
+        host,
+        port: url.port_u16().unwrap_or(POSTGRES_PORT),
+        timeline: stored.timeline,
+        running: is_running(stored.state.as_deref()),
+    })
+}
+
+/// Older versions write "leader:member" there, newer ones JSON.
+fn handover(value: &str) -> Option<String> {
+    if value.is_empty() {
+        return None;
+    }
+    match serde_json::from_str::<StoredFailover>(value) {
+        Ok(stored) => Some(stored.member.unwrap_or_default()),
+        Err(_) => value.split_once(':').map(|(_, member)| member.to_owned()),
+    }
+}
+
+fn is_running(state: Option<&str>) -> bool {
+    matches!(state, Some("running" | "streaming" | "in archive recovery"))
+}
+
+const POSTGRES_PORT: u16 = 5432;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What Patroni 4 says of a cluster of three.
+    const CLUSTER: &str = r#"{"members": [
+        {"name": "a", "role": "leader", "state": "running", "api_url": "http://127.0.0.1:8008/patroni", "host": "127.0.0.1", "port": 5432, "timeline": 3},
+        {"name": "b", "role": "replica", "state": "streaming", "api_url": "http://127.0.0.1:8009/patroni", "host": "127.0.0.1", "port": 5433, "timeline": 3, "lag": 0},
+        {"name": "c", "role": "sync_standby", "state": "starting", "host": "127.0.0.1", "port": 5434, "timeline": "unknown"}
+        ], "scope": "batman", "scheduled_switchover": {"at": "2026-01-01T00:00:00+00:00", "from": "a", "to": "b"}}"#;
+
+    fn servers() -> Vec<(String, u16)> {
+        [5433, 5432].map(|port| ("127.0.0.1".to_owned(), port)).into()
+    }
+
+    #[test]
+    fn patroni_is_understood() {
+        let heard = Announcement::from_patroni(CLUSTER.as_bytes()).unwrap();
+        let members: Vec<_> = heard.members.iter().map(|it| (&*it.name, it.port, it.timeline, it.running)).collect();
+        assert_eq!(members, [("a", 5432, Some(3), true), ("b", 5433, Some(3), true), ("c", 5434, None, false)]);
+        assert_eq!(heard.leader, Some(0));
+        assert_eq!(heard.handover.as_deref(), Some("b"));
+        assert_eq!(heard.word(&servers()), Word::Leader(Some(NodeId(1))));
+        let headless = CLUSTER.replace("\"leader\"", "\"replica\"");
+        assert_eq!(Announcement::from_patroni(headless.as_bytes()).unwrap().word(&servers()), Word::Leader(None));
+        for nonsense in ["", "{}", "[]", "{\"members\": 1}"] {
+            assert_eq!(Announcement::from_patroni(nonsense.as_bytes()), None, "{nonsense}");
+        }
+    }
+
+    fn range(pairs: &[(&str, &str)]) -> String {
+        let pairs: Vec<String> = pairs
+            .iter()
+            .map(|(key, value)| format!(r#"{{"key": "{}", "value": "{}"}}"#, BASE64.encode(key), BASE64.encode(value)))
+            .collect();
+        format!(r#"{{"header": {{"revision": "17"}}, "kvs": [{}]}}"#, pairs.join(","))
+    }
+
+    #[test]
+    fn etcd_is_understood() {
+        let stored = range(&[
+            ("/service/main/config", "{}"),
+            ("/service/main/leader", "b"),
+            (
+                "/service/main/members/a",
+                r#"{"conn_url": "postgres://127.0.0.1:5432/postgres", "state": "running", "role": "replica", "timeline": 2}"#,
+            ),
+            (
+                "/service/main/members/b",
+                r#"{"conn_url": "postgres://127.0.0.1:5433/postgres", "state": "running", "role": "primary", "timeline": 2}"#,
+            ),
+            ("/service/main/members/c", "nonsense"),
+            ("/service/main/failover", r#"{"leader": "b", "member": "a"}"#),
+            ("/service/mainland/leader", "a"),
+        ]);
+        let (heard, revision) = Announcement::from_etcd(stored.as_bytes(), "/service/main/").unwrap();
+        assert_eq!((heard.members.len(), revision), (2, 17));
+        assert_eq!(heard.handover.as_deref(), Some("a"));
+        assert_eq!(heard.word(&servers()), Word::Leader(Some(NodeId(0))));
+        let (nobody, _) = Announcement::from_etcd(range(&[]).as_bytes(), "/service/main/").unwrap();
+        assert_eq!(nobody.word(&servers()), Word::Leader(None));
+        assert_eq!(Announcement::from_etcd(br#"{"error": "etcdserver: user name is empty", "code": 3}"#, "/"), None);
+    }
+
+    fn heard(leader: &str) -> Announcement {
+        let members = ["a1", "a2", "b1", "b2"].map(|name| Member {
+            name: name.to_owned(),
+            host: name[..1].to_owned(),
+            port: 1,
+            timeline: name[1..].parse().ok(),
+            running: true,
+        });
+        let leader = members.iter().position(|member| member.name == leader);
+        Announcement { leader, members: members.into(), handover: None }
+    }
+
+    fn check(answers: &[&str], expected: Option<&str>) {
+        let answers: Vec<Announcement> = answers.iter().map(|leader| heard(leader)).collect();
+        let agreed = agree(&answers);
+        let leader = agreed
+            .as_ref()
+            .map(|agreed| agreed.leader.map_or("nobody", |at| &agreed.members[at].name))
+            .map(str::to_owned);
+        assert_eq!(leader.as_deref(), expected, "{answers:?}");
+    }
+
+    #[test]
+    fn hearsay() {
+        check(&[], None);
+        check(&["a1"], Some("a1"));
+        check(&["-"], Some("nobody"));
+        check(&["a1", "a1", "b1"], Some("a1"));
+        // Most of them count, whatever the timeline; the timeline decides between two.
+        check(&["a1", "a1", "b2"], Some("a1"));
+        check(&["a1", "b2"], Some("b2"));
+        check(&["a1", "b1"], None);
+        check(&["a1", "-"], Some("a1"));
+        check(&["a1", "-", "-"], Some("nobody"));
+    }
+}
