@@ -158,3 +158,39 @@ async fn the_primary_dies_with_its_patroni() {
     .await
     .unwrap();
 }
+
+/// Servers that are announced join, though the configuration names one of them only; and leave when they are announced no more.
+#[tokio::test]
+async fn servers_join_and_leave() {
+    let mut cluster = managed(3).await;
+    let leader = cluster.settled().await.unwrap();
+    let one = format!("[\"127.0.0.1:{}\"]", cluster.members()[leader].port());
+    let proxy = by_etcd(&cluster).with("clusters.local", "servers", &one).proxy(&cluster).await.unwrap();
+    ready(&proxy).await;
+    let client = proxy.connect().await;
+    client.batch_execute("create table kept (n int); insert into kept values (1)").await.unwrap();
+    let replicas = async || {
+        let states = proxy.series("hakem_node_state").await;
+        states.iter().filter(|(labels, value)| *value == 1.0 && labels.contains("state=\"replica\"")).count()
+    };
+    until("all servers to be known", async || replicas().await == 2).await.unwrap();
+    until("a read on one of them", async || {
+        client.value("select n from kept").await.unwrap();
+        proxy.metric("hakem_statements_total", &[("to", "replica")]).await > 0.0
+    })
+    .await
+    .unwrap();
+    let gone = (leader + 1) % 3;
+    let name = format!("127.0.0.1:{}", cluster.members()[gone].port());
+    cluster.kill(gone).await.unwrap();
+    until("the dead one to be forgotten", async || {
+        !proxy.series("hakem_node_state").await.iter().any(|(labels, _)| labels.contains(&name))
+    })
+    .await
+    .unwrap();
+    client.batch_execute("insert into kept values (2)").await.unwrap();
+    assert_eq!(client.value("select sum(n) from kept").await.unwrap(), "3");
+    // It comes back, and is made use of again.
+    cluster.start_member(gone).unwrap();
+    until("it to be back", async || replicas().await == 2).await.unwrap();
+}

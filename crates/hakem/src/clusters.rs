@@ -11,6 +11,7 @@ use pool::Tls;
 use tokio::task::AbortHandle;
 use topology::{Freshness, NodeState, Plan, Source, SourceKind, Watcher, Writer};
 
+use crate::control::Order;
 use crate::load::Loads;
 use crate::service::{Service, Tenant};
 
@@ -19,6 +20,7 @@ pub(crate) type Clusters = BTreeMap<String, Arc<Cluster>>;
 
 /// A cluster and its watcher.
 pub(crate) struct Cluster {
+    name: String,
     pub(crate) watcher: Watcher,
     /// What its servers have to do.
     pub(crate) loads: Loads,
@@ -35,6 +37,7 @@ impl Cluster {
     /// Starts watching, on the current runtime.
     pub(crate) fn watch(
         service: &Arc<Service>,
+        name: &str,
         cluster: &config::Cluster,
         config: &Config,
         [tls, manager_tls]: [Option<Tls>; 2],
@@ -53,6 +56,7 @@ impl Cluster {
             ..topology::Options::default()
         });
         let watched = Arc::new(Cluster {
+            name: name.to_owned(),
             watcher,
             loads: Loads::new(cluster.servers.len(), Instant::now()),
             tls,
@@ -63,7 +67,8 @@ impl Cluster {
         });
         let follower = tokio::spawn(follow(service.clone(), watched.clone())).abort_handle();
         let hurrier = tokio::spawn(hurry(service.clone(), watched.clone())).abort_handle();
-        *watched.followers.lock().unwrap_or_else(PoisonError::into_inner) = vec![follower, hurrier];
+        let enlister = tokio::spawn(enlist(service.clone(), watched.clone())).abort_handle();
+        *watched.followers.lock().unwrap_or_else(PoisonError::into_inner) = vec![follower, hurrier, enlister];
         watched
     }
 
@@ -171,6 +176,29 @@ async fn follow(service: Arc<Service>, cluster: Arc<Cluster>) {
         }
         cluster.watcher.changed(snapshot.version).await;
     }
+}
+
+/// Tells of servers that the cluster's managers announce and the configuration does not state: they join, and leave when they are
+/// announced no more.
+async fn enlist(service: Arc<Service>, cluster: Arc<Cluster>) {
+    let mut announced = cluster.watcher.announced();
+    loop {
+        let members = announced.borrow_and_update().clone().map(|announcement| announcement.members);
+        if let Some(members) = members {
+            let stated = service.stated_servers(&cluster.name);
+            let addresses = members.into_iter().filter_map(|member| address(&member));
+            let servers = addresses.filter(|address| !stated.contains(address)).collect();
+            service.order(Order::Enlist { cluster: cluster.name.clone(), servers });
+        }
+        if announced.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn address(member: &topology::Member) -> Option<config::Address> {
+    let host = if member.host.contains(':') { format!("[{}]", member.host) } else { member.host.clone() };
+    format!("{host}:{}", member.port).parse().ok()
 }
 
 /// Has the servers probed more often while reads go to the primary for want of a fresh replica: the sooner a replica is known to

@@ -15,6 +15,13 @@ pub(crate) enum Order {
         /// What is wrong with it.
         answer: oneshot::Sender<Result<(), String>>,
     },
+    /// A cluster has other servers than the configuration states, beside those.
+    Enlist {
+        /// The cluster's name.
+        cluster: String,
+        /// The others.
+        servers: Vec<config::Address>,
+    },
     /// Let nothing new begin; a server is let go when it is free.
     Pause,
     /// Let everything go on.

@@ -122,6 +122,7 @@ async fn obey(service: &Arc<Service>, order: Order) -> Option<Shutdown> {
             let done = service.set(key, &value).await;
             let _ = answer.send(done.map_err(|error| format!("{error:#}")));
         }
+        Order::Enlist { cluster, servers } => service.enlist(cluster, servers).await,
         Order::Pause => {
             service.gates.pause(true);
             for tenant in service.tenants() {

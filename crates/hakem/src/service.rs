@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use auth::{Credential, Penalties, PenaltyOptions};
-use config::{Config, ResolveError};
+use config::{Address, Config, ResolveError};
 use tokio::sync::mpsc;
 use topology::NodeId;
 
@@ -38,6 +38,10 @@ use crate::worker::Staff;
 /// What all workers share.
 pub(crate) struct Service {
     config: ArcSwap<Config>,
+    /// The same without servers that have joined since.
+    stated: ArcSwap<Config>,
+    /// By cluster: the servers that its managers have announced.
+    enlisted: Mutex<BTreeMap<String, Vec<Address>>>,
     /// The file that the configuration is read from again; none when it was not read from one.
     source: Option<PathBuf>,
     /// The text in force: the file's, and what the console has set since.
@@ -85,6 +89,8 @@ impl Service {
         let encrypted: Vec<_> = config.clusters.keys().map(|name| files.cluster(name)).collect();
         let service = Arc::new(Service {
             config: ArcSwap::new(config.clone()),
+            stated: ArcSwap::new(config.clone()),
+            enlisted: Mutex::default(),
             source,
             text: Mutex::default(),
             orders,
@@ -112,7 +118,7 @@ impl Service {
         });
         service.warm();
         let watch = |((name, cluster), tls): ((&String, &config::Cluster), _)| {
-            (name.clone(), Cluster::watch(&service, cluster, &config, tls))
+            (name.clone(), Cluster::watch(&service, name, cluster, &config, tls))
         };
         service.clusters.store(Arc::new(config.clusters.iter().zip(encrypted).map(watch).collect()));
         service
@@ -190,7 +196,7 @@ impl Service {
         let (text, config) = crate::run::load(source)?;
         let secrets = crate::run::load_secrets(&config)?;
         let files = Files::read(&config)?;
-        self.adopt(Arc::new(config), secrets, files).await;
+        self.adopt(Arc::new(config), Some(secrets), files).await;
         *lock(&self.text) = text;
         tracing::info!("the configuration was reloaded");
         Ok(())
@@ -210,10 +216,43 @@ impl Service {
         let config = crate::run::parse(&text, "SET")?;
         let secrets = crate::run::load_secrets(&config)?;
         let files = Files::read(&config)?;
-        self.adopt(Arc::new(config), secrets, files).await;
+        self.adopt(Arc::new(config), Some(secrets), files).await;
         *lock(&self.text) = text;
         tracing::info!("\"{}\" in [{}] is {value} until the configuration is reloaded", key.1, key.0);
         Ok(())
+    }
+
+    /// A cluster's managers say that it has these servers, beside those that the configuration states.
+    pub(crate) async fn enlist(self: &Arc<Self>, cluster: String, servers: Vec<Address>) {
+        if lock(&self.enlisted).insert(cluster.clone(), servers.clone()).as_ref() == Some(&servers) {
+            return;
+        }
+        let config = self.stated.load_full();
+        let files = match Files::read(&config) {
+            Ok(files) => files,
+            Err(error) => return tracing::error!("the cluster stays as it was: {error:#}"),
+        };
+        let names: Vec<String> = servers.iter().map(ToString::to_string).collect();
+        tracing::info!(cluster, "the cluster's managers announce further servers: [{}]", names.join(", "));
+        self.adopt(config, None, files).await;
+    }
+
+    /// The configuration with the servers that have been announced.
+    fn with_enlisted(&self, stated: &Arc<Config>) -> Arc<Config> {
+        let enlisted = lock(&self.enlisted);
+        let mut config = stated.clone();
+        for (name, servers) in enlisted.iter().filter(|(_, servers)| !servers.is_empty()) {
+            if let Some(cluster) = Arc::make_mut(&mut config).clusters.get_mut(name) {
+                let known: Vec<Address> = cluster.servers.clone();
+                cluster.servers.extend(servers.iter().filter(|server| !known.contains(server)).cloned());
+            }
+        }
+        config
+    }
+
+    /// The servers of a cluster that the configuration states.
+    pub(crate) fn stated_servers(&self, cluster: &str) -> Vec<Address> {
+        self.stated.load().clusters.get(cluster).map(|cluster| cluster.servers.clone()).unwrap_or_default()
     }
 
     /// Tells the control loop something.
@@ -269,8 +308,9 @@ impl Service {
     }
 
     /// Puts a configuration in force. Must run where the watchers are to live.
-    async fn adopt(self: &Arc<Self>, config: Arc<Config>, mut secrets: Secrets, files: Files) {
+    async fn adopt(self: &Arc<Self>, stated: Arc<Config>, secrets: Option<Secrets>, files: Files) {
         let _one_at_a_time = self.reloading.lock().await;
+        let config = self.with_enlisted(&stated);
         for key in needs_restart(&self.config(), &config) {
             tracing::warn!("{key} has changed, which takes a restart to be in force");
         }
@@ -280,7 +320,7 @@ impl Service {
             let tls = files.cluster(name);
             let kept = known.get(name).filter(|known| known.is_as(cluster, &config, &tls));
             let watched = kept.cloned().unwrap_or_else(|| {
-                let watched = Cluster::watch(self, cluster, &config, tls);
+                let watched = Cluster::watch(self, name, cluster, &config, tls);
                 fresh.push(watched.clone());
                 watched
             });
@@ -297,9 +337,12 @@ impl Service {
         self.config.store(config.clone());
         self.clusters.store(clusters.clone());
         self.encryption.replace(files);
-        secrets.inherit(&self.secrets.load());
-        self.secrets.store(Arc::new(secrets));
-        self.warm();
+        self.stated.store(stated);
+        if let Some(mut secrets) = secrets {
+            secrets.inherit(&self.secrets.load());
+            self.secrets.store(Arc::new(secrets));
+            self.warm();
+        }
         let superseded: Vec<_> = tenants.values().cloned().collect();
         for old in superseded {
             match config.resolve(&old.key.0, &old.key.1) {
