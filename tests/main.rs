@@ -37,6 +37,7 @@ mod raw;
 mod reload;
 mod replication;
 mod routing;
+mod shapes;
 mod sharing;
 mod signals;
 mod smoke;

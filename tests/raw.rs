@@ -48,6 +48,16 @@ impl Raw {
         raw
     }
 
+    /// A session of the superuser's at any address, without a password.
+    pub(crate) async fn session(address: SocketAddr) -> Raw {
+        let mut raw = Raw::at(address).await;
+        let mut packet = Vec::new();
+        startup::put_session(&mut packet, [("user", "postgres"), ("database", "postgres")]);
+        raw.say(&packet).await;
+        raw.until_ready().await;
+        raw
+    }
+
     pub(crate) async fn say(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.unwrap();
     }

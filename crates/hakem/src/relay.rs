@@ -505,7 +505,12 @@ impl Pump<'_> {
             }
             if matches!(
                 header.tag,
-                tag::READY_FOR_QUERY | tag::ERROR_RESPONSE | tag::COMMAND_COMPLETE | tag::COPY_IN_RESPONSE
+                tag::READY_FOR_QUERY
+                    | tag::ERROR_RESPONSE
+                    | tag::COMMAND_COMPLETE
+                    | tag::COPY_IN_RESPONSE
+                    | tag::ROW_DESCRIPTION
+                    | tag::NO_DATA
             ) {
                 self.session.take_to_server(&mut self.to_server);
             }

@@ -18,6 +18,7 @@ use crate::owed::Owed;
 use crate::request::End;
 use crate::session::{Progress, Session, Transaction};
 use crate::settings::{SESSION_AUTHORIZATION, difference, ended_by, says_who};
+use crate::shapes::{Shape, Shapes, changed, told};
 use crate::sql::{Rewrite, Said, taken, too_many};
 use crate::statements::{Form, Prepared, UNKNOWN, is_ours};
 use crate::transaction::Block;
@@ -32,7 +33,7 @@ impl Session {
         if let Some(how) = self.moving.take() {
             return self.leave_replica(how, out);
         }
-        while self.sent < self.flight.len() {
+        while self.sent < self.flight.len() && self.progress.shapes != Shapes::Awaited {
             if self.sent == 0 && !self.encode_first(memory, out) {
                 return;
             }
@@ -51,14 +52,18 @@ impl Session {
     }
 
     fn encode_next(&mut self, memory: &mut ServerMemory, out: &mut Vec<u8>) {
+        if !self.flight[self.sent].request.relies || self.settle_shapes(memory, out) {
+            self.encode_sent(memory, out);
+        }
+    }
+
+    /// Writes the next request, which nothing has to wait for any more.
+    pub(crate) fn encode_sent(&mut self, memory: &mut ServerMemory, out: &mut Vec<u8>) {
         let at = self.sent;
         let whole = self.flight[at].request.is_whole();
         let owed_before = self.owed.len();
         if !self.progress.discarding {
-            while let Some(stale) = memory.take_stale() {
-                frontend::put_close_statement(out, &stale.name().0);
-                self.owe(Owed::HiddenClose { id: stale, there: true });
-            }
+            self.encode_stale(memory, out);
         }
         let frames = std::mem::take(&mut self.flight[at].request.frames);
         let parsed = std::mem::take(&mut self.flight[at].parsed);
@@ -93,6 +98,14 @@ impl Session {
         }
         self.sent += 1;
         self.lease.requests += 1;
+    }
+
+    /// Closes what is of no use any more.
+    pub(crate) fn encode_stale(&mut self, memory: &mut ServerMemory, out: &mut Vec<u8>) {
+        while let Some(stale) = memory.take_stale() {
+            frontend::put_close_statement(out, &stale.name().0);
+            self.owe(Owed::HiddenClose { id: stale, there: true });
+        }
     }
 
     /// What stands in front of the first of the requests that a server gets; `false` when that has to be answered first.
@@ -221,18 +234,23 @@ impl Session {
                 }
                 Some(statement) if !name.is_empty() => {
                     frontend::put_describe_statement(out, &statement.id.name().0);
-                    self.owe(Owed::Describe { id: Some(statement.id) });
+                    self.owe(Owed::Describe { id: Some(statement.id), tells: told(&statement) });
                 }
+                Some(statement) => self.pass(frame, Owed::Describe { id: None, tells: told(&statement) }, out),
                 None if is_anothers(name) => {
                     frontend::put_describe_statement(out, UNKNOWN);
-                    self.owe(Owed::Describe { id: None });
+                    self.owe(Owed::Describe { id: None, tells: None });
                 }
-                _ => self.pass(frame, Owed::Describe { id: None }, out),
+                None => self.pass(frame, Owed::Describe { id: None, tells: None }, out),
             },
             Frontend::Describe(Target::Portal(portal)) if self.bound(portal).is_some_and(|known| is_own(known)) => {
                 self.say(Said::Bare(backend::tag::NO_DATA), out);
             }
-            Frontend::Describe(Target::Portal(_)) => self.pass(frame, Owed::Describe { id: None }, out),
+            Frontend::Describe(Target::Portal(portal)) => {
+                // Whoever describes portals of the unnamed statement prepares it each time.
+                let tells = self.bound(portal).filter(|statement| !statement.is_unnamed()).and_then(told);
+                self.pass(frame, Owed::Describe { id: None, tells }, out);
+            }
             Frontend::Execute if self.bound(portal_name(frame)).is_some_and(|known| is_own(known)) => {
                 if let Some(statement) = self.bound(portal_name(frame)).cloned() {
                     self.execute_own(&statement, memory, out);
@@ -310,7 +328,7 @@ impl Session {
         {
             if !failed || is_own(&known) {
                 let failure = if failed { aborted() } else { taken(parse.name) };
-                return self.doom(failure, Owed::Describe { id: None }, out);
+                return self.doom(failure, Owed::Bind { id: None }, out);
             }
             // The server has to refuse it, and for its own reason.
             self.ensure(&known, memory, out);
@@ -319,7 +337,7 @@ impl Session {
         }
         let bytes_max = self.policy.statements_max;
         if !failed && !parse.name.is_empty() && self.statements.would_exceed(bytes_max, parse.name, &statement) {
-            return self.doom(too_many(), Owed::Describe { id: None }, out);
+            return self.doom(too_many(), Owed::Bind { id: None }, out);
         }
         if is_own(&statement) {
             if failed && !parse.name.is_empty() {
@@ -344,6 +362,8 @@ impl Session {
             let before = self.statements.remove(b"");
             self.changes.push(b"", before);
             self.lease.unnamed = true;
+            self.lease.unnamed_shape = Shape::default();
+            statement.told.forget();
             frontend::put_parse(out, b"", &statement.sql, parse.types);
             self.statements.insert(b"", statement);
             return self.owe(Owed::UnnamedParse { mark });
@@ -370,6 +390,9 @@ impl Session {
             Some(statement) if is_own(&statement) => {
                 self.say(Said::Bare(backend::tag::BIND_COMPLETE), out);
             }
+            Some(statement) if self.misfit.as_ref().is_some_and(|misfit| Arc::ptr_eq(misfit, &statement)) => {
+                self.doom(changed(), Owed::Bind { id: None }, out);
+            }
             Some(statement) if !bind.statement.is_empty() => {
                 frontend::put_bind(out, bind.portal, &statement.id.name().0, bind.values);
                 self.owe(Owed::Bind { id: Some(statement.id) });
@@ -383,7 +406,12 @@ impl Session {
     }
 
     /// Sees to it that the server has the client's statement of that name; `None` when the client has none.
-    fn prepare(&mut self, name: &[u8], memory: &mut ServerMemory, out: &mut Vec<u8>) -> Option<Arc<Prepared>> {
+    pub(crate) fn prepare(
+        &mut self,
+        name: &[u8],
+        memory: &mut ServerMemory,
+        out: &mut Vec<u8>,
+    ) -> Option<Arc<Prepared>> {
         let statement = self.statements.get(name)?.clone();
         if is_own(&statement) {
             return Some(statement);
@@ -396,6 +424,7 @@ impl Session {
             self.ensure(target, memory, out);
         }
         if !std::mem::replace(&mut self.lease.unnamed, true) {
+            self.lease.unnamed_shape = Shape::default();
             frontend::put_parse(out, b"", &statement.sql, &statement.types);
             self.owe(Owed::HiddenParse(None));
         }
@@ -431,7 +460,7 @@ impl Session {
     /// Says something in its turn, unless the transaction has failed.
     fn say(&mut self, what: Said, out: &mut Vec<u8>) {
         if self.transaction == (Transaction::Open { failed: true }) {
-            return self.doom(aborted(), Owed::Describe { id: None }, out);
+            return self.doom(aborted(), Owed::Bind { id: None }, out);
         }
         let mark = self.changes.end();
         self.owe(Owed::Said { mark, what });
@@ -504,4 +533,4 @@ fn begin(mode: TransactionMode) -> String {
 }
 
 /// A Flush message.
-const FLUSH: [u8; 5] = [frontend::tag::FLUSH, 0, 0, 0, 4];
+pub(crate) const FLUSH: [u8; 5] = [frontend::tag::FLUSH, 0, 0, 0, 4];

@@ -5,13 +5,14 @@ use std::collections::VecDeque;
 use classifier::{Access, TransactionAccess};
 use wire::backend::{self, Report, SqlState};
 use wire::frame::Frames;
-use wire::frontend::{Bind, Frontend, Target};
+use wire::frontend::Frontend;
 
 use crate::flight::Sent;
 use crate::memory::ServerMemory;
 use crate::owed::Owed;
 use crate::reply::Verdict;
 use crate::session::{Role, Session, Transaction};
+use crate::shapes::{CHANGED, Shapes, is_described};
 use crate::sql::Rewrite;
 use crate::statements::Identity;
 
@@ -83,7 +84,10 @@ impl Session {
                 memory.outdate(id);
                 self.may_replan(id).then_some(RetryReason::Outdated)
             }
-            None => report.sqlstate().and_then(|code| self.retry_reason(code)).or(self.progress.retrying),
+            None => {
+                let code = if self.has_changed() { Some(SqlState(*b"0A000")) } else { report.sqlstate() };
+                code.and_then(|code| self.retry_reason(code)).or(self.progress.retrying)
+            }
         };
         if let Some(Owed::HiddenEnd) = self.owed.iter().find(|owed| owed.is_end()) {
             // EXECUTE comes next, and will not find its statement. This is why.
@@ -122,7 +126,7 @@ impl Session {
             return None;
         }
         match self.owed.front()? {
-            Owed::Bind { id } | Owed::Describe { id } => *id,
+            Owed::Bind { id } | Owed::Describe { id, .. } => *id,
             Owed::Query { .. } => match &self.flight.front()?.request.rewrite {
                 Some(Rewrite::Execute(target, _)) => Some(target.id),
                 _ => None,
@@ -138,17 +142,10 @@ impl Session {
         if !self.progress.holding || request.attempts > 0 {
             return false;
         }
-        let described = |bind: &Bind<'_>| {
-            Frames::new(&request.frames).any(|frame| match Frontend::read(frame) {
-                Ok(Frontend::Describe(Target::Portal(portal))) => portal == bind.portal,
-                Ok(Frontend::Describe(Target::Statement(name))) => name == bind.statement,
-                _ => false,
-            })
-        };
         Frames::new(&request.frames).all(|frame| match Frontend::read(frame) {
             Ok(Frontend::Bind(bind)) => {
                 let known = self.statements.get(bind.statement).is_some_and(|known| known.id == id);
-                !known || described(&bind)
+                !known || is_described(&request.frames, &bind)
             }
             _ => true,
         })
@@ -164,9 +161,24 @@ impl Session {
         Some(error)
     }
 
+    /// Whether the server was made to fail because its statement is not what the client was told.
+    fn has_changed(&self) -> bool {
+        matches!(self.owed.front(), Some(Owed::Doomed { instead: Some(failure), .. }) if failure.code == CHANGED)
+    }
+
     /// The server has not got a statement that was to be prepared; nor will it have one to close.
     fn not_there(&mut self, id: Identity, memory: &mut ServerMemory) {
-        memory.forget(id);
+        // What has been sent meanwhile may prepare it again.
+        let last = self.owed.iter().rev().find_map(|owed| match *owed {
+            Owed::Parse { id: other, .. } | Owed::HiddenParse(Some(other)) | Owed::HiddenExecute(other) => {
+                (other == id).then_some(true)
+            }
+            Owed::HiddenClose { id: other, .. } => (other == id).then_some(false),
+            _ => None,
+        });
+        if last != Some(true) {
+            memory.forget(id);
+        }
         for later in &mut self.owed {
             if let Owed::HiddenClose { id: closed, there } = later {
                 *there &= *closed != id;
@@ -217,7 +229,11 @@ impl Session {
         }
         if self.owed.is_empty() {
             self.progress.discarding = true;
-            self.go_on();
+            match self.progress.shapes {
+                // A Sync is among what has not been sent.
+                Shapes::Awaited => self.encode_described(memory),
+                _ => self.go_on(),
+            }
         }
     }
 

@@ -12,6 +12,7 @@ use classifier::{Access, Class, Effect};
 use crate::owed::Owed;
 use crate::request::{End, Request};
 use crate::session::{Need, Role, Session, Transaction};
+use crate::shapes::Shapes;
 use crate::statements::{Identity, Prepared, Statements};
 
 /// A request that a server has got, or is to get again.
@@ -122,6 +123,7 @@ impl Session {
             return true;
         }
         if self.progress.awaits_settings
+            || self.progress.shapes != Shapes::Settled
             || matches!(self.owed.front(), Some(Owed::HiddenCheck(_) | Owed::HiddenMove(_)))
         {
             return false;

@@ -30,6 +30,7 @@ mod request;
 mod reveal;
 mod session;
 mod settings;
+mod shapes;
 mod sql;
 mod statements;
 mod transaction;

@@ -70,7 +70,8 @@ impl Session {
         let can = |at: usize| {
             let Sent { request, holds, .. } = &self.flight[at];
             // What a user has sent to a replica against its class has written nothing there, nor has what was only prepared.
-            let harmless = request.access == Access::Read || on_replica || !request.executes;
+            let unsent = at >= self.sent;
+            let harmless = request.access == Access::Read || on_replica || !request.executes || unsent;
             if at == 0 { self.progress.holding && request.is_whole() && harmless } else { *holds }
         };
         let quiet = self.transaction == Transaction::None && self.pins.is_empty();

@@ -6,14 +6,24 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::settings::Map;
+use crate::shapes::Shape;
 use crate::statements::Identity;
+
+/// A statement that the server has.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    /// When it was used last, by the count of uses.
+    used: u64,
+    /// What is known of its parameters and columns.
+    shape: Shape,
+}
 
 /// One server connection's state, as far as the proxy has put it there.
 #[derive(Debug)]
 pub struct ServerMemory {
     /// The settings that it has; `None` when nobody knows.
     pub(crate) settings: Option<Map>,
-    prepared: HashMap<Identity, u64>,
+    prepared: HashMap<Identity, Kept>,
     prepared_max: usize,
     /// How many statements have ever been prepared.
     prepares: u64,
@@ -96,7 +106,7 @@ impl ServerMemory {
     pub(crate) fn touch(&mut self, id: Identity) -> bool {
         self.uses += 1;
         let uses = self.uses;
-        self.prepared.get_mut(&id).map(|last| *last = uses).is_some()
+        self.prepared.get_mut(&id).map(|kept| kept.used = uses).is_some()
     }
 
     /// Forgets a statement that has to be closed before there is room for another; `None` when there is room.
@@ -104,7 +114,7 @@ impl ServerMemory {
         if self.prepared.len() < self.prepared_max {
             return None;
         }
-        let evicted = self.prepared.iter().min_by_key(|(_, last)| **last).map(|(id, _)| *id)?;
+        let evicted = self.prepared.iter().min_by_key(|(_, kept)| kept.used).map(|(id, _)| *id)?;
         self.prepared.remove(&evicted);
         Some(evicted)
     }
@@ -113,13 +123,25 @@ impl ServerMemory {
     pub(crate) fn insert(&mut self, id: Identity) {
         self.uses += 1;
         self.prepares += 1;
-        self.prepared.insert(id, self.uses);
+        self.prepared.insert(id, Kept { used: self.uses, shape: Shape::default() });
     }
 
     /// Records a statement that was to be closed and was not: it is there, whatever the limit.
     pub(crate) fn keep(&mut self, id: Identity) {
         self.uses += 1;
-        self.prepared.insert(id, self.uses);
+        self.prepared.insert(id, Kept { used: self.uses, shape: Shape::default() });
+    }
+
+    /// What is known of a statement's parameters and columns; `None` when it is not prepared there.
+    pub(crate) fn shape(&self, id: Identity) -> Option<Shape> {
+        self.prepared.get(&id).map(|kept| kept.shape)
+    }
+
+    /// Records what the server has said of a statement.
+    pub(crate) fn learn(&mut self, id: Identity, shape: Shape) {
+        if let Some(kept) = self.prepared.get_mut(&id) {
+            kept.shape.learn(shape);
+        }
     }
 
     /// Records that a statement is of no use any more: it has to be closed before it is prepared again.
@@ -143,5 +165,5 @@ impl ServerMemory {
 #[derive(Clone, Debug)]
 pub(crate) struct SetAside {
     pub(crate) mark: usize,
-    prepared: HashMap<Identity, u64>,
+    prepared: HashMap<Identity, Kept>,
 }

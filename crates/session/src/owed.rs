@@ -8,7 +8,7 @@ use wire::backend::Failure;
 use crate::memory::SetAside;
 use crate::pins::Check;
 use crate::sql::Said;
-use crate::statements::Identity;
+use crate::statements::{Identity, Prepared};
 use crate::transaction::Move;
 
 /// What a server, or the proxy in its place, has yet to answer.
@@ -45,8 +45,10 @@ pub(crate) enum Owed {
     SynthesizedExecute { class: Arc<Class> },
     /// BindComplete, for this statement on the server.
     Bind { id: Option<Identity> },
-    /// RowDescription or NoData, of this statement on the server.
-    Describe { id: Option<Identity> },
+    /// RowDescription or NoData, of this statement on the server. `tells`: whose shape the client is told.
+    Describe { id: Option<Identity>, tells: Option<Arc<Prepared>> },
+    /// The same, for the proxy's own use.
+    HiddenDescribe(Arc<Prepared>),
     /// CommandComplete, EmptyQueryResponse or PortalSuspended; the class only if it has effects or may copy.
     /// `copied`: the end of the data has been sent already.
     /// `aside`: what the server has, should it not discard it.

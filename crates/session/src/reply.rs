@@ -12,6 +12,7 @@ use crate::errors::RetryReason;
 use crate::memory::ServerMemory;
 use crate::owed::Owed;
 use crate::session::{Progress, Role, Session, Transaction};
+use crate::shapes::Shapes;
 use crate::statements::Prepared;
 
 /// What is to be done with a server's message.
@@ -48,6 +49,11 @@ impl Session {
     /// Takes one message from the server: its tag, and its body or as much of it as is at hand. `now` is a moment after the
     /// message's arrival.
     pub fn on_server(&mut self, tag: u8, body: &[u8], memory: &mut ServerMemory, now: Instant) -> Verdict {
+        let verdict = self.judge(tag, body, memory, now);
+        if let Shapes::Misfit(_) = self.progress.shapes { self.conceal(verdict) } else { verdict }
+    }
+
+    fn judge(&mut self, tag: u8, body: &[u8], memory: &mut ServerMemory, now: Instant) -> Verdict {
         let hidden = self.owed.front().is_some_and(Owed::is_hidden);
         match tag {
             tag::DATA_ROW if hidden => {
@@ -71,9 +77,11 @@ impl Session {
             tag::COMMAND_COMPLETE | tag::EMPTY_QUERY_RESPONSE | tag::PORTAL_SUSPENDED => {
                 self.on_complete(tag, body, memory)
             }
-            tag::PARSE_COMPLETE | tag::BIND_COMPLETE | tag::CLOSE_COMPLETE | tag::NO_DATA => self.on_step(),
+            tag::PARSE_COMPLETE | tag::BIND_COMPLETE | tag::CLOSE_COMPLETE => self.on_step(),
+            tag::PARAMETER_DESCRIPTION => self.on_parameters(body),
+            tag::NO_DATA => self.on_description(tag, body, memory),
             tag::ROW_DESCRIPTION => match self.owed.front() {
-                Some(Owed::Describe { .. }) => self.on_step(),
+                Some(Owed::Describe { .. } | Owed::HiddenDescribe(_)) => self.on_description(tag, body, memory),
                 _ => Verdict::Forward,
             },
             tag::COPY_IN_RESPONSE => self.on_copy_in(),
@@ -104,6 +112,8 @@ impl Session {
         self.waits = false;
         self.cause = None;
         for sent in &mut self.flight {
+            // The client may have been told meanwhile what it executes.
+            sent.request.relies |= sent.request.simple.is_none();
             sent.request.attempts += 1;
         }
     }
@@ -285,7 +295,8 @@ impl Session {
             // A ReadyForQuery that nothing was owed for: the conversation is out of step.
             _ => return Verdict::Broken,
         }
-        if let Some(reason) = self.progress.retrying {
+        let misfit = if let Shapes::Misfit(reason) = self.progress.shapes { Some(reason) } else { None };
+        if let Some(reason) = self.progress.retrying.or(misfit) {
             // What those behind it are answered with is nobody's business: the connection is closed.
             let alone = self.flight.len() == 1;
             return Verdict::Retry { reason, clean: alone && status == Status::Idle && reason != RetryReason::Demoted };
@@ -402,8 +413,11 @@ impl Session {
             Status::Failed => self.transaction = Transaction::Open { failed: true },
         }
         let holding = self.flight.front().is_some_and(|next| next.holds);
+        // The next one may be waiting for its statements to be described.
+        let awaits = self.progress.shapes == Shapes::Awaited;
         self.progress = Progress {
             holding: holding && self.transaction == Transaction::None && self.pins.is_empty(),
+            shapes: if awaits { Shapes::Awaited } else { Shapes::Settled },
             ..Progress::default()
         };
     }

@@ -57,6 +57,8 @@ pub(crate) struct Request {
     pub(crate) executes: bool,
     /// Whether anything in it concerns a portal: its transaction must not end before the client says so.
     pub(crate) uses_portals: bool,
+    /// Whether it executes statements that the client has been told about before.
+    pub(crate) relies: bool,
     /// Whether a Parse of the unnamed statement is among its messages.
     pub(crate) parses_unnamed: bool,
     /// Whether it begins or ends a transaction, or a part of one.
@@ -117,6 +119,7 @@ impl Request {
             channels: Vec::new(),
             executes: false,
             uses_portals: false,
+            relies: false,
             parses_unnamed: false,
             controls: false,
             alters: false,
@@ -177,6 +180,7 @@ impl Request {
         self.obscure |= more.obscure;
         self.executes |= more.executes;
         self.uses_portals |= more.uses_portals;
+        self.relies |= more.relies;
         self.controls |= more.controls;
         self.alters |= more.alters;
         self.mixed |= more.mixed;

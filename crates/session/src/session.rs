@@ -19,6 +19,7 @@ use crate::owed::Owed;
 use crate::policy::{Policy, Route};
 use crate::request::{End, Request};
 use crate::settings::Settings;
+use crate::shapes::{Shape, Shapes};
 use crate::sql::Rewrite;
 use crate::statements::{Identity, Named, Prepared, Statements};
 use crate::transaction::{Block, Move};
@@ -68,6 +69,8 @@ pub struct Session {
     pub(crate) owed: VecDeque<Owed>,
     /// The statements that portals execute, for as long as the transaction lasts.
     pub(crate) portals: Vec<Named>,
+    /// A statement of the request being sent that is not what the client was told.
+    pub(crate) misfit: Option<Arc<Prepared>>,
     /// What requests that have not been answered have changed of the client's statements.
     pub(crate) changes: Changes,
     pub(crate) lease: Lease,
@@ -121,6 +124,8 @@ pub(crate) struct Lease {
     pub(crate) fresh: bool,
     /// Its unnamed statement is this client's.
     pub(crate) unnamed: bool,
+    /// What is known of that one's parameters and columns.
+    pub(crate) unnamed_shape: Shape,
     /// What it has of settings cannot be told from what the session has seen.
     pub(crate) unclear: bool,
     /// Code has run there that may have set what nobody has seen. The session may go on with that; another must not.
@@ -140,6 +145,10 @@ pub(crate) struct Progress {
     pub(crate) failed: bool,
     /// A hidden statement failed: what follows ran without it.
     pub(crate) hidden_failed: bool,
+    /// What is known of the shapes of what is executed.
+    pub(crate) shapes: Shapes,
+    /// The parameters of the statement that is being described.
+    pub(crate) parameters: u32,
     /// The request is not sent before the server has taken the session's settings.
     pub(crate) awaits_settings: bool,
     /// More belongs to the request: no Sync has been sent since.
@@ -246,6 +255,7 @@ impl Session {
             spares: Vec::new(),
             owed: VecDeque::new(),
             portals: Vec::new(),
+            misfit: None,
             changes: Changes::default(),
             lease: Lease::default(),
             progress: Progress::default(),
@@ -313,9 +323,11 @@ impl Session {
                 self.request.uses_portals = true;
                 // Another request may execute it.
                 self.request.plain &= bind.portal.is_empty();
-                self.uses(bind.statement);
+                self.request.relies |= self.uses(bind.statement).matters();
             }
-            Frontend::Describe(Target::Statement(name)) => self.uses(name),
+            Frontend::Describe(Target::Statement(name)) => {
+                self.uses(name);
+            }
             Frontend::Close(Target::Statement(_)) => {}
             Frontend::Execute => {
                 self.request.executes = true;
@@ -572,22 +584,25 @@ impl Session {
         }
     }
 
-    fn uses(&mut self, name: &[u8]) {
+    /// A message uses the statement of that name; what the client was told of it.
+    fn uses(&mut self, name: &[u8]) -> Shape {
         self.request.needs_server = true;
         if name.is_empty() && self.request.parses_unnamed {
             // Of the same request, whose class has been counted; not the one before.
-            return;
+            return Shape::default();
         }
         match self.statements.get(name) {
             Some(statement) => {
                 let statement = statement.clone();
                 self.request.add(&statement.class);
+                return statement.told.get();
             }
             // Defined by a Parse of the same request, whose class has been counted.
             None if !self.parsed.is_empty() => {}
             // Defined by an SQL-level PREPARE, or not at all.
             None => self.request.add(&unknown()),
         }
+        Shape::default()
     }
 
     fn ended(&mut self, end: End) -> Step {

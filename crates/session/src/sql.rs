@@ -193,16 +193,16 @@ impl Session {
     pub(crate) fn execute_own(&mut self, statement: &Prepared, memory: &mut ServerMemory, out: &mut Vec<u8>) {
         let mark = self.changes.end();
         if self.transaction == (Transaction::Open { failed: true }) {
-            return self.doom(crate::answer::aborted(), Owed::Describe { id: None }, out);
+            return self.doom(crate::answer::aborted(), Owed::Bind { id: None }, out);
         }
         let command = match lone_effect(&statement.class) {
             Some(Effect::Prepare { name, .. }) if self.statements.get(name.as_bytes()).is_some() => {
-                return self.doom(taken(name.as_bytes()), Owed::Describe { id: None }, out);
+                return self.doom(taken(name.as_bytes()), Owed::Bind { id: None }, out);
             }
             Some(Effect::Prepare { name, .. }) => {
                 if let Form::Own(Some(prepared)) = &statement.form {
                     if self.statements.would_exceed(self.policy.statements_max, name.as_bytes(), prepared) {
-                        return self.doom(too_many(), Owed::Describe { id: None }, out);
+                        return self.doom(too_many(), Owed::Bind { id: None }, out);
                     }
                     self.changes.push(name.as_bytes(), None);
                     self.statements.insert(name.as_bytes(), prepared.clone());
@@ -215,7 +215,7 @@ impl Session {
                     self.changes.push(name.as_bytes(), Some(removed));
                     "DEALLOCATE"
                 }
-                None => return self.doom(missing(name), Owed::Describe { id: None }, out),
+                None => return self.doom(missing(name), Owed::Bind { id: None }, out),
             },
             _ => {
                 self.forget_names();

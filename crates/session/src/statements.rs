@@ -11,9 +11,10 @@ use classifier::Class;
 use sha2::{Digest, Sha256};
 
 use crate::settings::Settings;
+use crate::shapes::Told;
 
 /// A prepared statement: all that is needed to prepare it again on another server.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Prepared {
     /// The identity by content; that of the unnamed statement is of no use to anybody.
     pub(crate) id: Identity,
@@ -25,10 +26,12 @@ pub(crate) struct Prepared {
     pub(crate) class: Arc<Class>,
     /// How it gets onto a server.
     pub(crate) form: Form,
+    /// What the client was told of its parameters and columns.
+    pub(crate) told: Told,
 }
 
 /// How a statement gets onto a server.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Form {
     /// By a Parse message.
     Protocol,
@@ -86,7 +89,7 @@ pub(crate) struct ServerName(pub(crate) [u8; Identity::NAME_BYTES]);
 impl Prepared {
     pub(crate) fn named(sql: &[u8], types: &[u8], class: Arc<Class>, settings: &Settings) -> Prepared {
         let id = Identity::new(sql, types, settings);
-        Prepared { id, sql: sql.into(), types: types.into(), class, form: Form::Protocol }
+        Prepared { id, sql: sql.into(), types: types.into(), class, form: Form::Protocol, told: Told::default() }
     }
 
     /// What SQL's PREPARE defines.
@@ -99,12 +102,23 @@ impl Prepared {
             types: types.as_bytes().into(),
             class,
             form: Form::Sql(source.into()),
+            told: Told::default(),
         }
     }
 
     pub(crate) fn unnamed(sql: &[u8], types: &[u8], class: Arc<Class>) -> Prepared {
-        let id = Identity([0; 16]);
-        Prepared { id, sql: sql.into(), types: types.into(), class, form: Form::Protocol }
+        Prepared {
+            id: UNNAMED,
+            sql: sql.into(),
+            types: types.into(),
+            class,
+            form: Form::Protocol,
+            told: Told::default(),
+        }
+    }
+
+    pub(crate) fn is_unnamed(&self) -> bool {
+        self.id == UNNAMED
     }
 
     /// The PREPARE that it was made by, if it was; the client's own text.
@@ -222,6 +236,9 @@ pub(crate) const UNKNOWN: &[u8] = b"hakem_unknown";
 pub(crate) fn is_ours(name: &[u8]) -> bool {
     name.starts_with(PREFIX)
 }
+
+/// The identity of all unnamed statements.
+const UNNAMED: Identity = Identity([0; 16]);
 
 /// What servers' names begin with.
 pub(crate) const PREFIX: &[u8] = b"hakem_";

@@ -160,25 +160,33 @@ pub struct Failure {
     pub message: String,
     /// What the user may do about it.
     pub hint: Option<&'static str>,
+    /// The routine of PostgreSQL's that would have reported it, where drivers look for that.
+    pub routine: Option<&'static str>,
 }
 
 impl Failure {
     /// A failed statement.
     #[must_use]
     pub fn error(code: &'static str, message: impl Into<String>) -> Failure {
-        Failure { severity: Severity::Error, code, message: message.into(), hint: None }
+        Failure { severity: Severity::Error, code, message: message.into(), hint: None, routine: None }
     }
 
     /// A failed connection.
     #[must_use]
     pub fn fatal(code: &'static str, message: impl Into<String>) -> Failure {
-        Failure { severity: Severity::Fatal, code, message: message.into(), hint: None }
+        Failure { severity: Severity::Fatal, code, message: message.into(), hint: None, routine: None }
     }
 
     /// The same with a hint.
     #[must_use]
     pub fn hint(self, hint: &'static str) -> Failure {
         Failure { hint: Some(hint), ..self }
+    }
+
+    /// The same from a routine of PostgreSQL's.
+    #[must_use]
+    pub fn routine(self, routine: &'static str) -> Failure {
+        Failure { routine: Some(routine), ..self }
     }
 
     /// Writes it as an ErrorResponse.
@@ -189,7 +197,8 @@ impl Failure {
         };
         let texts = [(b'S', severity), (b'V', severity), (b'C', self.code), (b'M', &self.message)];
         // A NUL would end the field early and garble the rest.
-        let fields = texts.into_iter().chain(self.hint.map(|hint| (b'H', hint)));
+        let more = [self.hint.map(|hint| (b'H', hint)), self.routine.map(|routine| (b'R', routine))];
+        let fields = texts.into_iter().chain(more.into_iter().flatten());
         let fields = fields.map(|(code, text)| (code, text.replace('\0', " "))).collect();
         put_cold(out, &ErrorResponse::new(fields));
     }
@@ -354,13 +363,14 @@ mod tests {
     #[test]
     fn failures_are_read_back() {
         let mut out = Vec::new();
-        Failure::error("40001", "lost\0it").hint("run it again").put(&mut out);
+        Failure::error("40001", "lost\0it").hint("run it again").routine("Lose").put(&mut out);
         let frame = Frames::new(&out).next().expect("complete");
         let report = Report::new(frame.body());
         assert_eq!(frame.tag, tag::ERROR_RESPONSE);
         assert_eq!(report.sqlstate(), Some(SqlState(*b"40001")));
         assert_eq!((report.message().as_str(), report.is_fatal()), ("lost it", false));
         assert_eq!(report.field(b'H'), Some(&b"run it again"[..]));
+        assert_eq!(report.field(b'R'), Some(&b"Lose"[..]));
     }
 
     #[test]

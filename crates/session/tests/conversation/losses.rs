@@ -161,7 +161,7 @@ fn lost_between_the_parts_of_a_request() {
         ("!lose", "", "E(57P01)"),
         ("B s | E | S", "", "Z(I)"),
         // The client has been told that it is prepared.
-        ("B s | E | S", "r.P(#1 select 1) r.B(#1) r.E r.S", "2 D(1) C(SELECT 1) Z(I)"),
+        ("B s | E | S", "r.P(#1 select 1) r.D(#1) r.B(#1) r.E r.S", "2 D(1) C(SELECT 1) Z(I)"),
     ]);
 }
 

@@ -18,6 +18,7 @@ mod retries;
 mod script;
 mod server;
 mod settings;
+mod shapes;
 mod statements;
 mod transactions;
 mod walks;

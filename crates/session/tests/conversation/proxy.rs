@@ -135,7 +135,8 @@ impl Proxy {
         std::mem::take(&mut self.clients[client].received)
     }
 
-    /// `fault ROLE WHAT SQL`, `lose` (the server that the client holds), `stale`, `down`, `up`.
+    /// `fault ROLE WHAT SQL`, `lose` (the server that the client holds), `stale`, `fresh`, `down`, `up`, `alter` (the table `shifting`), `lag`
+    /// (the last such alteration is not on the replica).
     fn event(&mut self, client: usize, event: &str) {
         let words: Vec<&str> = event.splitn(4, ' ').collect();
         match words[0] {
@@ -158,6 +159,9 @@ impl Proxy {
                 self.pump(client);
             }
             "stale" => self.fresh = false,
+            "fresh" => self.fresh = true,
+            "alter" => self.faults.borrow_mut().alterations += 1,
+            "lag" => self.faults.borrow_mut().lag += 1,
             "down" => self.up = false,
             "up" => self.up = true,
             "released" => assert!(self.clients[client].lease.is_none(), "the client holds its server"),

@@ -61,7 +61,7 @@ fn what_only_prepares_holds_no_server_until_its_sync() {
         ("S", "", "Z(I)"),
         ("P - select 2 | D s - | H", "r.P(- select 2) r.D(-) r.S", "1 t T"),
         ("!released", "", ""),
-        ("B - | E | S", "r.P(- select 2) r.B(-) r.E r.S", "2 D(2) C(SELECT 1) Z(I)"),
+        ("B - | E | S", "r.P(- select 2) r.D(-) r.B(-) r.E r.S", "2 D(2) C(SELECT 1) Z(I)"),
         // What follows at once, too, is dropped when it fails.
         ("P - wrong | H | B - | E | Q insert into t", "p.P(- wrong) p.S", "E(42601)"),
         ("S | B s | E | S", "r.B(#1) r.E r.S", "Z(I) 2 D(1) C(SELECT 1) Z(I)"),

@@ -38,11 +38,14 @@ pub(crate) enum What {
     TornDie,
 }
 
-/// What servers share: what is to go wrong, and what they have written.
+/// What servers share: what is to go wrong, what they have written, and how often the table `shifting` was altered.
 #[derive(Default)]
 pub(crate) struct World {
     pub(crate) faults: Vec<Fault>,
     pub(crate) inserted: Vec<String>,
+    pub(crate) alterations: usize,
+    /// Alterations that the replica has not replayed.
+    pub(crate) lag: usize,
 }
 
 pub(crate) type Faults = Rc<RefCell<World>>;
@@ -81,6 +84,8 @@ struct Statement {
     sql: String,
     /// Literals are read when a statement is parsed, by the settings of that moment.
     timezone: String,
+    /// Which form of the table its shape is of.
+    alterations: usize,
 }
 
 struct Portal {
@@ -199,7 +204,9 @@ impl Server {
 
     /// Errors are flushed at once.
     fn fail(&mut self, code: &'static str) {
-        Failure::error(code, "failed").put(&mut self.pending);
+        let failure = Failure::error(code, "failed");
+        let failure = if code == "0A000" { failure.routine("RevalidateCachedQuery") } else { failure };
+        failure.put(&mut self.pending);
         self.flush();
         if self.status == Status::Idle { self.roll_back() } else { self.status = Status::Failed }
     }
@@ -245,7 +252,7 @@ impl Server {
             backend::put_bare(&mut self.pending, tag::EMPTY_QUERY_RESPONSE);
         }
         for (at, statement) in statements.iter().enumerate() {
-            let statement = Statement { sql: (*statement).to_owned(), timezone: self.value("timezone") };
+            let statement = self.analysed(statement);
             let statement = self.executed(&statement).unwrap_or(statement);
             if returns_rows(&statement.sql)
                 && !matches!(self.status, Status::Failed)
@@ -290,7 +297,7 @@ impl Server {
         if sql.starts_with("wrong") {
             return Err(Trouble::Error("42601"));
         }
-        let statement = Statement { sql: sql.to_owned(), timezone: self.value("timezone") };
+        let statement = self.analysed(sql);
         if name.is_empty() {
             self.unnamed = Some(statement);
         } else if self.named.contains_key(name) {
@@ -302,6 +309,26 @@ impl Server {
         Ok(())
     }
 
+    /// A statement as it is when it is prepared now.
+    fn analysed(&self, sql: &str) -> Statement {
+        let alterations = if sql.contains("shifting") { self.alterations() } else { 0 };
+        Statement { sql: sql.to_owned(), timezone: self.value("timezone"), alterations }
+    }
+
+    fn alterations(&self) -> usize {
+        let world = self.faults.borrow();
+        world.alterations - if self.role == Role::Replica { world.lag } else { 0 }
+    }
+
+    /// "cached plan must not change result type" (RevalidateCachedQuery).
+    fn revalidate(&self, statement: &Statement) -> Result<(), Trouble> {
+        if self.analysed(&statement.sql).alterations == statement.alterations {
+            Ok(())
+        } else {
+            Err(Trouble::Error("0A000"))
+        }
+    }
+
     fn statement(&self, name: &[u8]) -> Result<Statement, Trouble> {
         let statement = if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(name) };
         statement.cloned().ok_or(Trouble::Error("26000"))
@@ -310,6 +337,7 @@ impl Server {
     fn bind(&mut self, portal: &[u8], name: &[u8]) -> Result<(), Trouble> {
         let statement = self.statement(name)?;
         self.allows(&statement.sql)?;
+        self.revalidate(&statement)?;
         self.portals.insert(portal.to_vec(), Portal { statement, rows_sent: 0 });
         backend::put_bare(&mut self.pending, tag::BIND_COMPLETE);
         Ok(())
@@ -318,6 +346,7 @@ impl Server {
     fn describe_statement(&mut self, name: &[u8]) -> Result<(), Trouble> {
         let statement = self.statement(name)?;
         self.may_describe()?;
+        self.revalidate(&statement)?;
         backend::put_no_parameters(&mut self.pending);
         self.describe(&statement.sql);
         Ok(())
@@ -344,11 +373,12 @@ impl Server {
     }
 
     fn describe(&mut self, sql: &str) {
-        let statement = Statement { sql: sql.to_owned(), timezone: String::new() };
+        let statement = self.analysed(sql);
         let executed = self.executed(&statement).unwrap_or(statement);
         let sql = executed.sql.as_str();
         if returns_rows(sql) {
-            backend::put_text_columns(&mut self.pending, &["column"]);
+            let column = format!("column{}", executed.alterations);
+            backend::put_text_columns(&mut self.pending, &[&column]);
         } else {
             backend::put_bare(&mut self.pending, tag::NO_DATA);
         }
@@ -463,7 +493,7 @@ impl Server {
                 if body.starts_with("wrong") {
                     return Err(Trouble::Error("42601"));
                 }
-                let statement = Statement { sql: body.trim().to_owned(), timezone: self.value("timezone") };
+                let statement = self.analysed(body.trim());
                 self.named.insert(name.as_bytes().to_vec(), statement);
                 "PREPARE"
             }
@@ -485,6 +515,9 @@ impl Server {
             "create" => "CREATE TABLE",
             "insert" => {
                 self.faults.borrow_mut().inserted.push(sql.to_owned());
+                if returns_rows(sql) {
+                    self.row("new");
+                }
                 "INSERT 0 1"
             }
             "update" => "UPDATE 1",
@@ -610,7 +643,7 @@ impl Server {
 const READ_COMMITTED: &str = "read committed";
 
 fn returns_rows(sql: &str) -> bool {
-    sql.starts_with("select") || sql.starts_with("show")
+    sql.starts_with("select") || sql.starts_with("show") || sql.ends_with(" returning")
 }
 
 fn frame_of(out: &mut Vec<u8>, tag: u8) {

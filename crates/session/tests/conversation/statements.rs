@@ -8,7 +8,7 @@ fn a_statement_is_prepared_where_it_is_needed() {
         ("P s select 1 | D s s | S", "r.P(#1 select 1) r.D(#1) r.S", "1 t T Z(I)"),
         ("B s | E | S", "r.B(#1) r.E r.S", "2 D(1) C(SELECT 1) Z(I)"),
         ("Q begin", "", "C(BEGIN) Z(T)"),
-        ("B s | E | S", "p.Q(BEGIN) p.P(#1 select 1) p.B(#1) p.E p.S", "2 D(1) C(SELECT 1) Z(T)"),
+        ("B s | E | S", "p.Q(BEGIN) p.P(#1 select 1) p.D(#1) p.H p.B(#1) p.E p.S", "2 D(1) C(SELECT 1) Z(T)"),
         ("B s | E | S", "p.B(#1) p.E p.S", "2 D(1) C(SELECT 1) Z(T)"),
         ("D s s | S", "p.D(#1) p.S", "t T Z(T)"),
     ]);
