@@ -37,6 +37,9 @@ impl Session {
             if self.sent == 0 && !self.encode_first(memory, out) {
                 return;
             }
+            if self.sent > 0 {
+                self.encode_forgetting(self.sent, memory, out);
+            }
             self.encode_next(memory, out);
         }
         self.settle_owed();
@@ -119,6 +122,9 @@ impl Session {
         self.progress.holding =
             whole && !continues && self.pins.is_empty() && !matches!(self.transaction, Transaction::Open { .. });
         self.progress.part = !whole;
+        if !continues {
+            self.encode_forgetting(0, memory, out);
+        }
         if std::mem::take(&mut self.lease.fresh) {
             if self.waits_for_settings(memory, out) {
                 self.progress.awaits_settings = true;

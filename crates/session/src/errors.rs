@@ -63,7 +63,7 @@ impl Session {
                     self.lease.unclear = true;
                     return Verdict::Swallow;
                 }
-                Some(Owed::HiddenCheck(_) | Owed::HiddenMove(_) | Owed::HiddenReveal) => return Verdict::Swallow,
+                Some(Owed::HiddenCheck(_) | Owed::HiddenMove(_) | Owed::HiddenQuery) => return Verdict::Swallow,
                 _ => {}
             }
             self.progress.hidden_failed = true;

@@ -28,6 +28,7 @@ mod policy;
 mod reply;
 mod request;
 mod reveal;
+mod sequences;
 mod session;
 mod settings;
 mod shapes;

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::sequences::Token;
 use crate::settings::Map;
 use crate::shapes::Shape;
 use crate::statements::Identity;
@@ -29,6 +30,10 @@ pub struct ServerMemory {
     prepares: u64,
     /// Statements whose plans do not fit their tables any more, and which are to be closed.
     stale: Vec<Identity>,
+    /// The session that last wrote there.
+    pub(crate) writer: Option<Token>,
+    /// Which connection it is; another one when it has forgotten everything.
+    pub(crate) token: Token,
     /// Counts uses: the statement with the smallest number was used longest ago.
     uses: u64,
 }
@@ -43,6 +48,8 @@ impl ServerMemory {
             prepared_max: prepared_max.max(1),
             prepares: 0,
             stale: Vec::new(),
+            writer: None,
+            token: Token::default(),
             uses: 0,
         }
     }

@@ -23,8 +23,8 @@ pub(crate) enum Owed {
     HiddenRestore,
     /// The same, which asks what the session has left there.
     HiddenCheck(Vec<Check>),
-    /// The same, which gives the server a statement under the client's own name. It may fail.
-    HiddenReveal,
+    /// The same, which may fail.
+    HiddenQuery,
     /// The same, which ends the transaction on this server.
     HiddenMove(Move),
     /// A Parse of the proxy's own, for this statement; `None` for the unnamed one.
@@ -129,7 +129,7 @@ impl Owed {
                 | Owed::HiddenRestore
                 | Owed::HiddenCheck(_)
                 | Owed::HiddenMove(_)
-                | Owed::HiddenReveal
+                | Owed::HiddenQuery
         )
     }
 
@@ -142,7 +142,7 @@ impl Owed {
                 | Owed::HiddenRestore
                 | Owed::HiddenCheck(_)
                 | Owed::HiddenMove(_)
-                | Owed::HiddenReveal
+                | Owed::HiddenQuery
         )
     }
 

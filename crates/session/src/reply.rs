@@ -283,7 +283,7 @@ impl Session {
                 self.settle_owed();
                 return Verdict::Swallow;
             }
-            Some(Owed::HiddenEnd | Owed::HiddenReveal) => return Verdict::Swallow,
+            Some(Owed::HiddenEnd | Owed::HiddenQuery) => return Verdict::Swallow,
             Some(Owed::HiddenCheck(_)) => {
                 self.end_check(memory);
                 return if self.keeps_server() { Verdict::Swallow } else { Verdict::HiddenReady { free: true } };
@@ -389,6 +389,7 @@ impl Session {
         self.disowned &= failed;
         if self.lease.role == Some(Role::Primary) && sent.request.writes {
             self.wrote = true;
+            self.note_writer(memory);
         }
         self.note_block(&sent.request, status);
         match status {

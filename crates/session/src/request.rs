@@ -2,7 +2,7 @@
 //!
 //! It is kept until the first byte of its answer has gone to the client, so that it can be run again elsewhere.
 
-use classifier::{Access, Class, Effect, TransactionMode, Why};
+use classifier::{Access, Class, Effect, PinReason, TransactionMode, Why};
 use std::sync::Arc;
 
 use crate::policy::Wishes;
@@ -41,6 +41,10 @@ pub(crate) struct Request {
     pub(crate) leaves_replica: bool,
     /// Whether it leaves in its session what must be on the primary.
     pub(crate) ties: bool,
+    /// Whether it asks for what the session has drawn from sequences.
+    pub(crate) recalls: bool,
+    /// Whether it may draw from one.
+    pub(crate) draws: bool,
     /// Whether any of its frames has to reach a server.
     pub(crate) needs_server: bool,
     /// How it ends.
@@ -104,6 +108,8 @@ impl Request {
             rewrite: None,
             copies: false,
             leaves_something: false,
+            recalls: false,
+            draws: false,
             place: None,
             wishes: Wishes::default(),
             opens: None,
@@ -170,6 +176,8 @@ impl Request {
         self.writes |= more.writes;
         self.copies |= more.copies;
         self.leaves_something |= more.leaves_something;
+        self.recalls |= more.recalls;
+        self.draws |= more.draws;
         self.place = self.place.max(more.place);
         self.wishes.merge(more.wishes);
         self.plain &= more.plain;
@@ -231,6 +239,10 @@ impl Request {
             self.why = class.why;
         }
         self.writes |= class.access == Access::Write && !writes_nothing(class);
+        let recalls = class.effects.contains(&Effect::Pin(PinReason::SequenceState));
+        self.recalls |= recalls;
+        // In a string of several the values may be those that it draws itself.
+        self.draws |= class.access == Access::Write && !writes_nothing(class) && !(recalls && class.statements == 1);
         self.copies |= class.why == Why::CopyFrom;
         self.leaves_something |= !class.effects.is_empty();
         self.controls |= class.effects.iter().any(crate::flight::controls);

@@ -38,10 +38,10 @@ impl Session {
     pub(crate) fn encode_reveal(&mut self, own: &[Arc<Prepared>], memory: &mut ServerMemory, out: &mut Vec<u8>) {
         memory.deallocate_all();
         frontend::put_query(out, "DEALLOCATE ALL");
-        self.owe(Owed::HiddenReveal);
+        self.owe(Owed::HiddenQuery);
         for statement in own {
             frontend::put_query(out, &String::from_utf8_lossy(statement.source()));
-            self.owe(Owed::HiddenReveal);
+            self.owe(Owed::HiddenQuery);
         }
         if !own.is_empty() {
             self.pin(classifier::PinReason::SqlPrepare);

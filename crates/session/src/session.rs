@@ -18,6 +18,7 @@ use crate::memory::ServerMemory;
 use crate::owed::Owed;
 use crate::policy::{Policy, Route};
 use crate::request::{End, Request};
+use crate::sequences::{Token, WroteOn};
 use crate::settings::Settings;
 use crate::shapes::{Shape, Shapes};
 use crate::sql::Rewrite;
@@ -50,6 +51,10 @@ pub struct Session {
     pub(crate) unread: Vec<String>,
     /// When its last write was acknowledged.
     pub(crate) last_write: Option<Instant>,
+    /// Which session it is.
+    pub(crate) token: Token,
+    /// Where it has written.
+    pub(crate) wrote_on: WroteOn,
     /// Whether the current transaction sent anything but reads to the primary.
     pub(crate) wrote: bool,
     /// The request that is being gathered.
@@ -130,6 +135,8 @@ pub(crate) struct Lease {
     pub(crate) unclear: bool,
     /// Code has run there that may have set what nobody has seen. The session may go on with that; another must not.
     pub(crate) obscured: bool,
+    /// Something may have been drawn from a sequence there, by this session and for its own use.
+    pub(crate) drew: bool,
     /// How many requests it has got.
     pub(crate) requests: usize,
 }
@@ -245,6 +252,8 @@ impl Session {
             restores: BTreeSet::new(),
             unread: Vec::new(),
             last_write: None,
+            token: Token::default(),
+            wrote_on: WroteOn::default(),
             wrote: false,
             request: Request::default(),
             parsed: Vec::new(),
