@@ -210,3 +210,28 @@ async fn messages_around_the_sizes_of_buffers() {
         assert_eq!(value(&raw.until_ready().await), Some(size.to_string()));
     }
 }
+
+/// Work that takes long tells of its progress while it works, and not at its end.
+#[tokio::test]
+async fn notices_come_at_once() {
+    let setup = Setup::replicas(0).with("auth", "method", "\"trust\"");
+    let stage = setup.start().await.unwrap();
+    let body = "begin raise notice 'at work'; perform pg_advisory_xact_lock(7); end";
+    stage.psql(&format!("create procedure work() language plpgsql as '{}'", body.replace('\'', "''"))).await;
+    let (mut holder, mut raw) =
+        (Raw::log_in(&stage.proxy, "postgres").await, Raw::log_in(&stage.proxy, "postgres").await);
+    for lines in [&["Q call work()"][..], &["P - call work()", "B - -", "E - 0", "S"]] {
+        holder.query("begin").await;
+        holder.query("select pg_advisory_xact_lock(7)").await;
+        raw.say(&script(lines)).await;
+        loop {
+            let message = raw.hear().await.unwrap();
+            if message.tag == tag::NOTICE_RESPONSE {
+                break;
+            }
+            assert!(matches!(message.tag, tag::PARSE_COMPLETE | tag::BIND_COMPLETE), "{message:?}");
+        }
+        holder.query("commit").await;
+        assert_eq!(tags(&raw.until_ready().await), "CZ");
+    }
+}

@@ -70,7 +70,13 @@ impl Session {
                 let told = hidden && !self.disowned && !matches!(self.owed.front(), Some(Owed::HiddenRestore));
                 if told || standby { Verdict::Swallow } else { Verdict::Forward }
             }
-            tag::NOTICE_RESPONSE if hidden => Verdict::Swallow,
+            tag::NOTICE_RESPONSE if hidden || self.progress.retrying.is_some() => Verdict::Swallow,
+            // "...so that the client has some clue" (send_message_to_frontend): it tells of a long work's progress, and what can be
+            // run again after it is hardly worth keeping it back.
+            tag::NOTICE_RESPONSE if self.lease.role == Some(Role::Primary) => {
+                self.progress.holding = false;
+                Verdict::Forward
+            }
             tag::NOTICE_RESPONSE | tag::NOTIFICATION_RESPONSE => Verdict::Forward,
             _ if hidden => Verdict::Swallow,
             _ if self.progress.retrying.is_some() => Verdict::Swallow,
