@@ -98,7 +98,7 @@ pub(crate) static HARMLESS: &[&str] = &[
     "pg_get_statisticsobjdef_columns", "pg_get_statisticsobjdef_expressions", "pg_get_triggerdef",
     "pg_get_userbyid", "pg_get_viewdef", "pg_has_role", "pg_identify_object", "pg_identify_object_as_address",
     "pg_index_column_has_property", "pg_index_has_property", "pg_indexam_has_property",
-    "pg_indexam_progress_phasename", "pg_input_error_info", "pg_input_is_valid", "pg_lsn", "pg_lsn_larger",
+    "pg_indexam_progress_phasename", "pg_lsn", "pg_lsn_larger",
     "pg_lsn_smaller", "pg_mcv_list_items", "pg_opclass_is_visible", "pg_operator_is_visible",
     "pg_opfamily_is_visible", "pg_options_to_table", "pg_partition_root", "pg_relation_filenode",
     "pg_relation_filepath", "pg_relation_is_publishable", "pg_relation_is_updatable", "pg_sequence_parameters",
@@ -144,6 +144,21 @@ pub(crate) static VOLATILE_BUT_HARMLESS: &[&str] = &[
     "random_normal", "timeofday", "uuidv4", "uuidv7",
 ];
 
+/// The helpers of `information_schema`, which drivers call too.
+pub(crate) static INFORMATION_SCHEMA: &[&str] = &[
+    "_pg_char_max_length",
+    "_pg_char_octet_length",
+    "_pg_datetime_precision",
+    "_pg_expandarray",
+    "_pg_index_position",
+    "_pg_interval_type",
+    "_pg_numeric_precision",
+    "_pg_numeric_precision_radix",
+    "_pg_numeric_scale",
+    "_pg_truetypid",
+    "_pg_truetypmod",
+];
+
 /// What one node, or one of its processes, says of itself. `pg_stat_*` belongs here too, by prefix.
 #[rustfmt::skip]
 pub(crate) static NODE_DEPENDENT: &[&str] = &[
@@ -157,7 +172,7 @@ pub(crate) static NODE_DEPENDENT: &[&str] = &[
     "pg_lock_status", "pg_my_temp_schema", "pg_notification_queue_usage", "pg_postmaster_start_time",
     "pg_prepared_statement", "pg_prepared_xact", "pg_relation_size", "pg_safe_snapshot_blocking_pids",
     "pg_sequence_last_value", "pg_show_all_file_settings", "pg_show_all_settings", "pg_table_size",
-    "pg_tablespace_size", "pg_total_relation_size", "pg_trigger_depth", "pg_walfile_name", "pg_walfile_name_offset",
+    "pg_tablespace_databases", "pg_tablespace_location", "pg_tablespace_size", "pg_total_relation_size", "pg_trigger_depth", "pg_walfile_name", "pg_walfile_name_offset",
     "pg_xact_commit_timestamp", "txid_current_snapshot",
 ];
 
@@ -188,7 +203,7 @@ pub(crate) static VOLATILE: &[&str] = &[
     "pg_replication_origin_session_reset", "pg_replication_origin_session_setup",
     "pg_replication_origin_xact_reset", "pg_replication_origin_xact_setup", "pg_replication_slot_advance",
     "pg_rotate_logfile", "pg_rotate_logfile_old", "pg_show_replication_origin_status",
-    "pg_stop_making_pinned_objects", "pg_switch_wal", "pg_terminate_backend", "pg_try_advisory_lock",
+    "pg_stop_making_pinned_objects", "pg_switch_wal", "pg_sync_replication_slots", "pg_terminate_backend", "pg_try_advisory_lock",
     "pg_try_advisory_lock_shared", "pg_try_advisory_xact_lock", "pg_try_advisory_xact_lock_shared",
     "pg_wal_replay_pause", "pg_wal_replay_resume", "pg_xact_commit_timestamp_origin", "pg_xact_status",
     "query_to_xml", "query_to_xml_and_xmlschema", "query_to_xmlschema", "schema_to_xml",
@@ -265,7 +280,7 @@ mod tests {
 
     #[test]
     fn tables_are_sorted_and_disjoint() {
-        let tables = [HARMLESS, VOLATILE_BUT_HARMLESS, NODE_DEPENDENT, VOLATILE];
+        let tables = [HARMLESS, VOLATILE_BUT_HARMLESS, NODE_DEPENDENT, VOLATILE, crate::operators::OPERATORS];
         for table in tables.iter().chain([&SESSION_SETTINGS]) {
             assert!(table.is_sorted_by(|left, right| left < right));
         }

@@ -92,7 +92,10 @@ fn follows_table_expression(statement: Tokens<'_>, at: usize) -> bool {
 fn follows_operand(statement: Tokens<'_>, at: usize) -> bool {
     let Some(before) = at.checked_sub(1).filter(|_| !statement.is_word(at, "OPERATOR")) else { return false };
     match statement.kind(before) {
-        Some(Kind::Word) => !is_keyword(statement, before),
+        Some(Kind::Word) => {
+            !is_keyword(statement, before)
+                || (statement.is_word(before, "ORDINALITY") && before > 0 && statement.is_word(before - 1, "WITH"))
+        }
         Some(Kind::Quoted | Kind::Text | Kind::Number | Kind::Parameter) => true,
         _ => false,
     }

@@ -4,6 +4,7 @@
 //! read of its system catalogues; this crate reads nothing. A changed catalogue needs a new `Classifier`, since classes are cached.
 
 use crate::builtin;
+use crate::operators::OPERATORS;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -173,7 +174,11 @@ impl Catalog {
         let declared = self.functions.get(name).into_iter().flatten();
         let declared = declared.filter(|(of, _)| schema.is_none_or(|schema| schema == &**of));
         let declared = declared.map(|(of, volatility)| self.rules.calling(of, name, *volatility));
-        let built_in = if matches!(schema, None | Some("pg_catalog")) { builtin(name) } else { None };
+        let built_in = match schema {
+            None | Some("pg_catalog") => builtin(name),
+            Some("information_schema") if builtin::INFORMATION_SCHEMA.contains(&name) => Some(Calling::Harmless),
+            Some(_) => None,
+        };
         // Of rules for one schema each; the name may be called with none.
         let ruled = self.rules.named.get(name).filter(|_| schema.is_none()).into_iter().flatten();
         let ruled = ruled.map(|(_, harmless)| if *harmless { Calling::Harmless } else { Calling::Volatile });
@@ -238,7 +243,7 @@ pub(crate) fn is_session_setting(name: &str) -> bool {
 /// What calling one of PostgreSQL's own functions means.
 pub(crate) fn builtin(name: &str) -> Option<Calling> {
     let is_in = |table: &[&str]| table.binary_search(&name).is_ok();
-    if is_in(builtin::HARMLESS) || is_in(builtin::VOLATILE_BUT_HARMLESS) {
+    if is_in(builtin::HARMLESS) || is_in(builtin::VOLATILE_BUT_HARMLESS) || is_in(OPERATORS) {
         Some(Calling::Harmless)
     } else if name == "current_setting" {
         Some(Calling::ReadsSetting)

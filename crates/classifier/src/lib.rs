@@ -6,7 +6,7 @@
 //! - `lexer`: text to tokens and statements, by PostgreSQL's rules.
 //! - `statement`: one statement to its verdict (`verdict`), by its first words; `settings` for SET and its kin, `query` for what
 //!   may be a read, with `calls`, `blank` and `keywords` as its tools, and `plain` for what sqlparser cannot read.
-//! - `catalog`: which functions and relations are harmless; `builtin` holds PostgreSQL's own. `facts` makes one of what was read of a database.
+//! - `catalog`: which functions and relations are harmless; `builtin` and `operators` hold PostgreSQL's own. `facts` makes one of what was read of a database.
 //! - `hint`: what routing comments ask for.
 //!
 //! Doubt is an answer: whatever no rule proves to be a read is [`Access::Write`].
@@ -22,6 +22,7 @@ mod facts;
 mod hint;
 mod keywords;
 mod lexer;
+mod operators;
 mod plain;
 mod prepared;
 mod query;
