@@ -151,8 +151,9 @@ pub(crate) fn sources(cluster: &config::Cluster, config: &Config, tls: Option<&T
         .collect()
 }
 
-/// Closes the connections to a node that is not what it was. One that could not be reached for a while and is what it was before
-/// keeps them.
+/// Ends the connections to a node that is not what it was. A primary that could not be reached for a while and is what it was before
+/// keeps them: what was sent there may have been done, and it may yet say so. A replica does not: what was asked of it, another
+/// answers.
 async fn follow(service: Arc<Service>, cluster: Arc<Cluster>) {
     let mut known: Vec<Option<&'static str>> = Vec::new();
     let mut primary = None;
@@ -161,18 +162,23 @@ async fn follow(service: Arc<Service>, cluster: Arc<Cluster>) {
         known.resize(snapshot.nodes.len(), None);
         for (node, known) in snapshot.nodes.iter().zip(&mut known) {
             let state = match node.state {
+                NodeState::Unreachable { rejects: false, .. } if *known == Some("replica") => {
+                    service.sever(&cluster, node.id);
+                    *known = None;
+                    continue;
+                }
                 NodeState::Unknown | NodeState::Unreachable { .. } => continue,
                 _ => node.state.name(),
             };
             // A replica that has become the primary keeps its connections; they notice nothing.
             if known.is_some_and(|known| known != state && (known, state) != ("replica", "primary")) {
-                service.retire(&cluster, node.id);
+                service.sever(&cluster, node.id);
             }
             *known = Some(state);
         }
         if let Writer::Known(epoch) = snapshot.writer {
             let deposed = primary.replace(epoch.primary).filter(|before| *before != epoch.primary);
-            deposed.into_iter().for_each(|node| service.retire(&cluster, node));
+            deposed.into_iter().for_each(|node| service.sever(&cluster, node));
         }
         cluster.watcher.changed(snapshot.version).await;
     }

@@ -453,13 +453,13 @@ impl Service {
         }
     }
 
-    /// Closes the connections to a node of a cluster: it is not what it was.
-    pub(crate) fn retire(&self, cluster: &Arc<Cluster>, node: NodeId) {
+    /// Ends the connections to a node of a cluster, at once: it is not what it was, or cannot be reached.
+    pub(crate) fn sever(&self, cluster: &Arc<Cluster>, node: NodeId) {
         for tenant in self.tenants() {
             if Arc::ptr_eq(&tenant.cluster, cluster)
                 && let Some((_, pool)) = tenant.pools().find(|(of, _)| *of == node)
             {
-                pool.retire();
+                pool.sever();
             }
         }
     }

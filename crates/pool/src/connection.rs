@@ -13,7 +13,7 @@ use wire::backend::tag;
 use wire::frame::Frames;
 use wire::startup::CancelKey;
 
-use crate::roster::Entry;
+use crate::roster::{Entry, Listed};
 use crate::stream::Stream;
 
 /// A server's ParameterStatus messages: names and values, in the order in which they came.
@@ -22,6 +22,8 @@ pub type Parameters = Vec<(Box<[u8]>, Box<[u8]>)>;
 /// A server connection that has logged in.
 #[derive(Debug)]
 pub struct Connection<M> {
+    /// What others see of it; set by the pool that it enters. Dropped before the socket is.
+    pub(crate) entry: Option<Listed>,
     /// The socket, registered with the event loop of the connection's home.
     pub stream: Stream,
     /// What the connection remembers of the sessions that used it.
@@ -34,8 +36,6 @@ pub struct Connection<M> {
     pub since: Instant,
     /// When it was last given back; `None` while nobody has used it.
     pub given_back: Option<Instant>,
-    /// What others see of it; set by the pool that it enters.
-    pub(crate) entry: Option<Arc<Entry>>,
     /// The worker whose event loop it is registered with.
     pub(crate) home: usize,
     /// By chance: where in the last tenth of its lifetime it ends.
@@ -45,7 +45,7 @@ pub struct Connection<M> {
 impl<M> Connection<M> {
     /// What others see of it.
     pub fn entry(&self) -> Option<&Arc<Entry>> {
-        self.entry.as_ref()
+        self.entry.as_ref().map(|listed| &listed.0)
     }
 
     /// Whether nothing says that the connection is dead. Costs no system call while nothing has arrived: the event loop has

@@ -255,6 +255,14 @@ impl<M: Send + 'static> Pool<M> {
         self.renew(state);
     }
 
+    /// The node is out of reach, or must not be used any more: ends all connections now, those on loan too. Whoever waits for an answer
+    /// there finds it lost.
+    pub fn sever(self: &Arc<Self>) {
+        let entries = self.roster.list();
+        self.retire();
+        entries.iter().for_each(|entry| entry.sever());
+    }
+
     /// Closes all idle connections now, and those on loan when they come back.
     pub fn recycle(self: &Arc<Self>) {
         self.renew(self.lock());

@@ -3,9 +3,12 @@
 //! Owns no connection: an entry lives as long as its connection does. What changes with each loan is a few relaxed stores.
 
 use std::net::SocketAddr;
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
+
+use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::connection::Connection;
 use crate::stream::Peer;
@@ -38,10 +41,22 @@ pub struct Entry {
     /// When it was last lent, in microseconds since it was made.
     lent: AtomicU64,
     prepared: AtomicU32,
+    /// Its socket, for as long as that is open.
+    socket: Mutex<Option<RawFd>>,
+}
+
+/// A connection's own hold on its entry. Dropped before the socket is, so that nobody reaches for a socket that is another's by then.
+#[derive(Debug)]
+pub(crate) struct Listed(pub(crate) Arc<Entry>);
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        *self.0.socket.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
 }
 
 impl Roster {
-    pub(crate) fn enter<M>(&self, connection: &Connection<M>) -> Arc<Entry> {
+    pub(crate) fn enter<M>(&self, connection: &Connection<M>) -> Listed {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let entry = Arc::new(Entry {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -54,11 +69,12 @@ impl Roster {
             client: AtomicU64::new(0),
             lent: AtomicU64::new(0),
             prepared: AtomicU32::new(0),
+            socket: Mutex::new(connection.stream.socket().descriptor()),
         });
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries.retain(|entry| entry.strong_count() > 0);
         entries.push(Arc::downgrade(&entry));
-        entry
+        Listed(entry)
     }
 
     pub(crate) fn list(&self) -> Vec<Arc<Entry>> {
@@ -74,6 +90,15 @@ impl Roster {
 }
 
 impl Entry {
+    /// Ends the connection, whoever holds it: its holder finds it lost, and is woken to find out.
+    pub(crate) fn sever(&self) {
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(socket) = *socket {
+            // One that has ended already needs no end.
+            let _ = shutdown(socket, Shutdown::Both);
+        }
+    }
+
     /// Notes that it is lent to a client from `now` on.
     pub fn lend(&self, client: u64, now: Instant) {
         let micros = now.saturating_duration_since(self.since).as_micros();

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -163,6 +164,15 @@ impl Stream {
 }
 
 impl Socket {
+    /// Its number in this process; none while it is on its way.
+    pub(crate) fn descriptor(&self) -> Option<RawFd> {
+        match self {
+            Socket::Tcp(socket) => Some(socket.as_raw_fd()),
+            Socket::Unix(socket) => Some(socket.as_raw_fd()),
+            Socket::Away => None,
+        }
+    }
+
     /// Takes it from its event loop.
     ///
     /// # Errors

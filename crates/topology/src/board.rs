@@ -317,7 +317,8 @@ impl Entry {
                 self.answering(answer, standing)
             }
             (_, Contact::Lost { since, last }) => {
-                NodeState::Unreachable { since: *since, reason: Arc::clone(&last.reason) }
+                let (reason, rejects) = (Arc::clone(&last.reason), last.kind == LossKind::Rejected);
+                NodeState::Unreachable { since: *since, reason, rejects }
             }
             (_, Contact::Never | Contact::Answering) => NodeState::Unknown,
         };

@@ -87,6 +87,8 @@ pub enum NodeState {
         since: Instant,
         /// The last failure, in words.
         reason: Arc<str>,
+        /// It is there all the same, and would not have the probe: it has too many connections, or another password.
+        rejects: bool,
     },
     /// It claims to be a primary and nothing says otherwise. Whether it is *the* primary is the [`Writer`]'s to say:
     /// in a split brain there are several nodes in this state.
