@@ -36,6 +36,7 @@ mod program;
 mod raw;
 mod reload;
 mod replication;
+mod retries;
 mod routing;
 mod sequences;
 mod shapes;

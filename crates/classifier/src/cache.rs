@@ -5,7 +5,7 @@
 
 use crate::blank::blank;
 use crate::catalog::Catalog;
-use crate::class::{Access, Class, Effect, PinReason, Why};
+use crate::class::{Access, Class, Effect, Lesson, PinReason, Why};
 use crate::lexer::{Lexed, Tokens};
 use crate::statement;
 use crate::verdict::Verdict;
@@ -117,7 +117,7 @@ pub(crate) fn class_of(lexed: &Lexed<'_>, verdicts: Vec<Verdict>) -> Class {
     };
     let statements = verdicts.len();
     let effects = verdicts.into_iter().filter_map(|verdict| verdict.effect).collect();
-    Class { access, effects, why, statements, hint: lexed.hint }
+    Class { access, effects, why, statements, hint: lexed.hint, lesson: Lesson::default() }
 }
 
 /// The room that one entry of ordinary length is granted; longer ones count for more.
@@ -173,5 +173,6 @@ pub(crate) fn too_long() -> Class {
         why: Why::TooComplex,
         statements: 1,
         hint: None,
+        lesson: Lesson::default(),
     }
 }

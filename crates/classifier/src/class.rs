@@ -3,6 +3,7 @@
 //! Owns the vocabulary that the session and the router share with the classifier. It decides nothing: no rule lives here.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::hint::Hint;
 
@@ -21,9 +22,48 @@ pub struct Class {
     pub statements: usize,
     /// What comments of the form `/* hakem: primary */` asked for. It is reported, not obeyed: `access` does not depend on it.
     pub hint: Option<Hint>,
+    /// What has come of it so far.
+    pub lesson: Lesson,
 }
 
+/// What experience has shown of a class, for all who share it: the caches, and whoever has prepared such a statement. It is forgotten
+/// with the class.
+#[derive(Debug, Default)]
+pub struct Lesson(AtomicBool);
+
+impl Lesson {
+    /// A replica has refused it, and the primary has not: it is no read, whatever it looks like.
+    pub fn learn(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that has been learnt.
+    pub fn is_learnt(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Clone for Lesson {
+    fn clone(&self) -> Lesson {
+        Lesson(AtomicBool::new(self.is_learnt()))
+    }
+}
+
+/// Two classes are the same whatever has come of them.
+impl PartialEq for Lesson {
+    fn eq(&self, _: &Lesson) -> bool {
+        true
+    }
+}
+
+impl Eq for Lesson {}
+
 impl Class {
+    /// Where it may run and why, by what is known of it by now.
+    pub fn place(&self) -> (Access, Why) {
+        if self.lesson.is_learnt() { (Access::Write, Why::Misrouted) } else { (self.access, self.why) }
+    }
+
     /// Whether a replica may run this string.
     pub fn is_read(&self) -> bool {
         self.access == Access::Read
@@ -343,6 +383,8 @@ pub enum Why {
     CopyFrom,
     /// COPY to a file or a program of the server's.
     CopyFile,
+    /// It looked like a read, and a replica has refused it.
+    Misrouted,
     /// A string of several statements of which one is no read; the effects tell more.
     MultiStrictest,
 }
@@ -373,6 +415,7 @@ impl Why {
             Why::TransactionControl => "transaction_control",
             Why::CopyFrom => "copy_from",
             Why::CopyFile => "copy_file",
+            Why::Misrouted => "misrouted",
             Why::MultiStrictest => "multi_strictest",
         }
     }

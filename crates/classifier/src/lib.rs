@@ -33,7 +33,7 @@ mod verdict;
 pub use cache::{Classifier, Options, TEXT_BYTES_MAX};
 pub use catalog::{Catalog, Rules, Size, Volatility};
 pub use class::{
-    Access, Class, Effect, Execution, Isolation, PinReason, Scope, TransactionAccess, TransactionMode, Why,
+    Access, Class, Effect, Execution, Isolation, Lesson, PinReason, Scope, TransactionAccess, TransactionMode, Why,
 };
 pub use explain::{Explained, Explanation};
 pub use facts::{Facts, Function, Object};

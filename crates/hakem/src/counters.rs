@@ -184,6 +184,7 @@ pub(crate) const WHY_ALL: [Why; WHYS] = [
     Why::TransactionControl,
     Why::CopyFrom,
     Why::CopyFile,
+    Why::Misrouted,
     Why::MultiStrictest,
 ];
 

@@ -540,7 +540,7 @@ impl Pump<'_> {
         self.finished = Some(match self.session.on_lost(inside_message, code, Instant::now()) {
             Loss::Retry => {
                 self.outgoing.revoke();
-                Outcome::Retry { reason: RetryReason::ServerLost, clean: false }
+                Outcome::Retry { reason: RetryReason::of_farewell(code), clean: false }
             }
             Loss::Told => {
                 self.take_output();

@@ -36,6 +36,17 @@ pub enum RetryReason {
 }
 
 impl RetryReason {
+    /// Why a request is run again whose server has said goodbye with this.
+    #[must_use]
+    pub fn of_farewell(code: Option<SqlState>) -> RetryReason {
+        match code.as_ref().map(|code| &code.0) {
+            // "terminating connection due to conflict with recovery" (ProcessInterrupts), which for a database that has been dropped
+            // has a code of its own: the server itself is well.
+            Some(b"40001" | b"40P01" | b"57P04") => RetryReason::Conflict,
+            _ => RetryReason::ServerLost,
+        }
+    }
+
     /// A word for counters and logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -86,9 +97,12 @@ impl Session {
             }
             None => {
                 let code = if self.has_changed() { Some(SqlState(*b"0A000")) } else { report.sqlstate() };
-                code.and_then(|code| self.retry_reason(code)).or(self.progress.retrying)
+                code.and_then(|code| self.retry_reason(code, &report)).or(self.progress.retrying)
             }
         };
+        if retry == Some(RetryReason::Misrouted) && !self.has_changed() {
+            self.refused = self.culprits();
+        }
         if let Some(Owed::HiddenEnd) = self.owed.iter().find(|owed| owed.is_end()) {
             // EXECUTE comes next, and will not find its statement. This is why.
             let mut cause = Vec::new();
@@ -247,7 +261,7 @@ impl Session {
     }
 
     /// Whether an error means that the request should be run elsewhere.
-    fn retry_reason(&self, code: SqlState) -> Option<RetryReason> {
+    fn retry_reason(&self, code: SqlState, report: &Report<'_>) -> Option<RetryReason> {
         // Those behind it would have to come along.
         if !self.progress.holding || self.flight.iter().skip(1).any(|sent| !sent.holds) {
             return None;
@@ -256,9 +270,7 @@ impl Session {
         match (self.lease.role?, &code.0) {
             (Role::Replica, b"25006" | b"55000" | b"0A000") => Some(RetryReason::Misrouted),
             (Role::Replica, b"40001" | b"40P01") => Some(RetryReason::Conflict),
-            (Role::Replica, b"42P01" | b"42703" | b"42883" | b"42704" | b"3F000" | b"42P02") => {
-                Some(RetryReason::NotReplayed)
-            }
+            (Role::Replica, _) if depends_on_catalog(code, report) => Some(RetryReason::NotReplayed),
             (Role::Replica, b"57P01" | b"57P02" | b"57P03") => Some(RetryReason::ServerLost),
             // Nothing was executed: a read-only transaction refuses before it does anything. But the client may have asked
             // for a read-only one itself, and a server that says so again after a probe means it.
@@ -281,5 +293,17 @@ impl Session {
         };
         mode == Some(TransactionAccess::ReadOnly)
             || self.settings.current().contains_key("default_transaction_read_only")
+    }
+}
+
+/// Whether an error may be due to a definition or a right that has not been replayed yet: the class of syntax errors and access rule
+/// violations, but for the syntax (names, types, operators and privileges are what the catalog says), schemas, and labels of enums.
+fn depends_on_catalog(code: SqlState, report: &Report<'_>) -> bool {
+    match &code.0 {
+        b"42601" => false,
+        b"3F000" => true,
+        b"22P02" => report.field(b'R') == Some(b"enum_in"),
+        [b'4', b'2', ..] => true,
+        _ => false,
     }
 }

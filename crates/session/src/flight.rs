@@ -301,6 +301,7 @@ mod tests {
             why: classifier::Why::Select,
             statements: 1,
             hint: None,
+            lesson: Default::default(),
         };
         Arc::new(Prepared::unnamed(sql.as_bytes(), &[0, 0], Arc::new(class)))
     }

@@ -20,6 +20,7 @@ mod answer;
 mod encode;
 mod errors;
 mod flight;
+mod lessons;
 mod loss;
 mod memory;
 mod owed;

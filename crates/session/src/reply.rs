@@ -391,6 +391,7 @@ impl Session {
     fn conclude(&mut self, status: Status, memory: &mut ServerMemory, now: Instant) {
         let failed = self.progress.failed;
         let Some(sent) = self.land() else { return };
+        self.conclude_lesson(&sent.request, failed);
         self.lease.obscured |= sent.request.obscure;
         self.disowned &= failed;
         if self.lease.role == Some(Role::Primary) && sent.request.writes {

@@ -230,19 +230,21 @@ impl Request {
             |effect: &Effect| matches!(effect, Effect::Commit { chain: true } | Effect::Rollback { chain: true });
         self.chains = is_first && class.statements == 1 && class.effects.iter().any(chains);
         self.plain &= opens || (class.access == Access::Read && class.effects.is_empty() && class.why != Why::Cursor);
-        self.leaves_replica |= crate::transaction::leaves_replica(class);
+        self.leaves_replica |= crate::transaction::leaves_replica(class) || class.lesson.is_learnt();
         self.ties |= crate::transaction::ties(class);
         self.place = self.place.max(class.hint.and_then(|hint| hint.place));
         self.wishes.add(class.hint);
-        if !opens && (class.access > self.access || is_first) {
-            self.access = self.access.max(class.access);
-            self.why = class.why;
+        let (access, why) = class.place();
+        if !opens && (access > self.access || is_first) {
+            self.access = self.access.max(access);
+            self.why = why;
         }
-        self.writes |= class.access == Access::Write && !writes_nothing(class);
+        let writes = access == Access::Write && !writes_nothing(class);
+        self.writes |= writes;
         let recalls = class.effects.contains(&Effect::Pin(PinReason::SequenceState));
         self.recalls |= recalls;
         // In a string of several the values may be those that it draws itself.
-        self.draws |= class.access == Access::Write && !writes_nothing(class) && !(recalls && class.statements == 1);
+        self.draws |= writes && !(recalls && class.statements == 1);
         self.copies |= class.why == Why::CopyFrom;
         self.leaves_something |= !class.effects.is_empty();
         self.controls |= class.effects.iter().any(crate::flight::controls);

@@ -88,6 +88,8 @@ pub struct Session {
     pub(crate) to_server: Vec<u8>,
     /// What the next request is refused with: state was lost while the client was idle.
     pub(crate) refusal: Option<Failure>,
+    /// What a replica has refused: if the primary does not, something was learnt.
+    pub(crate) refused: Vec<Arc<Class>>,
     /// Why a statement could not be prepared that the next one executes: what that one fails with.
     pub(crate) cause: Option<Vec<u8>>,
 }
@@ -272,6 +274,7 @@ impl Session {
             output: Vec::new(),
             to_server: Vec::new(),
             refusal: None,
+            refused: Vec::new(),
             cause: None,
         }
     }
@@ -703,5 +706,12 @@ fn foreign(classifier: &Classifier, sql: &[u8]) -> Class {
 }
 
 pub(crate) fn unknown() -> Class {
-    Class { access: Access::Write, effects: Box::default(), why: Why::UnknownStatement, statements: 1, hint: None }
+    Class {
+        access: Access::Write,
+        effects: Box::default(),
+        why: Why::UnknownStatement,
+        statements: 1,
+        hint: None,
+        lesson: Default::default(),
+    }
 }

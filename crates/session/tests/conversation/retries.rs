@@ -5,14 +5,14 @@ use crate::proxy::check;
 #[test]
 fn a_replica_that_refuses_is_replaced() {
     for (code, reason) in [
-        ("25006", "misrouted"),
-        ("55000", "misrouted"),
-        ("0A000", "misrouted"),
         ("40001", "conflict"),
         ("40P01", "conflict"),
         ("42P01", "not_replayed"),
         ("42703", "not_replayed"),
         ("42883", "not_replayed"),
+        ("42501", "not_replayed"),
+        ("42804", "not_replayed"),
+        ("3F000", "not_replayed"),
         ("57P03", "server_lost"),
     ] {
         let fault: &'static str = format!("!fault replica error:{code} select").leak();
@@ -35,8 +35,47 @@ fn a_replica_that_refuses_is_replaced() {
 }
 
 #[test]
+fn what_a_replica_has_refused_is_learnt() {
+    for code in ["25006", "55000", "0A000"] {
+        let fault: &'static str = format!("!fault replica error:{code} select").leak();
+        check(&[
+            (fault, "", ""),
+            ("Q select 1", "r.Q(select 1) retry.misrouted p.Q(select 1)", "T D(1) C(SELECT 1) Z(I)"),
+            ("Q select 1", "p.Q(select 1)", "T D(1) C(SELECT 1) Z(I)"),
+            // Of the same shape, and prepared.
+            ("Q select 2", "p.Q(select 2)", "T D(2) C(SELECT 1) Z(I)"),
+            ("P s select 1 | B s | E | S", "p.P(#1 select 1) p.B(#1) p.E p.S", "1 2 D(1) C(SELECT 1) Z(I)"),
+            ("Q show work_mem", "r.Q(show work_mem)", "T D(default) C(SHOW) Z(I)"),
+        ]);
+        check(&[
+            (fault, "", ""),
+            (
+                "P s select 1 | B s | D p - | E | S",
+                "r.P(#1 select 1) r.B(#1) r.D r.E r.S retry.misrouted p.P(#1 select 1) p.B(#1) p.D p.E p.S",
+                "1 2 T D(1) C(SELECT 1) Z(I)",
+            ),
+            ("B s | E | S", "p.B(#1) p.E p.S", "2 D(1) C(SELECT 1) Z(I)"),
+            ("Q select 1", "p.Q(select 1)", "T D(1) C(SELECT 1) Z(I)"),
+        ]);
+        let primary: &'static str = format!("!fault primary error:{code} select").leak();
+        let failed: &'static str = format!("T E({code}) Z(I)").leak();
+        // The primary would not have it, either: nothing is known.
+        check(&[
+            (fault, "", ""),
+            (primary, "", ""),
+            ("Q select 1", "r.Q(select 1) retry.misrouted p.Q(select 1)", failed),
+            ("Q select 1", "r.Q(select 1)", "T D(1) C(SELECT 1) Z(I)"),
+        ]);
+    }
+}
+
+#[test]
 fn other_errors_are_the_clients() {
     check(&[
+        ("!fault replica error:42601 select", "", ""),
+        ("Q select 1", "r.Q(select 1)", "T E(42601) Z(I)"),
+        ("!fault replica error:22P02 select", "", ""),
+        ("Q select 1", "r.Q(select 1)", "T E(22P02) Z(I)"),
         ("!fault replica error:22012 select", "", ""),
         ("Q select 1", "r.Q(select 1)", "T E(22012) Z(I)"),
         ("!fault primary error:40001 insert", "", ""),
