@@ -98,8 +98,7 @@ impl Cluster {
 
     /// The part of the reads that each node gets at the moment, by weights, zones and slow start.
     pub(crate) fn shares(&self, config: &Config, now: Instant) -> Vec<f32> {
-        let named = config.clusters.values().find(|cluster| cluster.servers == self.cluster.servers);
-        let plan = plan(named.unwrap_or(&self.cluster), config);
+        let plan = plan(config.clusters.get(&self.name).unwrap_or(&self.cluster), config);
         let freshness = Freshness { now, max_lag: Some(config.routing.max_lag), not_before: None };
         self.watcher.snapshot().shares(&freshness, &plan, config.routing.primary_read_share.part())
     }

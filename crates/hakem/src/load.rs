@@ -41,6 +41,8 @@ pub(crate) struct Figures {
     pub(crate) requests: u64,
     pub(crate) outstanding: u32,
     pub(crate) latency: Option<Duration>,
+    /// How long ago the last answer was.
+    pub(crate) silent: Option<Duration>,
 }
 
 impl Loads {
@@ -67,10 +69,12 @@ impl Loads {
         burden.load.latency.store(write(next, millis), Ordering::Relaxed);
     }
 
-    /// What the choice goes by.
+    /// What the choice goes by. A node that owes answers and has given none for a while is at least as slow as that: one that is stuck
+    /// gives no samples.
     pub(crate) fn of(&self, node: NodeId, now: Instant) -> topology::Load {
-        let Figures { outstanding, latency, .. } = self.figures(node, now);
-        topology::Load { outstanding, latency }
+        let Figures { outstanding, latency, silent, .. } = self.figures(node, now);
+        let silent = silent.filter(|_| outstanding > 0);
+        topology::Load { outstanding, latency: latency.max(silent) }
     }
 
     pub(crate) fn figures(&self, node: NodeId, now: Instant) -> Figures {
@@ -82,6 +86,7 @@ impl Loads {
             // One is ours.
             outstanding: u32::try_from(Arc::strong_count(load) - 1).unwrap_or(u32::MAX),
             latency: recent.map(|(average, _)| Duration::from_secs_f32(average / 1e6)),
+            silent: latency.map(|(_, at)| Duration::from_millis(u64::from(self.millis(now).wrapping_sub(at)))),
         }
     }
 
@@ -164,5 +169,11 @@ mod tests {
         // Half a minute of another latency, and the old one is forgotten.
         (0..1000).for_each(|round| answer(30_000 + round * 30, 30));
         assert!(latency(after(start, 60_000)).is_some_and(|found| found.abs_diff(30) <= 1));
+        // Who owes an answer is as slow as it takes, and as fast as ever when it has come.
+        let burden = loads.take(NodeId(0), after(start, 60_010));
+        assert_eq!(latency(after(start, 60_500)), Some(500));
+        loads.answered(&burden, after(start, 60_020));
+        drop(burden);
+        assert!(latency(after(start, 60_500)).is_some_and(|found| found.abs_diff(30) <= 1));
     }
 }
