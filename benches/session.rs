@@ -27,6 +27,8 @@ impl Conversation {
             route: Route::Auto,
             consistency: Consistency::Session,
             max_lag: Some(Duration::from_secs(1)),
+            affinity: session::Affinity::None,
+            pin: false,
             keeps_server: false,
             refuses_blocks: false,
             request_max: 1 << 20,

@@ -47,6 +47,7 @@ mod startup;
 mod strangers;
 mod tap;
 mod timeouts;
+mod tokens;
 mod transactions;
 mod vanishing;
 mod vouched;

@@ -218,3 +218,37 @@ async fn a_role_that_is_gone_runs_nothing() {
     assert_eq!(one.value("select current_user").await.unwrap(), "postgres");
     assert_eq!(two.value("select current_user").await.unwrap(), "postgres");
 }
+
+#[tokio::test]
+async fn a_client_may_ask_for_a_pin() {
+    let stage = stage("2").await;
+    let (one, two) = (stage.connect().await, stage.connect().await);
+    let backend = async |client: &crate::harness::Client| client.value("select pg_backend_pid()").await.unwrap();
+    one.batch_execute("set hakem.pin = on").await.unwrap();
+    let own = backend(&one).await;
+    assert_eq!(pins(&stage, "explicit").await, (1.0, 1.0));
+    for _ in 0..5 {
+        assert_ne!(backend(&two).await, own, "nobody else gets it");
+        assert_eq!(backend(&one).await, own);
+        assert_eq!(one.query_one("select pg_backend_pid()::text", &[]).await.unwrap().get::<_, String>(0), own);
+    }
+    one.batch_execute("set hakem.pin = off").await.unwrap();
+    let one_by_one = async || {
+        // Two servers, and two of them in use at once: one of them is the one that was kept.
+        two.batch_execute("begin").await.unwrap();
+        let (first, second) = (backend(&two).await, backend(&one).await);
+        two.batch_execute("commit").await.unwrap();
+        first == own || second == own
+    };
+    assert!(one_by_one().await, "it is lent again");
+    assert_eq!(pins(&stage, "explicit").await, (1.0, 0.0));
+    // At startup, and with everything else that a session leaves behind.
+    let three = stage.proxy.connect_with(|config| {
+        config.options("-c hakem.pin=on");
+    });
+    let three = three.await.unwrap();
+    backend(&three).await;
+    assert_eq!(pins(&stage, "explicit").await, (2.0, 1.0));
+    three.close().await;
+    until("the pin to end with its session", async || pins(&stage, "explicit").await == (2.0, 0.0)).await.unwrap();
+}

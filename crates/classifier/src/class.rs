@@ -204,6 +204,8 @@ pub enum Effect {
         name: String,
         /// The new value as text; `None` resets it.
         value: Option<String>,
+        /// How long it lasts.
+        scope: Scope,
     },
     /// SHOW hakem.name: answered by the proxy.
     HakemShow {
@@ -302,13 +304,15 @@ pub enum PinReason {
     /// `currval`, `lastval`: what they read was left by an earlier `nextval` of the same connection. A `nextval` alone does not
     /// pin, else each INSERT that calls it by hand would. Inside the transaction of its `nextval` this pin is not needed.
     SequenceState,
+    /// The client, or a rule, says so: `SET hakem.pin = on`.
+    Explicit,
     /// Anything else that stays behind: `setseed`, `lo_open`, several settings in one statement, a DO block that sets one.
     Other,
 }
 
 impl PinReason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [PinReason; 9] = [
+    pub const ALL: [PinReason; 10] = [
         PinReason::Listen,
         PinReason::AdvisoryLock,
         PinReason::TempTable,
@@ -317,6 +321,7 @@ impl PinReason {
         PinReason::SetConfig,
         PinReason::Load,
         PinReason::SequenceState,
+        PinReason::Explicit,
         PinReason::Other,
     ];
 
@@ -331,6 +336,7 @@ impl PinReason {
             PinReason::SetConfig => "set_config",
             PinReason::Load => "load",
             PinReason::SequenceState => "sequence_state",
+            PinReason::Explicit => "explicit",
             PinReason::Other => "other",
         }
     }

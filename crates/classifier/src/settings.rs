@@ -36,7 +36,7 @@ pub(crate) fn set(statement: Tokens<'_>) -> Verdict {
 pub(crate) fn reset(statement: Tokens<'_>) -> Verdict {
     let effect = match setting_name(statement.from(1)) {
         Some((name, length)) if length + 1 == statement.len() => match name.strip_prefix(OURS) {
-            Some(ours) => Effect::Hakem { name: ours.to_owned(), value: None },
+            Some(ours) => Effect::Hakem { name: ours.to_owned(), value: None, scope: Scope::Session },
             None if name == "all" => Effect::ResetAll,
             None if is_transaction_setting(&name) => return Verdict::write(Why::TransactionControl),
             None => Effect::Reset { name },
@@ -208,7 +208,7 @@ fn assignment(tokens: Tokens<'_>, scope: Scope) -> Option<Effect> {
         (name, tokens.from(length + 1))
     };
     if let Some(ours) = name.strip_prefix(OURS) {
-        return Some(Effect::Hakem { name: ours.to_owned(), value: value_text(value) });
+        return Some(Effect::Hakem { name: ours.to_owned(), value: value_text(value), scope });
     }
     if let Some(mode) = transaction_setting(&name, value) {
         return Some(Effect::SetTransaction(mode));

@@ -561,8 +561,11 @@ fn set_config() {
 
 #[test]
 fn our_own_settings() {
-    let hakem =
-        |name: &str, value: Option<&str>| Effect::Hakem { name: name.to_owned(), value: value.map(str::to_owned) };
+    let hakem = |name: &str, value: Option<&str>| Effect::Hakem {
+        name: name.to_owned(),
+        value: value.map(str::to_owned),
+        scope: Scope::Session,
+    };
     effect("set hakem.route = 'primary'", hakem("route", Some("primary")));
     effect("SET SESSION Hakem.Route TO replica", hakem("route", Some("replica")));
     effect("set hakem.max_lag = '500ms'", hakem("max_lag", Some("500ms")));

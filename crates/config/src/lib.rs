@@ -32,8 +32,8 @@ pub use reader::Setting;
 pub use resolve::{ResolveError, Resolved};
 pub use secret::Secret;
 pub use sections::{
-    Cluster, Consistency, Console, Database, Keepalive, Log, LogFormat, LogLevel, Overrides, Peer, Pool, PoolMode,
-    Proxy, Route, Routing, Topology, UnixSocket, User,
+    Affinity, Cluster, Consistency, Console, Database, Keepalive, Log, LogFormat, LogLevel, Overrides, Peer, Pool,
+    PoolMode, Proxy, Route, Routing, Topology, UnixSocket, User,
 };
 pub use sharing::Share;
 pub use tls::{Ciphers, ClientTls, Protocols, ServerTls, SslMode, Tls};

@@ -9,7 +9,7 @@ use thiserror::Error;
 use crate::config::{ANY_DATABASE, CONSOLES, Config};
 use crate::limits::{Ceilings, Timeouts};
 use crate::secret::{self, Secret};
-use crate::sections::{Consistency, Database, NAME_BYTES_MAX, PoolMode, Route, User};
+use crate::sections::{Affinity, Consistency, Database, NAME_BYTES_MAX, PoolMode, Route, User};
 use crate::sharing::Share;
 
 /// Everything that depends on the database and the user of a client.
@@ -45,6 +45,8 @@ pub struct Resolved {
     pub route: Route,
     /// The part of the reads that the primary takes though a replica would do.
     pub primary_read_share: Share,
+    /// What keeps a session's statements on one node.
+    pub affinity: Affinity,
     /// How long a client may take.
     pub timeouts: Timeouts,
 }
@@ -96,6 +98,7 @@ impl Config {
                 .primary_read_share
                 .or(second.primary_read_share)
                 .unwrap_or(self.routing.primary_read_share),
+            affinity: first.affinity.or(second.affinity).unwrap_or(self.routing.affinity),
             timeouts: self.pool.timeouts.with(&first.timeouts, &second.timeouts),
         })
     }

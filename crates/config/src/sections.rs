@@ -149,6 +149,8 @@ pub struct Routing {
     pub consistency: Consistency,
     /// The most that a replica may lag, whatever the consistency but [`Consistency::Eventual`].
     pub max_lag: Duration,
+    /// What keeps a session's statements on one node.
+    pub affinity: Affinity,
     /// The number of classified statements that are remembered.
     pub classifier_cache: usize,
     /// The part of the reads that the primary takes though a replica would do.
@@ -254,6 +256,8 @@ pub struct Overrides {
     pub route: Option<Route>,
     /// Instead of [`Routing::primary_read_share`].
     pub primary_read_share: Option<Share>,
+    /// Instead of [`Routing::affinity`].
+    pub affinity: Option<Affinity>,
     /// Instead of [`Pool::timeouts`].
     pub timeouts: TimeoutOverrides,
 }
@@ -291,6 +295,17 @@ pub enum Route {
     Primary,
     /// Reads to a replica only.
     Replica,
+}
+
+/// What keeps a session's statements on one node, without keeping a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Affinity {
+    /// Nothing.
+    None,
+    /// Reads stay on one replica, for as long as it is fresh enough.
+    Node,
+    /// Everything goes to the primary.
+    Primary,
 }
 
 /// The severity of a log line.
@@ -438,6 +453,7 @@ impl Routing {
             split: section.value("split", true),
             consistency: section.value("consistency", Consistency::Session),
             max_lag: section.within("max_lag", seconds(1), TIMEOUT_MIN..=DURATION_MAX),
+            affinity: section.value("affinity", Affinity::None),
             classifier_cache: count(section.within("classifier_cache", 10_000, 1..=10_000_000)),
             primary_read_share: section.within("primary_read_share", Share::NONE, Share::NONE..=Share::ALL),
             slow_start: section.within("slow_start", seconds(10), Duration::ZERO..=seconds(3600)),
@@ -532,6 +548,7 @@ impl Overrides {
             max_lag: section.optional_within("max_lag", TIMEOUT_MIN..=DURATION_MAX),
             route: section.optional("route"),
             primary_read_share: section.optional_within("primary_read_share", Share::NONE..=Share::ALL),
+            affinity: section.optional("affinity"),
             timeouts: TimeoutOverrides::read(section),
         }
     }
@@ -554,6 +571,11 @@ impl Keyword for Consistency {
 impl Keyword for Route {
     const WORDS: &'static [(&'static str, Self)] =
         &[("auto", Self::Auto), ("primary", Self::Primary), ("replica", Self::Replica)];
+}
+
+impl Keyword for Affinity {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("none", Self::None), ("node", Self::Node), ("primary", Self::Primary)];
 }
 
 impl Keyword for LogLevel {

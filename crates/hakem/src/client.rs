@@ -13,7 +13,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use pool::{Lease, Stream};
-use session::{Intent, Need, RetryReason, ServerMemory, Session, Step, Transaction};
+use session::{Intent, Need, RetryReason, Role, ServerMemory, Session, Step, Transaction};
 use tokio::io::AsyncWriteExt;
 use topology::{NodeId, Trail};
 use wire::backend::Failure;
@@ -55,6 +55,8 @@ pub(crate) struct Client {
     last_write: Option<Instant>,
     /// What it has read.
     pub(crate) trail: Option<Trail>,
+    /// The replica that has served it last.
+    node: Option<NodeId>,
     /// What it hears on the channels that it listens on; without, it has never listened.
     pub(crate) ears: Option<Box<Ears>>,
     /// The pins that have been counted.
@@ -97,6 +99,7 @@ pub(crate) async fn serve(stream: Stream, seat: Seat, worker: Rc<Worker>) {
         books: Books::new(Instant::now()),
         last_write: None,
         trail: None,
+        node: None,
         ears: None,
         pins: Pins::default(),
         transaction_since: None,
@@ -288,7 +291,9 @@ impl Client {
         let now = Instant::now();
         self.note_request(now);
         self.time_request(now);
-        let mut wanted = Wanted::new(intent.need, self.tenant.failover_deadline(now));
+        session.date(now);
+        let near = self.node.filter(|_| session.keeps_node());
+        let mut wanted = Wanted::new(intent.need, self.tenant.failover_deadline(now)).near(near);
         loop {
             let (acquired, waited) = timed(cancel.unless_cancelled(route::acquire(self, &wanted))).await;
             if let Some(since) = waited {
@@ -318,6 +323,9 @@ impl Client {
                 taken.burden.restart(Instant::now());
             }
             session.attach(taken.role);
+            if taken.role == Role::Replica {
+                self.node = Some(taken.node);
+            }
             self.note_lease(&lease);
             cancel.aim(&lease);
             let outcome = relay(self, session, &mut lease, Place { wanted: &wanted, taken: &taken }).await;
@@ -394,6 +402,8 @@ impl Client {
                 self.trail = self.trail.map(|trail| Trail { node: NOWHERE, ..trail });
             }
             self.tenant = next;
+            // Its number may be another's.
+            self.node = None;
             if self.ears.take().is_some() {
                 // They are the old tenant's.
                 let channels: Vec<String> = session.channels().iter().cloned().collect();

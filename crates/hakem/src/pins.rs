@@ -46,7 +46,7 @@ mod tests {
         check((1, 0));
         pins.note(&[PinReason::TempTable], &counters);
         check((2, 1));
-        assert_eq!(counters.pins_standing(), [0, 0, 1, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(counters.pins_standing(), [0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
         for (at, reason) in PinReason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, at);
         }

@@ -392,7 +392,16 @@ impl Pump<'_> {
                     }
                     continue;
                 }
-                Step::Answered | Step::Listen => self.client.settle(self.session),
+                Step::Answered | Step::Listen => {
+                    self.client.settle(self.session);
+                    // It may have said that it need not keep its server any more.
+                    self.free = self.session.rests();
+                    if self.free {
+                        self.client.inbox.consume(length);
+                        self.take_output();
+                        return Ok(Intake::Something);
+                    }
+                }
                 Step::Gathering | Step::Later => {}
                 Step::Terminate => return Ok(Intake::Goodbye),
             }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use pool::{CheckoutError, DialError, Lease};
 use session::{Need, Role, ServerMemory};
-use topology::{Ask, Choice, Freshness, NodeId, Trail, WhyPrimary};
+use topology::{Ask, Choice, Freshness, Node, NodeId, NodeState, Snapshot, Trail, WhyPrimary};
 use wire::backend::Failure;
 
 use crate::check_query;
@@ -21,6 +21,8 @@ use crate::service::Tenant;
 pub(crate) struct Wanted {
     pub(crate) need: Need,
     avoided: Vec<NodeId>,
+    /// The replica that is to serve it, if it can.
+    near: Option<NodeId>,
     deadline: Instant,
 }
 
@@ -50,12 +52,18 @@ impl From<Failure> for Missed {
 
 impl Wanted {
     pub(crate) fn new(need: Need, deadline: Instant) -> Wanted {
-        Wanted { need, avoided: Vec::new(), deadline }
+        Wanted { need, avoided: Vec::new(), near: None, deadline }
+    }
+
+    /// Rather on this replica than on another.
+    pub(crate) fn near(self, near: Option<NodeId>) -> Wanted {
+        Wanted { near, ..self }
     }
 
     /// The nodes are others now.
     pub(crate) fn forget_nodes(&mut self) {
         self.avoided.clear();
+        self.near = None;
     }
 
     /// Not on this node again, unless it is the primary and nothing else will do.
@@ -71,6 +79,32 @@ impl Wanted {
             Need::Primary => (None, 0.0),
         };
         Ask { need, exclude: avoided, trail, primary_share, chance: rand::random() }
+    }
+
+    /// Whether a node has everything that another session has handed on.
+    fn has_seen(&self, node: &Node) -> bool {
+        let Need::Replica { token: Some(token), .. } = self.need else { return true };
+        match node.state {
+            NodeState::Replica { timeline, system_identifier, replay_lsn, fresh_as_of, .. } => {
+                let place = (system_identifier, timeline) == (token.system_identifier, token.timeline);
+                (place && replay_lsn >= token.lsn) || token.since.is_some_and(|since| fresh_as_of >= Some(since))
+            }
+            _ => false,
+        }
+    }
+
+    /// The replicas that have not.
+    fn behind(&self, snapshot: &Snapshot) -> Vec<NodeId> {
+        let is_behind = |node: &&Node| matches!(node.state, NodeState::Replica { .. }) && !self.has_seen(node);
+        snapshot.nodes.iter().filter(is_behind).map(|node| node.id).collect()
+    }
+
+    /// The replica that the session keeps to, if that will do.
+    fn kept(&self, snapshot: &Snapshot, tenant: &Tenant, ask: &Ask<'_>) -> Option<Choice> {
+        let (Some(near), topology::Need::Read(freshness)) = (self.near, ask.need) else { return None };
+        let node = snapshot.node(near).filter(|node| freshness.allows(node) && !ask.exclude.contains(&near))?;
+        let may = ask.trail.is_none_or(|trail| trail.allows(node)) && tenant.plan.weight(near) > 0.0;
+        may.then_some(Choice::Replica(near))
     }
 
     fn need(&self, tenant: &Tenant, now: Instant) -> topology::Need {
@@ -116,16 +150,21 @@ pub(crate) async fn find(
             now = Instant::now();
         }
         let need = wanted.need(tenant, now);
-        let ask = wanted.ask(tenant, need, trail, &avoided);
         let loads = &tenant.cluster.loads;
-        let (choice, version) = {
+        let (choice, version, trail, is_behind) = {
             let snapshot = tenant.watcher.snapshot();
-            (snapshot.pick(&ask, &tenant.plan, |node| loads.of(node, now)), snapshot.version)
+            let mut excluded = wanted.behind(&snapshot);
+            let is_behind = !excluded.is_empty();
+            excluded.extend_from_slice(&avoided);
+            let ask = wanted.ask(tenant, need, trail, &excluded);
+            let kept = wanted.kept(&snapshot, tenant, &ask);
+            let choice = kept.unwrap_or_else(|| snapshot.pick(&ask, &tenant.plan, |node| loads.of(node, now)));
+            (choice, snapshot.version, ask.trail, is_behind)
         };
         let (node, role, leaves_trail) = match choice {
             Choice::Replica(node) => (node, Role::Replica, true),
             Choice::Primary(node, why) => {
-                if why == WhyPrimary::Stale {
+                if why == WhyPrimary::Stale || is_behind {
                     tenant.note_stale(now);
                 }
                 (node, Role::Primary, why == WhyPrimary::Share)
@@ -138,7 +177,7 @@ pub(crate) async fn find(
                 continue;
             }
         };
-        let (taken, trail) = (Taken { node, role, leaves_trail, burden: loads.take(node, now) }, ask.trail);
+        let taken = Taken { node, role, leaves_trail, burden: loads.take(node, now) };
         let checkout = async {
             tokio::select! {
                 biased;
@@ -150,14 +189,14 @@ pub(crate) async fn find(
         let Some(checkout) = checkout.await else { continue };
         match checkout {
             Ok(lease) if check_query::is_due(tenant, &lease, now) => match check_query::passed(tenant, lease).await {
-                Some(lease) if still_holds(tenant, &taken, &need, trail) => return Ok((lease, taken)),
+                Some(lease) if still_holds(tenant, wanted, &taken, &need, trail) => return Ok((lease, taken)),
                 Some(lease) => lease.release(Instant::now()),
                 // It is closed; the next one, or another server, will do.
                 None => {}
             },
             // While it waited for a connection, everything was paused.
             Ok(lease) if tenant.gate.is_closed() => lease.release(Instant::now()),
-            Ok(lease) if still_holds(tenant, &taken, &need, trail) => return Ok((lease, taken)),
+            Ok(lease) if still_holds(tenant, wanted, &taken, &need, trail) => return Ok((lease, taken)),
             // While it waited for a connection, the node has become something else.
             Ok(lease) => lease.release(Instant::now()),
             // What it was told may be a matter of the old configuration.
@@ -188,16 +227,17 @@ pub(crate) async fn find(
 
 /// Whether a server that was taken for a request would do for the same request now.
 pub(crate) fn still_serves(tenant: &Tenant, wanted: &Wanted, taken: &Taken) -> bool {
-    still_holds(tenant, taken, &wanted.need(tenant, Instant::now()), None)
+    still_holds(tenant, wanted, taken, &wanted.need(tenant, Instant::now()), None)
 }
 
 /// Whether a node is still what it was taken for: it may have taken a while to get a connection to it.
-fn still_holds(tenant: &Tenant, taken: &Taken, need: &topology::Need, trail: Option<Trail>) -> bool {
+fn still_holds(tenant: &Tenant, wanted: &Wanted, taken: &Taken, need: &topology::Need, trail: Option<Trail>) -> bool {
     let snapshot = tenant.watcher.snapshot();
     match (taken.role, need) {
         (Role::Primary, _) => snapshot.primary().is_some_and(|node| node.id == taken.node),
         (Role::Replica, topology::Need::Read(freshness)) => {
-            let allows = |node| freshness.allows(node) && trail.is_none_or(|trail| trail.allows(node));
+            let allows =
+                |node| freshness.allows(node) && wanted.has_seen(node) && trail.is_none_or(|trail| trail.allows(node));
             snapshot.node(taken.node).is_some_and(allows)
         }
         (Role::Replica, topology::Need::Write) => false,

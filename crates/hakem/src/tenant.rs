@@ -12,7 +12,7 @@ use auth::Credential;
 use classifier::Classifier;
 use config::{Config, Resolved};
 use pool::{Keepalive, Parameters, Pool, Target, Wallet};
-use session::{Consistency, Policy, Route, ServerMemory};
+use session::{Affinity, Consistency, Policy, Route, ServerMemory};
 use tokio::sync::watch;
 use topology::{NodeId, Plan, Watcher};
 
@@ -127,6 +127,12 @@ impl Tenant {
                 config::Consistency::Global => Consistency::Global,
             },
             max_lag: Some(resolved.max_lag),
+            affinity: match resolved.affinity {
+                config::Affinity::None => Affinity::None,
+                config::Affinity::Node => Affinity::Node,
+                config::Affinity::Primary => Affinity::Primary,
+            },
+            pin: false,
             keeps_server: resolved.pool_mode == config::PoolMode::Session,
             refuses_blocks: resolved.pool_mode == config::PoolMode::Statement,
             request_max: config.proxy.message_retain_max,

@@ -3,12 +3,11 @@
 
 use std::sync::Arc;
 
-use classifier::{Class, Effect};
+use classifier::{Class, Effect, Scope};
 use wire::backend::{self, Failure};
 use wire::frame::Frames;
 use wire::frontend::{Frontend, Target};
 
-use crate::policy::unrecognized;
 use crate::request::End;
 use crate::session::{Progress, Session, Step, Transaction};
 
@@ -43,6 +42,7 @@ impl Session {
 
     /// After an ErrorResponse of the proxy's own: ReadyForQuery, now or when the Sync comes.
     pub(crate) fn conclude_refusal(&mut self) {
+        self.settle_pin();
         let status = self.status();
         match self.request.end {
             End::Ready if !self.request.mixed => backend::put_ready(&mut self.output, status),
@@ -93,25 +93,38 @@ impl Session {
                 backend::put_command_complete(&mut self.output, "ROLLBACK");
                 self.end_lost();
             }
-            (Effect::Hakem { name, value }, _) if !lost => match self.set_policy(name, value.as_deref()) {
-                Ok(()) => {
-                    let tag = if value.is_some() { "SET" } else { "RESET" };
-                    backend::put_command_complete(&mut self.output, tag);
-                }
-                Err(failure) => failure.put(&mut self.output),
-            },
-            (Effect::HakemShow { name }, _) if !lost => match self.show_policy(name) {
-                Some(value) => {
-                    backend::put_text_columns(&mut self.output, &[&format!("hakem.{name}")]);
-                    backend::put_text_row(&mut self.output, &[&value]);
-                    backend::put_command_complete(&mut self.output, "SHOW");
-                }
-                None => unrecognized(name).put(&mut self.output),
-            },
+            (Effect::Hakem { .. } | Effect::HakemShow { .. }, _) if !lost => self.answer_own(effect),
             _ => return None,
         }
         self.clear_request();
         Some(self.answer_ready())
+    }
+
+    /// SET, RESET and SHOW of the proxy's own settings. An error of theirs cannot make a transaction on a server fail.
+    fn answer_own(&mut self, effect: &Effect) {
+        let outside = self.transaction == Transaction::None;
+        let answered = match effect {
+            _ if self.transaction == (Transaction::Open { failed: true }) => Err(aborted()),
+            Effect::Hakem { name, value, scope } => self.set_own(name, value.as_deref(), *scope).map(|command| {
+                if outside && *scope == Scope::Local {
+                    let text = "SET LOCAL can only be used in transaction blocks";
+                    backend::put_warning(&mut self.output, "25P01", text);
+                }
+                backend::put_command_complete(&mut self.output, command);
+            }),
+            Effect::HakemShow { name } => self.show_own(name).map(|value| {
+                backend::put_text_columns(&mut self.output, &[&format!("hakem.{name}")]);
+                backend::put_text_row(&mut self.output, &[&value]);
+                backend::put_command_complete(&mut self.output, "SHOW");
+            }),
+            _ => return,
+        };
+        if let Err(failure) = answered {
+            failure.put(&mut self.output);
+        }
+        if outside {
+            self.settings.commit();
+        }
     }
 
     /// Whether the proxy listens for the session, on a connection that it shares with others: not where the session has one of its
@@ -171,6 +184,7 @@ impl Session {
     }
 
     pub(crate) fn answer_ready(&mut self) -> Step {
+        self.settle_pin();
         let status = self.status();
         backend::put_ready(&mut self.output, status);
         self.clear_request();

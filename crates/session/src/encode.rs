@@ -71,6 +71,7 @@ impl Session {
         let frames = std::mem::take(&mut self.flight[at].request.frames);
         let parsed = std::mem::take(&mut self.flight[at].parsed);
         let prepares = self.flight[at].request.end == End::Prepared;
+        self.last_route = self.lease.role.map(|role| (role, self.flight[at].request.why()));
         let mut next_parsed = parsed.iter();
         for frame in Frames::new(&frames) {
             if prepares && frame.tag == frontend::tag::FLUSH {
@@ -236,7 +237,7 @@ impl Session {
             Frontend::Describe(Target::Statement(name)) => match self.prepare(name, memory, out) {
                 Some(statement) if is_own(&statement) => {
                     self.say(Said::NoParameters, out);
-                    self.say(Said::Bare(backend::tag::NO_DATA), out);
+                    self.say(Said::columns(&statement), out);
                 }
                 Some(statement) if !name.is_empty() => {
                     frontend::put_describe_statement(out, &statement.id.name().0);
@@ -250,7 +251,9 @@ impl Session {
                 None => self.pass(frame, Owed::Describe { id: None, tells: None }, out),
             },
             Frontend::Describe(Target::Portal(portal)) if self.bound(portal).is_some_and(|known| is_own(known)) => {
-                self.say(Said::Bare(backend::tag::NO_DATA), out);
+                let columns =
+                    self.bound(portal).map_or(Said::Bare(backend::tag::NO_DATA), |known| Said::columns(known));
+                self.say(columns, out);
             }
             Frontend::Describe(Target::Portal(portal)) => {
                 // Whoever describes portals of the unnamed statement prepares it each time.

@@ -144,7 +144,7 @@ impl Session {
     pub fn backlog(&self) -> Option<crate::session::Intent> {
         let first = self.flight.front().filter(|_| self.lease.role.is_none())?;
         let needs = self.flight.iter().map(|sent| self.need(&sent.request));
-        let strictest = needs.reduce(|one, other| if one == Need::Primary { one } else { other });
+        let strictest = needs.reduce(Need::strictest);
         Some(crate::session::Intent { need: strictest.unwrap_or(Need::Primary), why: first.request.why() })
     }
 
@@ -166,7 +166,10 @@ impl Session {
         match self.lease.role {
             Some(Role::Primary) => true,
             Some(Role::Replica) if within => !request.leaves_replica(),
-            Some(Role::Replica) => !last.controls && self.need(request) != Need::Primary,
+            // It was chosen for what is fresh enough for those ahead.
+            Some(Role::Replica) => {
+                !last.controls && request.wishes == last.request.wishes && self.need(request) != Need::Primary
+            }
             None => false,
         }
     }

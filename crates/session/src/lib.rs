@@ -13,6 +13,7 @@
 //! - `settings`: tracked SETs with PostgreSQL's transactional rules.
 //! - `statements`: prepared statements, the client's names for them and the servers'.
 //! - `sql`: SQL's own PREPARE, EXECUTE and DEALLOCATE.
+//! - `token`: what a session has seen, for another proxy.
 //! - `transaction`: which transactions may run on a replica, and how one leaves it for the primary.
 //! - `memory`: [`ServerMemory`], what a server connection still has of the sessions that used it.
 
@@ -35,6 +36,7 @@ mod settings;
 mod shapes;
 mod sql;
 mod statements;
+mod token;
 mod transaction;
 mod words;
 
@@ -43,7 +45,8 @@ pub use errors::RetryReason;
 pub use flight::{FLIGHT_REQUESTS_MAX, LEASE_REQUESTS_MAX};
 pub use loss::Loss;
 pub use memory::ServerMemory;
-pub use policy::{Policy, Route};
+pub use policy::{Affinity, Policy, Route};
 pub use reply::Verdict;
 pub use session::{Intent, Need, Role, Session, Step, Transaction, Violation};
 pub use settings::Settings;
+pub use token::Token;

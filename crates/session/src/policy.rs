@@ -2,14 +2,15 @@
 //!
 //! Does not decide where a statement goes: that is the session's, by this.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use classifier::{Consistency, Hint, duration};
+use classifier::{Consistency, Hint, PinReason, Scope, duration};
 use wire::backend::Failure;
 
-use crate::session::{Need, Session};
+use crate::session::{Need, Role, Session};
+use crate::token::Token;
 
-/// What a session is allowed and promised; each can be changed by `SET hakem.*`.
+/// What a session is allowed and promised; some of it can be changed by `SET hakem.*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Whether reads may go to replicas at all.
@@ -20,6 +21,10 @@ pub struct Policy {
     pub consistency: Consistency,
     /// How old a replica's picture may be; `None` for no bound.
     pub max_lag: Option<Duration>,
+    /// What keeps statements together.
+    pub affinity: Affinity,
+    /// Whether the server connection is kept from the first statement on.
+    pub pin: bool,
     /// Whether the server connection is kept until the client leaves (session pooling).
     pub keeps_server: bool,
     /// Whether transaction blocks are refused (statement pooling).
@@ -41,8 +46,100 @@ pub enum Route {
     Replica,
 }
 
+/// What keeps a session's statements on one node, without keeping a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Affinity {
+    /// Nothing: each goes where it may.
+    #[default]
+    None,
+    /// Reads stay on one replica, for as long as it is fresh enough.
+    Node,
+    /// Everything is the primary's.
+    Primary,
+}
+
+/// What `SET hakem.*` sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Own {
+    pub(crate) route: Route,
+    pub(crate) consistency: Consistency,
+    pub(crate) max_lag: Option<Duration>,
+    pub(crate) affinity: Affinity,
+    pub(crate) pin: bool,
+    pub(crate) token: Option<Token>,
+}
+
+impl Default for Own {
+    fn default() -> Own {
+        Own {
+            route: Route::Auto,
+            consistency: Consistency::Session,
+            max_lag: None,
+            affinity: Affinity::None,
+            pin: false,
+            token: None,
+        }
+    }
+}
+
+impl Own {
+    pub(crate) fn of(policy: &Policy) -> Own {
+        let Policy { route, consistency, max_lag, affinity, pin, .. } = *policy;
+        Own { route, consistency, max_lag, affinity, pin, token: None }
+    }
+
+    /// The setting of this name, as SHOW shows it.
+    fn show(&self, name: &str) -> Option<String> {
+        Some(match name {
+            "route" => self.route.as_str().to_owned(),
+            "consistency" => self.consistency.as_str().to_owned(),
+            "max_lag" => self.max_lag.map_or("0".to_owned(), |lag| format!("{}ms", lag.as_millis())),
+            "affinity" => self.affinity.as_str().to_owned(),
+            "pin" => if self.pin { "on" } else { "off" }.to_owned(),
+            _ => return None,
+        })
+    }
+
+    /// Takes one setting from another.
+    fn take(&mut self, name: &str, from: &Own) {
+        match name {
+            "route" => self.route = from.route,
+            "consistency" => self.consistency = from.consistency,
+            "max_lag" => self.max_lag = from.max_lag,
+            "affinity" => self.affinity = from.affinity,
+            "pin" => self.pin = from.pin,
+            _ => self.token = from.token,
+        }
+    }
+}
+
+impl Route {
+    const ALL: [(&str, Route); 3] = [("auto", Route::Auto), ("primary", Route::Primary), ("replica", Route::Replica)];
+
+    fn as_str(self) -> &'static str {
+        word(&Route::ALL, self)
+    }
+}
+
+impl Affinity {
+    const ALL: [(&str, Affinity); 3] =
+        [("none", Affinity::None), ("node", Affinity::Node), ("primary", Affinity::Primary)];
+
+    fn as_str(self) -> &'static str {
+        word(&Affinity::ALL, self)
+    }
+}
+
+fn word<T: Copy + PartialEq>(words: &[(&'static str, T)], value: T) -> &'static str {
+    words.iter().find(|(_, known)| *known == value).map_or("", |(word, _)| word)
+}
+
+fn value<T: Copy>(words: &[(&'static str, T)], text: &str) -> Option<T> {
+    words.iter().find(|(word, _)| word.eq_ignore_ascii_case(text)).map(|(_, value)| *value)
+}
+
 /// How fresh a replica has to be by the comments in a request's statements. One without a wish has the session's.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wishes {
     consistency: Option<Consistency>,
     max_lag: Option<Duration>,
@@ -83,103 +180,140 @@ impl Wishes {
 }
 
 /// The stricter of two bounds; `None` is none.
-fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+pub(crate) fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
     one.map_or(other, |one| Some(other.map_or(one, |other| one.min(other))))
 }
 
 impl Session {
-    /// Changes a `hakem.*` setting, as named without its prefix.
+    /// Changes a `hakem.*` setting, as named without its prefix, from the beginning of the session on.
     ///
     /// # Errors
     /// What the client is to be told: there is no such setting (42704), or the value will not do (22023).
     pub fn configure(&mut self, name: &str, value: &str) -> Result<(), Failure> {
-        self.set_policy(name, Some(value))?;
-        self.initial = self.policy.clone();
+        let changed = self.changed(name, Some(value))?;
+        self.settings.begin_with(|own| own.take(name, &changed));
+        self.settle_pin();
         Ok(())
     }
 
     /// Goes over from the configured policy `old` to `new`, but for what the session has set itself.
     pub fn adopt(&mut self, old: &Policy, new: &Policy) {
-        for own in [&mut self.policy, &mut self.initial] {
-            own.split = new.split;
-            own.keeps_server = new.keeps_server;
-            own.refuses_blocks = new.refuses_blocks;
-            own.request_max = new.request_max;
-            own.statements_max = new.statements_max;
-            if own.route == old.route {
-                own.route = new.route;
+        let (old, now) = (Own::of(old), Own::of(new));
+        self.policy = new.clone();
+        self.settings.begin_with(|own| {
+            for name in ["route", "consistency", "max_lag", "affinity", "pin"] {
+                if own.show(name) == old.show(name) {
+                    own.take(name, &now);
+                }
             }
-            if own.consistency == old.consistency {
-                own.consistency = new.consistency;
-            }
-            if own.max_lag == old.max_lag {
-                own.max_lag = new.max_lag;
-            }
+        });
+        self.settle_pin();
+    }
+
+    /// Whether the session's reads are to stay on one replica.
+    #[must_use]
+    pub fn keeps_node(&self) -> bool {
+        self.own().affinity == Affinity::Node
+    }
+
+    /// `now` is behind everything that the client has said so far.
+    pub fn date(&mut self, now: Instant) {
+        if self.own().token.is_some_and(|token| token.since.is_none()) {
+            self.settings.begin_with(|own| {
+                if let Some(token) = &mut own.token {
+                    token.since.get_or_insert(now);
+                }
+            });
+        }
+    }
+
+    pub(crate) fn own(&self) -> &Own {
+        self.settings.own()
+    }
+
+    /// The session keeps its server for no other reason than that it says so, or that it does not any more.
+    pub(crate) fn settle_pin(&mut self) {
+        match (self.own().pin, self.pins.contains(&PinReason::Explicit)) {
+            (true, false) => self.pin(PinReason::Explicit),
+            (false, true) => self.unpin(PinReason::Explicit),
+            _ => {}
         }
     }
 
     /// What a read needs that wishes this. `insists`: a replica was asked for.
     pub(crate) fn freshness(&self, wishes: &Wishes, insists: bool) -> Need {
-        let consistency = wishes.consistency(self.policy.consistency);
-        let own_lag = self.policy.max_lag.filter(|_| consistency != Consistency::Eventual);
+        let consistency = wishes.consistency(self.own().consistency);
+        let own_lag = self.own().max_lag.filter(|_| consistency != Consistency::Eventual);
         Need::Replica {
             max_lag: wishes.max_lag(own_lag),
             not_before: self.last_write.filter(|_| consistency >= Consistency::Session),
             global: consistency == Consistency::Global,
             steady: consistency >= Consistency::Session,
             insists,
+            token: self.own().token,
         }
     }
 
-    pub(crate) fn set_policy(&mut self, name: &str, value: Option<&str>) -> Result<(), Failure> {
-        let invalid = || {
-            Failure::error(
-                "22023",
-                format!("invalid value for parameter \"hakem.{name}\": \"{}\"", value.unwrap_or_default()),
-            )
+    /// SET, SET LOCAL or RESET of one of the proxy's settings; says what its completion is called.
+    pub(crate) fn set_own(&mut self, name: &str, value: Option<&str>, scope: Scope) -> Result<&'static str, Failure> {
+        let changed = self.changed(name, value)?;
+        self.settings.set_own(scope, |own| own.take(name, &changed));
+        Ok(if value.is_some() { "SET" } else { "RESET" })
+    }
+
+    pub(crate) fn show_own(&self, name: &str) -> Result<String, Failure> {
+        if name == LAST_ROUTE {
+            return Ok(self.last_route.map_or(String::new(), |(role, why)| match role {
+                Role::Primary => format!("primary: {why}"),
+                Role::Replica => format!("replica: {why}"),
+            }));
+        }
+        self.own().show(name).ok_or_else(|| unrecognized(name))
+    }
+
+    /// The settings with one of them changed, or reset.
+    fn changed(&self, name: &str, value: Option<&str>) -> Result<Own, Failure> {
+        let mut own = self.settings.initial();
+        if name == LAST_ROUTE {
+            return Err(Failure::error("55P02", format!("parameter \"hakem.{name}\" cannot be changed")));
+        }
+        let Some(text) = value else {
+            return if name == TOKEN || own.show(name).is_some() { Ok(own) } else { Err(unrecognized(name)) };
         };
+        let invalid = || Failure::error("22023", format!("invalid value for parameter \"hakem.{name}\": \"{text}\""));
         match name {
-            "route" => {
-                self.policy.route = match value {
-                    None => self.initial.route,
-                    Some("auto") => Route::Auto,
-                    Some("primary") => Route::Primary,
-                    Some("replica") => Route::Replica,
-                    Some(_) => return Err(invalid()),
-                }
-            }
-            "consistency" => {
-                self.policy.consistency = match value {
-                    None => self.initial.consistency,
-                    Some(name) => Consistency::of(name).ok_or_else(invalid)?,
-                }
-            }
-            "max_lag" => {
-                self.policy.max_lag = match value {
-                    None => self.initial.max_lag,
-                    Some(text) => Some(duration(text).ok_or_else(invalid)?),
-                }
-            }
+            "route" => own.route = self::value(&Route::ALL, text).ok_or_else(invalid)?,
+            "consistency" => own.consistency = Consistency::of(text).ok_or_else(invalid)?,
+            "max_lag" => own.max_lag = Some(duration(text).ok_or_else(invalid)?),
+            "affinity" => own.affinity = self::value(&Affinity::ALL, text).ok_or_else(invalid)?,
+            "pin" => own.pin = self::value(&BOOLEANS, text).ok_or_else(invalid)?,
+            TOKEN if text.is_empty() => own.token = None,
+            TOKEN => own.token = Some(Token::read(text).ok_or_else(invalid)?),
             _ => return Err(unrecognized(name)),
         }
-        Ok(())
-    }
-
-    pub(crate) fn show_policy(&self, name: &str) -> Option<String> {
-        match name {
-            "route" => Some(match self.policy.route {
-                Route::Auto => "auto".to_owned(),
-                Route::Primary => "primary".to_owned(),
-                Route::Replica => "replica".to_owned(),
-            }),
-            "consistency" => Some(self.policy.consistency.as_str().to_owned()),
-            "max_lag" => Some(self.policy.max_lag.map_or("0".to_owned(), |lag| format!("{}ms", lag.as_millis()))),
-            _ => None,
-        }
+        Ok(own)
     }
 }
 
-pub(crate) fn unrecognized(name: &str) -> Failure {
-    Failure::error("42704", format!("unrecognized configuration parameter \"hakem.{name}\""))
-        .hint("There are hakem.route, hakem.consistency and hakem.max_lag.")
+fn unrecognized(name: &str) -> Failure {
+    Failure::error("42704", format!("unrecognized configuration parameter \"hakem.{name}\"")).hint(
+        "There are hakem.route, hakem.consistency, hakem.max_lag, hakem.affinity, hakem.pin, hakem.token and hakem.last_route.",
+    )
 }
+
+/// Another session's word for what this one must see.
+pub(crate) const TOKEN: &str = "token";
+
+/// Where the last request went, and why.
+const LAST_ROUTE: &str = "last_route";
+
+const BOOLEANS: [(&str, bool); 8] = [
+    ("on", true),
+    ("off", false),
+    ("true", true),
+    ("false", false),
+    ("yes", true),
+    ("no", false),
+    ("1", true),
+    ("0", false),
+];

@@ -420,6 +420,7 @@ impl Session {
             Status::Open => self.transaction = Transaction::Open { failed: false },
             Status::Failed => self.transaction = Transaction::Open { failed: true },
         }
+        self.settle_pin();
         let holding = self.flight.front().is_some_and(|next| next.holds);
         // The next one may be waiting for its statements to be described.
         let awaits = self.progress.shapes == Shapes::Awaited;
@@ -459,7 +460,6 @@ impl Session {
             Effect::ResetAll => {
                 self.settings.reset_all();
                 self.restores.extend(self.settings.startup());
-                self.policy = self.initial.clone();
             }
             Effect::DiscardAll => {
                 self.settings.discard_all();
@@ -467,7 +467,6 @@ impl Session {
                 self.settings.commit();
                 self.restores.extend(self.settings.startup());
                 self.unread.clear();
-                self.policy = self.initial.clone();
                 self.pins.clear();
                 memory.discard_all_but_statements();
             }
@@ -488,9 +487,10 @@ impl Session {
                 self.unpin(PinReason::Listen);
                 self.settings.unlisten(None);
             }
-            Effect::Hakem { name, value } => {
-                // Sent in a way that the proxy could not answer itself; the server has taken it as a setting of an extension.
-                let _ = self.set_policy(name, value.as_deref());
+            Effect::Hakem { name, value, scope } => {
+                // One of several statements: the server has taken it as a setting of an extension, which nobody else must find there.
+                self.lease.obscured = true;
+                let _ = self.set_own(name, value.as_deref(), *scope);
             }
             // One of several statements: its name is on this server alone.
             Effect::Prepare { .. } => self.pin(PinReason::SqlPrepare),

@@ -16,21 +16,22 @@ use wire::frontend::{Bind, Frontend, Parse, Target};
 use crate::flight::{Changes, Sent};
 use crate::memory::ServerMemory;
 use crate::owed::Owed;
-use crate::policy::{Policy, Route};
+use crate::policy::{Affinity, Own, Policy, Route};
 use crate::request::{End, Request};
 use crate::sequences::{Token, WroteOn};
 use crate::settings::Settings;
 use crate::shapes::{Shape, Shapes};
 use crate::sql::Rewrite;
 use crate::statements::{Identity, Named, Prepared, Statements};
+use crate::token::Token;
 use crate::transaction::{Block, Move};
 
 /// The conversation with one client.
 #[derive(Debug)]
 pub struct Session {
     pub(crate) policy: Policy,
-    /// What RESET of the proxy's settings goes back to.
-    pub(crate) initial: Policy,
+    /// Where the last request went, and why.
+    pub(crate) last_route: Option<(Role, Why)>,
     pub(crate) settings: Settings,
     pub(crate) statements: Statements,
     pub(crate) transaction: Transaction,
@@ -221,7 +222,36 @@ pub enum Need {
         steady: bool,
         /// The primary is not to take a share of such reads: a replica was asked for.
         insists: bool,
+        /// And what another session has seen.
+        token: Option<Token>,
     },
+}
+
+impl Need {
+    /// What satisfies both, of one session.
+    pub(crate) fn strictest(self, other: Need) -> Need {
+        match (self, other) {
+            (
+                Need::Replica { max_lag, not_before, global, steady, insists, token },
+                Need::Replica {
+                    max_lag: lag,
+                    not_before: moment,
+                    global: everybodys,
+                    steady: goes_on,
+                    insists: insisted,
+                    ..
+                },
+            ) => Need::Replica {
+                max_lag: crate::policy::shorter(max_lag, lag),
+                not_before: not_before.max(moment),
+                global: global || everybodys,
+                steady: steady || goes_on,
+                insists: insists && insisted,
+                token,
+            },
+            _ => Need::Primary,
+        }
+    }
 }
 
 /// What a client did against the protocol. The connection cannot go on.
@@ -238,9 +268,11 @@ pub enum Violation {
 impl Session {
     /// A session that has just logged in.
     #[must_use]
-    pub fn new(policy: Policy, settings: Settings) -> Session {
-        Session {
-            initial: policy.clone(),
+    pub fn new(policy: Policy, mut settings: Settings) -> Session {
+        let own = Own::of(&policy);
+        settings.begin_with(|known| *known = own);
+        let mut session = Session {
+            last_route: None,
             policy,
             settings,
             statements: Statements::default(),
@@ -276,7 +308,9 @@ impl Session {
             refusal: None,
             refused: Vec::new(),
             cause: None,
-        }
+        };
+        session.settle_pin();
+        session
     }
 
     /// Takes one complete frame from the client.
@@ -437,6 +471,12 @@ impl Session {
             || self.progress.part
             || !self.pins.is_empty()
             || matches!(self.transaction, Transaction::Open { .. })
+    }
+
+    /// Whether the server has nothing more to do for the session, which has said so without it.
+    #[must_use]
+    pub fn rests(&self) -> bool {
+        self.flight.is_empty() && self.is_synced() && !self.keeps_server() && self.request.frames.is_empty()
     }
 
     /// The channels that have to be listened on before the request in hand is sent or answered.
@@ -670,8 +710,10 @@ impl Session {
             Transaction::Deferred(mode) => self.suits_replica(mode),
             _ => false,
         };
-        let insists = policy.route == Route::Replica || request.place == Some(Place::Replica);
-        let refuses = policy.route == Route::Primary || request.place == Some(Place::Primary);
+        let own = self.own();
+        let insists = own.route == Route::Replica || request.place == Some(Place::Replica);
+        let bound = own.pin || own.affinity == Affinity::Primary || own.route == Route::Primary;
+        let refuses = bound || request.place == Some(Place::Primary);
         let harmless = request.access == Access::Read || (insists && may_insist(request));
         if !policy.split || policy.keeps_server || refuses || !known || !begun || !harmless {
             return Need::Primary;

@@ -7,6 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use classifier::Scope;
+
+use crate::policy::Own;
+
 /// Setting → the statement that sets it, e.g. `search_path` → `SET search_path TO a, b`. Shared, since a server connection
 /// remembers the map of the session that used it last, and equality is most often sameness.
 pub(crate) type Map = Arc<BTreeMap<String, String>>;
@@ -16,6 +20,8 @@ pub(crate) type Map = Arc<BTreeMap<String, String>>;
 pub struct Settings {
     /// What the startup packet asked for: what RESET goes back to.
     startup: Map,
+    /// The same of the proxy's own settings.
+    initial: Own,
     /// What holds if the current transaction is rolled back.
     committed: State,
     /// What holds now.
@@ -29,6 +35,9 @@ pub struct Settings {
 struct State {
     map: Map,
     channels: Channels,
+    own: Own,
+    /// What SET LOCAL has made of that.
+    local: Option<Own>,
 }
 
 /// The channels that a session listens on through the proxy's own connection.
@@ -48,8 +57,40 @@ impl Settings {
             (name, statement)
         };
         let startup: Map = Arc::new(startup.into_iter().map(statement).collect());
-        let state = State { map: startup.clone(), channels: Channels::default() };
-        Settings { startup, committed: state.clone(), current: state, savepoints: Vec::new() }
+        let state = State { map: startup.clone(), ..State::default() };
+        Settings { startup, committed: state.clone(), current: state, ..Settings::default() }
+    }
+
+    /// The proxy's own settings, as they hold now.
+    pub(crate) fn own(&self) -> &Own {
+        self.current.local.as_ref().unwrap_or(&self.current.own)
+    }
+
+    /// What RESET makes of them.
+    pub(crate) fn initial(&self) -> Own {
+        self.initial
+    }
+
+    /// SET and SET LOCAL of the proxy's own.
+    pub(crate) fn set_own(&mut self, scope: Scope, change: impl Fn(&mut Own)) {
+        let State { own, local, .. } = &mut self.current;
+        match scope {
+            Scope::Session => {
+                change(own);
+                local.iter_mut().for_each(change);
+            }
+            Scope::Local => change(local.get_or_insert(*own)),
+        }
+    }
+
+    /// Changes what they are from the beginning, and what they are now.
+    pub(crate) fn begin_with(&mut self, change: impl Fn(&mut Own)) {
+        let savepoints = self.savepoints.iter_mut().map(|(_, state)| state);
+        for State { own, local, .. } in savepoints.chain([&mut self.committed, &mut self.current]) {
+            change(own);
+            local.iter_mut().for_each(&change);
+        }
+        change(&mut self.initial);
     }
 
     /// What holds now.
@@ -146,11 +187,12 @@ impl Settings {
             }
         }
         self.current.map = current;
+        (self.current.own, self.current.local) = (self.initial, None);
     }
 
     /// DISCARD ALL: everything.
     pub(crate) fn discard_all(&mut self) {
-        self.current = State { map: self.startup.clone(), channels: Channels::default() };
+        self.current = State { map: self.startup.clone(), own: self.initial, ..State::default() };
     }
 
     pub(crate) fn listen(&mut self, channel: &str) {
@@ -203,6 +245,7 @@ impl Settings {
 
     pub(crate) fn commit(&mut self) {
         self.savepoints.clear();
+        self.current.local = None;
         if !self.committed.is(&self.current) {
             self.committed = self.current.clone();
         }
@@ -218,7 +261,9 @@ impl Settings {
 
 impl State {
     fn is(&self, other: &State) -> bool {
-        Arc::ptr_eq(&self.map, &other.map) && Arc::ptr_eq(&self.channels, &other.channels)
+        Arc::ptr_eq(&self.map, &other.map)
+            && Arc::ptr_eq(&self.channels, &other.channels)
+            && (self.own, self.local) == (other.own, other.local)
     }
 }
 

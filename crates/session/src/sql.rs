@@ -16,8 +16,10 @@ use wire::frontend::{self, Frontend, Parse, Target};
 
 use crate::memory::ServerMemory;
 use crate::owed::Owed;
+use crate::policy::TOKEN;
 use crate::session::{Session, Transaction};
 use crate::statements::{Form, Prepared, UNKNOWN};
+use crate::token;
 
 /// What a simple query is replaced by.
 #[derive(Clone, Debug)]
@@ -28,6 +30,8 @@ pub(crate) enum Rewrite {
     Execute(Arc<Prepared>, Arc<Class>),
     /// Itself, behind what gives the server these under their own names.
     Reveal(Box<[Arc<Prepared>]>),
+    /// The question for the session's token.
+    Token,
 }
 
 impl Session {
@@ -53,6 +57,7 @@ impl Session {
                 let derived = derived(execution, &target.class);
                 Some((Rewrite::Execute(target.clone(), class.clone()), derived))
             }
+            Effect::HakemShow { name } if name == TOKEN => Some((Rewrite::Token, Arc::new(token::class()))),
             _ => None,
         }
     }
@@ -71,6 +76,10 @@ impl Session {
                 Some(own(Some(Arc::new(inner))))
             }
             Effect::Deallocate(_) | Effect::DeallocateAll if !self.names_are_real() => Some(own(None)),
+            Effect::HakemShow { name } if name == TOKEN => {
+                Some(Prepared::named(token::QUESTION.as_bytes(), types, Arc::new(token::class()), &self.settings))
+            }
+            Effect::Hakem { .. } | Effect::HakemShow { .. } => Some(own(None)),
             Effect::Execute(execution) => {
                 let target = self.gathered(execution.name.as_bytes())?;
                 if self.goes_by_its_name(&target) {
@@ -148,6 +157,10 @@ impl Session {
     ) {
         match rewrite {
             Rewrite::Reveal(_) => debug_assert!(false, "is sent as it is"),
+            Rewrite::Token => {
+                frontend::put_query(out, token::QUESTION);
+                self.owe(Owed::Query { mark, instead: None, prepares: None });
+            }
             Rewrite::Prepare(name, _) if self.statements.get(name).is_some() => {
                 self.doom(taken(name), Owed::Query { mark, instead: None, prepares: None }, out);
             }
@@ -217,6 +230,17 @@ impl Session {
                 }
                 None => return self.doom(missing(name), Owed::Bind { id: None }, out),
             },
+            Some(Effect::Hakem { name, value, scope }) => match self.set_own(name, value.as_deref(), *scope) {
+                Ok(command) => command,
+                Err(failure) => return self.doom(failure, Owed::Describe { id: None }, out),
+            },
+            Some(Effect::HakemShow { name }) => match self.show_own(name) {
+                Ok(value) => {
+                    self.owe(Owed::Said { mark, what: Said::Row(value.into()) });
+                    "SHOW"
+                }
+                Err(failure) => return self.doom(failure, Owed::Describe { id: None }, out),
+            },
             _ => {
                 self.forget_names();
                 "DEALLOCATE ALL"
@@ -263,20 +287,34 @@ impl Session {
 }
 
 /// What the proxy says itself, in place of a server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Said {
     /// ParseComplete, BindComplete, CloseComplete or NoData.
     Bare(u8),
     /// ParameterDescription of no parameters.
     NoParameters,
+    /// RowDescription of one column.
+    Column(Box<str>),
+    /// DataRow of one value.
+    Row(Box<str>),
     /// CommandComplete.
     Complete(&'static str),
 }
 
 impl Said {
-    pub(crate) fn put(self, out: &mut Vec<u8>) {
+    /// What a statement returns that the proxy executes itself.
+    pub(crate) fn columns(statement: &Prepared) -> Said {
+        match lone_effect(&statement.class) {
+            Some(Effect::HakemShow { name }) => Said::Column(format!("hakem.{name}").into()),
+            _ => Said::Bare(backend::tag::NO_DATA),
+        }
+    }
+
+    pub(crate) fn put(&self, out: &mut Vec<u8>) {
         match self {
-            Said::Bare(tag) => backend::put_bare(out, tag),
+            Said::Bare(tag) => backend::put_bare(out, *tag),
+            Said::Column(name) => backend::put_text_columns(out, &[name]),
+            Said::Row(value) => backend::put_text_row(out, &[value]),
             Said::NoParameters => backend::put_no_parameters(out),
             Said::Complete(command) => backend::put_command_complete(out, command),
         }

@@ -39,7 +39,7 @@ pub(crate) enum Form {
     Sql(Box<[u8]>),
     /// By a Parse message, of an EXECUTE of this one.
     Execute(Arc<Prepared>),
-    /// Not at all: DEALLOCATE, or PREPARE of this one, which the proxy executes itself.
+    /// Not at all: DEALLOCATE, SET and SHOW of the proxy's own settings, or PREPARE of this one, which the proxy executes itself.
     Own(Option<Arc<Prepared>>),
 }
 

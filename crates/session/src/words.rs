@@ -106,6 +106,7 @@ impl Rewrite {
                     Part::Own(body.unwrap_or_default()),
                 ]
             }
+            Rewrite::Token => [Part::Ours(0), Part::Ours(0), Part::Ours(0), Part::Ours(0)],
             Rewrite::Execute(_, class) => match crate::sql::lone_effect(class) {
                 Some(classifier::Effect::Execute(execution)) => [
                     Part::Own(&execution.before),

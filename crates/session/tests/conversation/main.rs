@@ -11,6 +11,7 @@
 mod copy;
 mod errors;
 mod losses;
+mod own;
 mod proxy;
 mod random;
 mod requests;

@@ -67,6 +67,8 @@ pub(crate) fn policy() -> Policy {
         route: Route::Auto,
         consistency: Consistency::Session,
         max_lag: Some(Duration::from_secs(1)),
+        affinity: session::Affinity::None,
+        pin: false,
         keeps_server: false,
         refuses_blocks: false,
         request_max: 1 << 20,
@@ -398,6 +400,11 @@ impl Proxy {
             }
             Step::Terminate => client.closed = true,
             Step::Listen => drop(client.session.listened()),
+            Step::Answered if client.session.rests() => {
+                client.session.take_output(&mut client.outgoing);
+                let connection = client.lease.take().expect("a server is held");
+                self.give_back(connection, &mut client.session);
+            }
             Step::Answered | Step::Gathering => {}
         }
         true
