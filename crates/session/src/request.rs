@@ -37,6 +37,9 @@ pub(crate) struct Request {
     pub(crate) chains: bool,
     /// Whether nothing comes of it, in its transaction, but results.
     pub(crate) plain: bool,
+    /// Whether it binds the unnamed portal, and whether it uses one that was bound before.
+    pub(crate) binds_unnamed: bool,
+    pub(crate) uses_bound: bool,
     /// Whether it is, in part, the primary's business even in a read-only transaction.
     pub(crate) leaves_replica: bool,
     /// Whether it leaves in its session what must be on the primary.
@@ -115,6 +118,8 @@ impl Request {
             opens: None,
             chains: false,
             plain: true,
+            binds_unnamed: false,
+            uses_bound: false,
             leaves_replica: false,
             ties: false,
             needs_server: false,
@@ -155,6 +160,11 @@ impl Request {
     /// Whether it does anything that is the primary's business even in a read-only transaction.
     pub(crate) fn leaves_replica(&self) -> bool {
         self.leaves_replica && self.executes
+    }
+
+    /// Notes the use of a portal, which may be an earlier request's.
+    pub(crate) fn use_portal(&mut self, portal: &[u8]) {
+        self.uses_bound |= !portal.is_empty() || !self.binds_unnamed;
     }
 
     /// Why it goes where it goes.

@@ -369,14 +369,21 @@ impl Session {
                 self.request.uses_portals = true;
                 // Another request may execute it.
                 self.request.plain &= bind.portal.is_empty();
+                self.request.binds_unnamed |= bind.portal.is_empty();
                 self.request.relies |= self.uses(bind.statement).matters();
             }
             Frontend::Describe(Target::Statement(name)) => {
                 self.uses(name);
             }
             Frontend::Close(Target::Statement(_)) => {}
+            Frontend::Describe(Target::Portal(portal)) | Frontend::Close(Target::Portal(portal)) => {
+                self.request.use_portal(portal);
+                self.request.uses_portals = true;
+                self.request.needs_server = true;
+            }
             Frontend::Execute => {
                 self.request.executes = true;
+                self.request.use_portal(crate::encode::portal_name(frame));
                 self.request.uses_portals = true;
                 // Of a portal that an earlier request has bound, maybe.
                 let bound = self.bound(crate::encode::portal_name(frame));

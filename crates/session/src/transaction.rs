@@ -88,7 +88,9 @@ impl Session {
             return None;
         }
         match self.block {
-            Block { mode: Some(mode), plain: true } if mode.isolation != Some(Isolation::RepeatableRead) => {
+            Block { mode: Some(mode), plain: true }
+                if !request.uses_bound && mode.isolation != Some(Isolation::RepeatableRead) =>
+            {
                 Some(Move::IfReadCommitted)
             }
             _ => request.ties.then_some(Move::Refused),
