@@ -232,14 +232,14 @@ impl Session {
             },
             Some(Effect::Hakem { name, value, scope }) => match self.set_own(name, value.as_deref(), *scope) {
                 Ok(command) => command,
-                Err(failure) => return self.doom(failure, Owed::Describe { id: None }, out),
+                Err(failure) => return self.doom(failure, Owed::Describe { id: None, tells: None }, out),
             },
             Some(Effect::HakemShow { name }) => match self.show_own(name) {
                 Ok(value) => {
                     self.owe(Owed::Said { mark, what: Said::Row(value.into()) });
                     "SHOW"
                 }
-                Err(failure) => return self.doom(failure, Owed::Describe { id: None }, out),
+                Err(failure) => return self.doom(failure, Owed::Describe { id: None, tells: None }, out),
             },
             _ => {
                 self.forget_names();

@@ -122,7 +122,10 @@ impl Session {
         if how != Move::Anew {
             self.shuns_replicas = true;
             self.settings.rollback();
-            memory.settings = Some(self.settings.current().clone());
+        }
+        // A transaction ahead in the chain may have set some.
+        memory.settings = Some(self.settings.current().clone());
+        if how != Move::Anew {
             self.refuse(&bound_to_primary());
         }
         Verdict::HiddenReady { free: true }

@@ -280,6 +280,15 @@ fn a_chained_transaction_begins_where_it_may() {
         ("!held", "", ""),
         ("Q commit", "p.Q(commit)", "C(COMMIT) Z(I)"),
     ]);
+    // What it has set stays its own.
+    Proxy::new(2).check(&[
+        BEGIN,
+        ("Q ", "r.Q(BEGIN READ ONLY) r.Q()", "I Z(T)"),
+        ("Q set work_mem to 1", "r.Q(set work_mem to 1)", "C(SET) Z(T)"),
+        ("Q commit and chain", "r.Q(commit and chain) r.Q(ROLLBACK)", "C(COMMIT) Z(T)"),
+        ("2: Q commit", "p.Q(commit)", "N C(COMMIT) Z(I)"),
+        ("2: Q show work_mem", "r.Q(RESET \"work_mem\";) r.Q(show work_mem)", "T D(default) C(SHOW) Z(I)"),
+    ]);
 }
 
 #[test]
