@@ -23,7 +23,6 @@ use crate::settings::Settings;
 use crate::shapes::{Shape, Shapes};
 use crate::sql::Rewrite;
 use crate::statements::{Identity, Named, Prepared, Statements};
-use crate::token::Token;
 use crate::transaction::{Block, Move};
 
 /// The conversation with one client.
@@ -223,7 +222,7 @@ pub enum Need {
         /// The primary is not to take a share of such reads: a replica was asked for.
         insists: bool,
         /// And what another session has seen.
-        token: Option<Token>,
+        token: Option<crate::token::Token>,
     },
 }
 
