@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use classifier::{Access, Class, Why};
+use classifier::{Class, Why};
 
 /// A place in the history of a cluster, which a replica must have got to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub(crate) const QUESTION: &str = "SELECT pg_catalog.format('%s-%s-%s', system_i
 
 /// What that does.
 pub(crate) fn class() -> Class {
-    Class { access: Access::Write, effects: Box::default(), why: Why::NodeDependent, statements: 1, hint: None }
+    Class { why: Why::NodeDependent, ..crate::session::unknown() }
 }
 
 #[cfg(test)]
