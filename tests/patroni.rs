@@ -1,8 +1,12 @@
 //! Clusters that Patroni manages, with etcd: its word counts, and it may be away.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cluster::{Managed, ManagedOptions};
+use tokio::task::JoinHandle;
+use tokio_postgres::error::SqlState;
 
 use crate::harness::{Proxy, Setup, until};
 
@@ -193,4 +197,114 @@ async fn servers_join_and_leave() {
     // It comes back, and is made use of again.
     cluster.start_member(gone).unwrap();
     until("it to be back", async || replicas().await == 2).await.unwrap();
+}
+
+/// Players who write as fast as they can until they are told to stop; what each of them was told is committed, and the errors.
+struct Players {
+    stop: Arc<AtomicBool>,
+    tasks: Vec<JoinHandle<(Vec<i64>, Vec<String>)>>,
+}
+
+impl Players {
+    /// `transactions`: whether half of them use transactions of three statements.
+    async fn start(proxy: &Proxy, transactions: bool) -> Players {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut tasks = Vec::new();
+        for player in 0..16_i64 {
+            let (client, stop) = (proxy.connect().await, stop.clone());
+            let in_blocks = transactions && player % 2 == 0;
+            tasks.push(tokio::spawn(async move {
+                let (mut kept, mut errors) = (Vec::new(), Vec::new());
+                let mut number = player * 1_000_000;
+                while !stop.load(Ordering::Relaxed) {
+                    number += 1;
+                    let sql = format!("insert into kept values ({number})");
+                    let written = match in_blocks {
+                        false => client.batch_execute(&sql).await,
+                        true => {
+                            async {
+                                client.batch_execute("begin").await?;
+                                client.batch_execute(&sql).await?;
+                                client.batch_execute("select count(*) from kept where n < 0").await?;
+                                client.batch_execute("commit").await
+                            }
+                            .await
+                        }
+                    };
+                    match written {
+                        Ok(()) => kept.push(number),
+                        Err(error) => {
+                            errors.push(error.to_string());
+                            let _ = client.batch_execute("rollback").await;
+                        }
+                    }
+                }
+                (kept, errors)
+            }));
+        }
+        Players { stop, tasks }
+    }
+
+    /// Stops them, and compares what they were told with what there is.
+    async fn check(self, cluster: &Managed, primary: usize) {
+        self.stop.store(true, Ordering::Relaxed);
+        let (mut kept, mut errors) = (Vec::new(), Vec::new());
+        for task in self.tasks {
+            let (of_one, failed) = task.await.unwrap();
+            kept.extend(of_one);
+            errors.extend(failed);
+        }
+        assert!(errors.is_empty(), "{errors:?}");
+        kept.sort_unstable();
+        let there = cluster.sql(primary, "select n from kept order by n").await.unwrap();
+        let there: Vec<i64> = there.lines().map(|line| line.parse().unwrap()).collect();
+        assert_eq!(kept.len(), there.len());
+        assert!(kept == there, "what is there is not what was acknowledged");
+        assert!(kept.len() > 16, "nobody has done anything");
+    }
+}
+
+/// A switchover that is asked for at the console costs nobody anything but time.
+#[tokio::test]
+async fn a_switchover_by_the_console_fails_nothing() {
+    let cluster = managed(2).await;
+    let setup = by_etcd(&cluster);
+    let admin = format!("[{:?}]", setup.cluster.user);
+    let proxy = setup.with("console", "admin_users", &admin).proxy(&cluster).await.unwrap();
+    ready(&proxy).await;
+    let leader = cluster.settled().await.unwrap();
+    proxy.connect().await.batch_execute("create table kept (n bigint)").await.unwrap();
+    let console = proxy
+        .connect_with(|config| {
+            config.dbname("hakem");
+        })
+        .await
+        .unwrap();
+    for (from, to) in [(leader, 1 - leader), (1 - leader, leader)] {
+        let players = Players::start(&proxy, true).await;
+        let target = format!("127.0.0.1:{}", cluster.members()[to].port());
+        console.batch_execute(&format!("SWITCHOVER TO \"{target}\"")).await.unwrap();
+        players.check(&cluster, to).await;
+        assert_eq!(writer(&proxy, &cluster).await, Some(to));
+        cluster.settled().await.unwrap();
+        let _ = from;
+        proxy.connect().await.batch_execute("truncate kept").await.unwrap();
+    }
+    for (command, code) in [("SWITCHOVER TO nobody", "42704"), ("SWITCHOVER leader", "42601")] {
+        let error = console.batch_execute(command).await.unwrap_err();
+        assert_eq!(error.code().map(SqlState::code), Some(code), "{command}");
+    }
+}
+
+/// One that is asked for elsewhere is announced in etcd: statements wait for it.
+#[tokio::test]
+async fn a_switchover_by_patroni_fails_no_statement() {
+    let cluster = managed(2).await;
+    let proxy = by_etcd(&cluster).proxy(&cluster).await.unwrap();
+    ready(&proxy).await;
+    let leader = cluster.settled().await.unwrap();
+    proxy.connect().await.batch_execute("create table kept (n bigint)").await.unwrap();
+    let players = Players::start(&proxy, false).await;
+    cluster.switchover(leader, 1 - leader).await.unwrap();
+    players.check(&cluster, 1 - leader).await;
 }

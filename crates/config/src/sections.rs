@@ -170,6 +170,8 @@ pub struct Topology {
     pub probe_timeout: Duration,
     /// The time between questions to cluster managers that cannot be watched.
     pub manager_interval: Duration,
+    /// How long a planned switchover waits for open transactions.
+    pub switchover_grace: Duration,
     /// The longest that a statement waits for a primary.
     pub failover_timeout: Duration,
 }
@@ -468,6 +470,7 @@ impl Topology {
             probe_interval: section.within("probe_interval", millis(100), TIMEOUT_MIN..=seconds(3600)),
             probe_interval_waiting: section.within("probe_interval_waiting", millis(10), TIMEOUT_MIN..=seconds(3600)),
             probe_timeout: section.within("probe_timeout", seconds(1), TIMEOUT_MIN..=seconds(3600)),
+            switchover_grace: section.within("switchover_grace", seconds(5), Duration::ZERO..=seconds(3600)),
             manager_interval: section.within("manager_interval", seconds(1), TIMEOUT_MIN..=seconds(3600)),
             failover_timeout: section.within("failover_timeout", seconds(30), Duration::ZERO..=DURATION_MAX),
         };

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use config::Config;
 use pool::Tls;
 use tokio::task::AbortHandle;
-use topology::{Freshness, NodeState, Plan, Source, SourceKind, Watcher, Writer};
+use topology::{Freshness, Member, NodeState, Plan, Source, SourceKind, Watcher, Writer};
 
 use crate::control::Order;
 use crate::load::Loads;
@@ -82,6 +82,15 @@ impl Cluster {
         };
         let encrypted = [&self.tls, &self.manager_tls] == tls.each_ref();
         watched(&self.cluster) == watched(cluster) && self.pace == pace(config) && encrypted
+    }
+
+    /// Asks Patroni to make another member the leader; returns when it has.
+    ///
+    /// # Errors
+    /// What it says, or that it cannot be asked.
+    pub(crate) async fn ask_switchover(&self, leader: &Member, candidate: &Member) -> Result<(), String> {
+        let tls = self.manager_tls.as_ref().map(Tls::config);
+        topology::ask_switchover(leader, candidate, tls).await
     }
 
     /// Waits until something is known of every server, at most until `deadline`.
@@ -201,7 +210,7 @@ async fn enlist(service: Arc<Service>, cluster: Arc<Cluster>) {
     }
 }
 
-fn address(member: &topology::Member) -> Option<config::Address> {
+fn address(member: &Member) -> Option<config::Address> {
     let host = if member.host.contains(':') { format!("[{}]", member.host) } else { member.host.clone() };
     format!("{host}:{}", member.port).parse().ok()
 }

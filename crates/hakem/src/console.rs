@@ -11,6 +11,7 @@ mod nodes;
 mod rows;
 pub(crate) mod settings;
 mod show;
+mod switchover;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -557,6 +558,7 @@ const HELP: &str = "
 \tKILL_CLIENT <client_id>
 \tSHUTDOWN
 \tSHUTDOWN WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS
+\tSWITCHOVER TO <member>|\"<host:port>\"
 \tWAIT_CLOSE [<db>]";
 
 /// Bytes of a message from an administrator.

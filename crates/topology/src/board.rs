@@ -27,6 +27,8 @@ pub(crate) struct Board {
     nodes: Box<[Entry]>,
     memory: Memory,
     word: Word,
+    /// Who is handing over.
+    handover: Option<NodeId>,
     /// The epoch that the samples and all freshness belong to. It stays while there is no writer, so that replicas
     /// keep what they have proven.
     epoch: Option<Epoch>,
@@ -132,6 +134,7 @@ impl Board {
             nodes,
             memory: Memory::default(),
             word: Word::default(),
+            handover: None,
             epoch: None,
             history: History::default(),
             inserted: None,
@@ -157,6 +160,15 @@ impl Board {
         self.conclude(None);
     }
 
+    /// A handover begins, or is over, whatever has come of it: meanwhile nothing is begun on the primary.
+    pub(crate) fn hand_over(&mut self, begins: bool) {
+        self.handover = match &self.current.writer {
+            Writer::Known(epoch) if begins => Some(epoch.primary),
+            _ => self.handover.filter(|_| begins),
+        };
+        self.conclude(None);
+    }
+
     /// `answered`: who has just answered a probe.
     fn conclude(&mut self, answered: Option<NodeId>) {
         let sights: Vec<Sight> = self.nodes.iter().map(Entry::sight).collect();
@@ -172,7 +184,13 @@ impl Board {
         {
             self.prove(id, matches!(verdict.writer, Writer::Known(_)));
         }
-        self.publish(&verdict.standings, verdict.writer);
+        let writer = match verdict.writer {
+            Writer::Known(epoch) if self.handover == Some(epoch.primary) => {
+                Writer::None(NoPrimary::Handover { from: epoch.primary })
+            }
+            writer => writer,
+        };
+        self.publish(&verdict.standings, writer);
     }
 
     /// Nothing proven in another epoch counts in this one.

@@ -232,7 +232,7 @@ mod tests {
             .collect();
         let writer = match &verdict.writer {
             Writer::Known(epoch) => format!("{}@{}", epoch.primary, epoch.timeline),
-            Writer::None(NoPrimary::NotFound { .. }) => "none".to_owned(),
+            Writer::None(NoPrimary::NotFound { .. } | NoPrimary::Handover { .. }) => "none".to_owned(),
             Writer::None(NoPrimary::SplitBrain { claimants, .. }) => format!("split{}", claimants.len()),
         };
         format!("{writer}: {}", standings.join(" "))

@@ -35,7 +35,7 @@ pub struct Announcement {
     pub leader: Option<usize>,
     /// Everyone who has announced himself.
     pub members: Vec<Member>,
-    /// The name of the member to which an administrator has asked for a handover; an empty one means any.
+    /// The name of the member to which the leadership is being handed over, empty for any. Only etcd tells.
     pub handover: Option<String>,
 }
 
@@ -50,6 +50,8 @@ pub struct Member {
     pub port: u16,
     /// The timeline that it has last reported.
     pub timeline: Option<u32>,
+    /// Where its manager is asked.
+    pub api_url: Option<String>,
     /// Whether it is of use to clients at all.
     pub running: bool,
 }
@@ -75,10 +77,10 @@ impl Announcement {
             host: member.host.unwrap_or_default(),
             port: member.port.unwrap_or(POSTGRES_PORT),
             timeline: member.timeline.and_then(|timeline| timeline.as_u64()).and_then(|it| u32::try_from(it).ok()),
+            api_url: member.api_url,
             running: is_running(member.state.as_deref()),
         });
-        let handover = answer.scheduled_switchover.map(|planned| planned.to.unwrap_or_default());
-        Some(Announcement { leader, members: members.collect(), handover })
+        Some(Announcement { leader, members: members.collect(), handover: None })
     }
 
     /// Reads etcd's answer to a range request for everything below `prefix`, and its revision; `None` when it is none.
@@ -123,7 +125,6 @@ pub(crate) fn agree(answers: &[Announcement]) -> Option<Announcement> {
 #[derive(Deserialize)]
 struct PatroniCluster {
     members: Vec<PatroniMember>,
-    scheduled_switchover: Option<PatroniSwitchover>,
 }
 
 #[derive(Deserialize)]
@@ -131,15 +132,11 @@ struct PatroniMember {
     name: String,
     role: Option<String>,
     state: Option<String>,
+    api_url: Option<String>,
     host: Option<String>,
     port: Option<u16>,
     /// A number, or a word where it is not known.
     timeline: Option<serde_json::Value>,
-}
-
-#[derive(Deserialize)]
-struct PatroniSwitchover {
-    to: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -165,14 +162,17 @@ struct EtcdPair {
 #[derive(Deserialize)]
 struct StoredMember {
     conn_url: Option<String>,
+    api_url: Option<String>,
     state: Option<String>,
     timeline: Option<u32>,
 }
 
 #[derive(Deserialize)]
 struct StoredFailover {
+    leader: Option<String>,
     #[serde(alias = "candidate")]
     member: Option<String>,
+    scheduled_at: Option<String>,
 }
 
 fn text(base64: &str) -> Option<String> {
@@ -189,6 +189,7 @@ fn member(name: &str, value: &str) -> Option<Member> {
         host,
         port: url.port_u16().unwrap_or(POSTGRES_PORT),
         timeline: stored.timeline,
+        api_url: stored.api_url,
         running: is_running(stored.state.as_deref()),
     })
 }
@@ -199,6 +200,10 @@ fn handover(value: &str) -> Option<String> {
         return None;
     }
     match serde_json::from_str::<StoredFailover>(value) {
+        // One that is planned for later is nobody's concern until it begins.
+        Ok(stored) if stored.scheduled_at.is_some() => None,
+        // Patroni leaves an empty one behind.
+        Ok(stored) if stored.leader.is_none() && stored.member.is_none() => None,
         Ok(stored) => Some(stored.member.unwrap_or_default()),
         Err(_) => value.split_once(':').map(|(_, member)| member.to_owned()),
     }
@@ -231,7 +236,7 @@ mod tests {
         let members: Vec<_> = heard.members.iter().map(|it| (&*it.name, it.port, it.timeline, it.running)).collect();
         assert_eq!(members, [("a", 5432, Some(3), true), ("b", 5433, Some(3), true), ("c", 5434, None, false)]);
         assert_eq!(heard.leader, Some(0));
-        assert_eq!(heard.handover.as_deref(), Some("b"));
+        assert_eq!(heard.members[0].api_url.as_deref(), Some("http://127.0.0.1:8008/patroni"));
         assert_eq!(heard.word(&servers()), Word::Leader(Some(NodeId(1))));
         let headless = CLUSTER.replace("\"leader\"", "\"replica\"");
         assert_eq!(Announcement::from_patroni(headless.as_bytes()).unwrap().word(&servers()), Word::Leader(None));
@@ -269,6 +274,16 @@ mod tests {
         assert_eq!((heard.members.len(), revision), (2, 17));
         assert_eq!(heard.handover.as_deref(), Some("a"));
         assert_eq!(heard.word(&servers()), Word::Leader(Some(NodeId(0))));
+        for (stored, expected) in [
+            ("{}", None),
+            ("", None),
+            (r#"{"leader": "b", "member": "a", "scheduled_at": "2026-01-01T00:00:00+00:00"}"#, None),
+            (r#"{"leader": "b"}"#, Some("")),
+            ("b:a", Some("a")),
+        ] {
+            let (heard, _) = Announcement::from_etcd(range(&[("/m/failover", stored)]).as_bytes(), "/m/").unwrap();
+            assert_eq!(heard.handover.as_deref(), expected, "{stored}");
+        }
         let (nobody, _) = Announcement::from_etcd(range(&[]).as_bytes(), "/service/main/").unwrap();
         assert_eq!(nobody.word(&servers()), Word::Leader(None));
         assert_eq!(Announcement::from_etcd(br#"{"error": "etcdserver: user name is empty", "code": 3}"#, "/"), None);
@@ -280,6 +295,7 @@ mod tests {
             host: name[..1].to_owned(),
             port: 1,
             timeline: name[1..].parse().ok(),
+            api_url: None,
             running: true,
         });
         let leader = members.iter().position(|member| member.name == leader);

@@ -33,5 +33,5 @@ pub use options::Options;
 pub use pick::{Ask, Choice, Freshness, Need, Trail, WhyPrimary};
 pub use share::{Load, Plan, SLOW_START_MIN};
 pub use snapshot::{Epoch, Fence, Figures, NoPrimary, Node, NodeId, NodeState, Snapshot, Writer};
-pub use sources::{Source, SourceKind};
-pub use watcher::{Waiting, Watcher};
+pub use sources::{Source, SourceKind, ask_switchover};
+pub use watcher::{Handover, Waiting, Watcher};

@@ -50,6 +50,11 @@ pub enum NoPrimary {
         /// The last epoch that was known; `None` before the first.
         last: Option<Epoch>,
     },
+    /// The primary is about to hand over: what is begun now would be lost.
+    Handover {
+        /// Who still is the primary.
+        from: NodeId,
+    },
     /// Two or more nodes claim the same timeline. Nothing is written until an operator has resolved it.
     SplitBrain {
         /// The contested timeline.
@@ -226,6 +231,7 @@ impl fmt::Display for NoPrimary {
             NoPrimary::NotFound { last: Some(epoch) } => {
                 write!(f, "no primary is reachable; the last was node {} on timeline {}", epoch.primary, epoch.timeline)
             }
+            NoPrimary::Handover { from } => write!(f, "node {from} is handing over to another primary"),
             NoPrimary::SplitBrain { timeline, claimants } => {
                 write!(f, "split brain: nodes")?;
                 for id in claimants {

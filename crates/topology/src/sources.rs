@@ -17,6 +17,8 @@ use rustls::ClientConfig;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
+pub use patroni::ask_switchover;
+
 use crate::dcs::Announcement;
 use crate::watcher::News;
 

@@ -30,6 +30,12 @@ pub struct Waiting {
     shared: Arc<Shared>,
 }
 
+/// While it exists, nothing is begun on the node that was the primary when it was made.
+#[must_use = "writes go on when this is dropped"]
+pub struct Handover {
+    shared: Arc<Shared>,
+}
+
 /// Kept apart from [`Shared`], which the tasks hold too: dropping this stops them.
 struct Inner {
     shared: Arc<Shared>,
@@ -42,6 +48,8 @@ struct Shared {
     version: watch::Sender<u64>,
     /// What the cluster manager has said last.
     announced: watch::Sender<Option<Announcement>>,
+    /// How many [`Handover`] exist, and how many there have been.
+    handovers: watch::Sender<(usize, u64)>,
     /// How many [`Waiting`] exist.
     waiting: watch::Sender<usize>,
     servers: Box<[Server]>,
@@ -64,6 +72,7 @@ impl Watcher {
             current: ArcSwap::new(board.current()),
             version: watch::Sender::new(0),
             announced: watch::Sender::new(None),
+            handovers: watch::Sender::new((0, 0)),
             waiting: watch::Sender::new(0),
             servers: options
                 .servers
@@ -101,7 +110,14 @@ impl Watcher {
             });
         }
         // It ends when the probers and the sources have: their ends of the channel are the only ones.
-        let publisher = Publisher { board, servers: options.servers, said, shared: Arc::clone(&shared) };
+        let publisher = Publisher {
+            board,
+            servers: options.servers,
+            said,
+            announced_handover: None,
+            handing_over: (false, 0),
+            shared: Arc::clone(&shared),
+        };
         tokio::spawn(publisher.run(inbox));
         Watcher { inner: Arc::new(Inner { shared, stop }) }
     }
@@ -141,6 +157,13 @@ impl Watcher {
         self.inner.shared.announced.subscribe()
     }
 
+    /// The primary is about to be changed: nothing is begun there until another is the primary, or the returned guard is dropped.
+    pub fn hand_over(&self) -> Handover {
+        let shared = Arc::clone(&self.inner.shared);
+        shared.handovers.send_modify(|(count, begun)| (*count, *begun) = (*count + 1, *begun + 1));
+        Handover { shared }
+    }
+
     /// Somebody waits for a primary or for freshness: probe at the waiting pace until the returned guard is dropped.
     pub fn wait_guard(&self) -> Waiting {
         let shared = Arc::clone(&self.inner.shared);
@@ -151,6 +174,12 @@ impl Watcher {
     /// Stops the tasks and closes their connections. The last snapshot stays readable.
     pub fn shutdown(&self) {
         self.inner.stop.send_replace(true);
+    }
+}
+
+impl Drop for Handover {
+    fn drop(&mut self) {
+        self.shared.handovers.send_modify(|(count, _)| *count -= 1);
     }
 }
 
@@ -242,25 +271,40 @@ struct Publisher {
     servers: Vec<(String, u16)>,
     /// What each of the sources has said last.
     said: Vec<Option<Announcement>>,
+    /// When a handover was announced that is still going on.
+    announced_handover: Option<Instant>,
+    /// What the board has been told: whether there is one, and the number of those that began here.
+    handing_over: (bool, u64),
     shared: Arc<Shared>,
 }
 
 impl Publisher {
     /// Publishes a snapshot for each of the news.
     async fn run(mut self, mut inbox: mpsc::Receiver<News>) {
-        while let Some(news) = inbox.recv().await {
+        let mut handovers = self.shared.handovers.subscribe();
+        loop {
+            let news = tokio::select! {
+                news = inbox.recv() => match news {
+                    Some(news) => Some(news),
+                    None => return,
+                },
+                // Its sender lives in `shared`.
+                _changed = handovers.changed() => None,
+            };
             let old = self.board.current();
             let probed = match news {
-                News::Probed(id, report) => {
+                None => None,
+                Some(News::Probed(id, report)) => {
                     self.board.observe(id, report);
                     Some(id)
                 }
-                News::Heard(place, said) => {
+                Some(News::Heard(place, said)) => {
                     self.said[place] = said;
                     self.hear();
                     None
                 }
             };
+            self.hand_over();
             let (new, shared) = (self.board.current(), &self.shared);
             tell(&old, &new);
             // The snapshot first: whoever is woken by the version or the probe must find it.
@@ -271,6 +315,23 @@ impl Publisher {
             if let Some(node) = probed.and_then(|id| new.node(id)) {
                 shared.servers[node.id.index()].probed.send_replace(node.figures.probed_at);
             }
+        }
+    }
+
+    /// What is announced for too long has come to nothing.
+    fn hand_over(&mut self) {
+        let announced = self.said.iter().flatten().next().is_some_and(|said| said.handover.is_some());
+        self.announced_handover = match (announced, self.announced_handover) {
+            (true, None) => Some(Instant::now()),
+            (true, since) => since,
+            (false, _) => None,
+        };
+        let credible = self.announced_handover.is_some_and(|since| since.elapsed() < HANDOVER_MAX);
+        let (count, begun) = *self.shared.handovers.borrow();
+        let now = (credible || count > 0, begun);
+        if now != self.handing_over {
+            self.handing_over = now;
+            self.board.hand_over(now.0);
         }
     }
 
@@ -307,6 +368,7 @@ fn tell(old: &Snapshot, new: &Snapshot) {
             info!(node = epoch.primary.0, timeline = epoch.timeline, "writes go to this node");
         }
         Writer::None(none @ NoPrimary::SplitBrain { .. }) => error!("no writes: {none}"),
+        Writer::None(none @ NoPrimary::Handover { .. }) => info!("writes wait: {none}"),
         Writer::None(none @ NoPrimary::NotFound { .. }) => warn!("no writes: {none}"),
     }
 }
@@ -332,6 +394,9 @@ fn tell_node(old: &Node, new: &Node) {
 
 /// How many of the news may wait for the board.
 const NEWS_MAX: usize = 64;
+
+/// How long writes wait for a handover that was announced.
+const HANDOVER_MAX: Duration = Duration::from_secs(30);
 
 /// The least pause between two probes of a server, so that a storm of suspicions cannot become a storm of probes.
 const PAUSE_MIN: Duration = Duration::from_millis(2);

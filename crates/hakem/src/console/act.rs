@@ -11,6 +11,7 @@ use wire::backend::Failure;
 
 use super::grammar::{Act, WAIT_FOR_CLIENTS, WAIT_FOR_SERVERS};
 use super::show::{open, tenant_figures};
+use super::switchover::switch_over;
 use crate::control::{Order, Shutdown};
 use crate::service::{Service, Tenant};
 
@@ -87,6 +88,7 @@ pub(crate) async fn act(service: &Arc<Service>, act: Act, argument: &str) -> Res
                 return Ok(Done::Ending);
             }
         }
+        Act::Switchover => switch_over(service, argument).await?,
         Act::Suspend => {
             return Err(
                 Failure::error("0A000", "SUSPEND is not supported").hint("Use PAUSE, or SHUTDOWN WAIT_FOR_CLIENTS.")

@@ -68,6 +68,7 @@ pub(crate) enum Act {
     Resume,
     Shutdown,
     Suspend,
+    Switchover,
     WaitClose,
 }
 
@@ -97,6 +98,7 @@ impl Command {
         if verb == "set" {
             return set(rest);
         }
+        let rest = if verb == "switchover" { after_to(rest)? } else { rest };
         let argument = match rest {
             "" => String::new(),
             rest => {
@@ -134,6 +136,15 @@ impl Act {
     pub(crate) fn name(self) -> &'static str {
         let found = ACTS.iter().find(|(_, act)| *act == self);
         found.expect("every act has its word").0
+    }
+}
+
+/// What stands behind TO.
+fn after_to(rest: &str) -> Result<&str, Mistake> {
+    let blank = rest.trim_start_matches(is_blank);
+    match word(blank) {
+        Some((to, rest)) if to.eq_ignore_ascii_case("to") && !rest.is_empty() => Ok(rest),
+        _ => Err(Mistake::Unknown),
     }
 }
 
@@ -268,7 +279,7 @@ pub(crate) const TOPICS: [(&str, Topic); 22] = [
 ];
 
 /// The commands that do something.
-pub(crate) const ACTS: [(&str, Act); 11] = [
+pub(crate) const ACTS: [(&str, Act); 12] = [
     ("disable", Act::Disable),
     ("enable", Act::Enable),
     ("kill", Act::Kill),
@@ -279,6 +290,7 @@ pub(crate) const ACTS: [(&str, Act); 11] = [
     ("resume", Act::Resume),
     ("shutdown", Act::Shutdown),
     ("suspend", Act::Suspend),
+    ("switchover", Act::Switchover),
     ("wait_close", Act::WaitClose),
 ];
 
@@ -327,6 +339,11 @@ mod tests {
     #[test]
     fn commands() {
         let check = |text: &str, expected| assert_eq!(Command::read(text), Ok(expected), "{text:?}");
+        check("switchover to node1", Command::Act(Act::Switchover, "node1".to_owned()));
+        check("SWITCHOVER TO \"10.0.0.2:5432\";", Command::Act(Act::Switchover, "10.0.0.2:5432".to_owned()));
+        for text in ["switchover", "switchover to", "switchover node1", "switchover to a b"] {
+            assert_eq!(Command::read(text), Err(Mistake::Unknown), "{text}");
+        }
         for text in ["show pools", "SHOW POOLS;", " Select\tPOOLS ; ", "show \"pools\"", "/* trace */ show pools"] {
             check(text, Command::Show(Topic::Pools));
         }

@@ -41,6 +41,7 @@ fn report(text: &str, start: Instant) -> (NodeId, Report) {
 fn show(snapshot: &Snapshot, start: Instant) -> String {
     let writer = match &snapshot.writer {
         Writer::Known(epoch) => format!("{}@{}", epoch.primary, epoch.timeline),
+        Writer::None(NoPrimary::Handover { from }) => format!("handover of {from}"),
         Writer::None(NoPrimary::NotFound { .. }) => "none".to_owned(),
         Writer::None(NoPrimary::SplitBrain { .. }) => "split".to_owned(),
     };

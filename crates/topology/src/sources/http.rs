@@ -39,8 +39,8 @@ pub(super) enum Failure {
     Request(#[from] hyper::http::Error),
     #[error("the answer is too long, or was cut off")]
     Body,
-    #[error("the answer is {0}")]
-    Status(hyper::StatusCode),
+    #[error("{0}: {1}")]
+    Status(hyper::StatusCode, String),
 }
 
 impl Question<'_> {
@@ -55,7 +55,7 @@ impl Question<'_> {
         // Patroni answers 503 with the truth when it holds no lock.
         match status {
             hyper::StatusCode::OK | hyper::StatusCode::SERVICE_UNAVAILABLE => Ok(body.to_bytes()),
-            other => Err(Failure::Status(other)),
+            other => Err(Failure::Status(other, String::from_utf8_lossy(&body.to_bytes()).into_owned())),
         }
     }
 

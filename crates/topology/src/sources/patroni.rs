@@ -2,13 +2,16 @@
 //!
 //! Each member answers from what it last read in the store, so what one of them says may be old: what most of them say counts.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 use hyper::{Method, Uri};
+use rustls::ClientConfig;
 use tokio::sync::watch;
 
 use super::http::Question;
 use super::{Source, Teller};
-use crate::dcs::{Announcement, agree};
+use crate::dcs::{Announcement, Member, agree};
 
 pub(super) async fn run(source: &Source, urls: &[Uri], mut waiting: watch::Receiver<usize>, teller: &mut Teller) {
     loop {
@@ -39,6 +42,25 @@ async fn ask(source: &Source, url: &Uri) -> Result<Announcement, String> {
     let answer = answer.await.map_err(|_| "no answer in time".to_owned())?.map_err(|error| error.to_string())?;
     Announcement::from_patroni(&answer).ok_or_else(|| "the answer is not Patroni's".to_owned())
 }
+
+/// Asks the leader's Patroni to make another member the leader; returns when it has.
+///
+/// # Errors
+/// What it says, or that it cannot be asked.
+pub async fn ask_switchover(leader: &Member, candidate: &Member, tls: Option<&ClientConfig>) -> Result<(), String> {
+    let url = leader.api_url.as_ref().and_then(|url| url.parse::<Uri>().ok());
+    let url = url.ok_or_else(|| format!("{} does not say where its Patroni is asked", leader.name))?;
+    let body = serde_json::json!({"leader": leader.name, "candidate": candidate.name}).to_string();
+    let question = Question { method: Method::POST, url: &url, path: "/switchover", body, token: None };
+    match tokio::time::timeout(SWITCHOVER_MAX, question.ask(tls)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(failure)) => Err(format!("Patroni will not switch over: {failure}")),
+        Err(_) => Err("Patroni does not answer".to_owned()),
+    }
+}
+
+/// How long a switchover may take: Patroni answers when it is done.
+const SWITCHOVER_MAX: Duration = Duration::from_secs(60);
 
 /// How many times as often it is asked while somebody waits.
 const HURRY: u32 = 20;
