@@ -397,7 +397,8 @@ mod tests {
     #[test]
     fn only_looking_is_harmless() {
         for (name, _) in ACTS {
-            assert!(!Command::read(name).unwrap().is_harmless(), "{name}");
+            let text = if name == "switchover" { "switchover to a" } else { name };
+            assert!(!Command::read(text).unwrap().is_harmless(), "{name}");
         }
         for (name, _) in TOPICS {
             assert!(Command::read(&format!("show {name}")).unwrap().is_harmless(), "{name}");
