@@ -271,6 +271,12 @@ impl Stage {
     pub(crate) async fn psql(&self, sql: &str) -> String {
         let output = self.run("psql", &["-XAtq", "-v", "ON_ERROR_STOP=1", "-f", "-"], sql).await;
         assert!(output.status.success(), "{sql}\n{output:?}");
+        // It may have changed what statements are: until that is known, no read goes to a replica.
+        until("the catalog to be read", async || {
+            self.proxy.series("hakem_catalog_current").await.iter().all(|(_, current)| *current == 1.0)
+        })
+        .await
+        .unwrap();
         output.stdout.trim_end().to_owned()
     }
 

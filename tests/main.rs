@@ -8,6 +8,7 @@
 mod authentication;
 mod bounds;
 mod cancel;
+mod catalog;
 mod certificates;
 mod console;
 mod copying;

@@ -23,6 +23,7 @@ async fn counts(stage: &Stage) -> [i32; 3] {
 async fn stage() -> Stage {
     let stage = Setup::replicas(1).start().await.unwrap();
     let schema = "create table t (n int); insert into t select generate_series(101, 1000); create sequence s;
+        create function seems_to_read() returns bigint language sql stable as 'select nextval(''s'')';
         create function writes() returns bigint language sql as 'insert into t values (0); select count(*) from t where n = 0'";
     stage.psql(schema).await;
     stage.cluster.caught_up().await.unwrap();
@@ -57,8 +58,6 @@ async fn statements_go_where_they_may() {
         ("select pg_backend_pid()", PRIMARY),
         ("select pg_is_in_recovery()", PRIMARY),
         ("show transaction_read_only", PRIMARY),
-        ("create table if not exists t (n int)", PRIMARY),
-        ("do $$ begin end $$", PRIMARY),
         ("/* hakem: primary */ select 1", PRIMARY),
         ("/* hakem: replica */ select 1", REPLICA),
         ("/* hakem: replica */ insert into t values (1)", PRIMARY),
@@ -78,6 +77,10 @@ async fn statements_go_where_they_may() {
         client.batch_execute(&format!("set hakem.route = '{route}'")).await.unwrap();
         assert_eq!(client.value("show hakem.route").await.unwrap(), route);
         assert_eq!(went(&stage, &client, sql).await, place, "{route}: {sql}");
+    }
+    // Until it is known what that has changed, reads go to the primary.
+    for sql in ["create table if not exists t (n int)", "do $$ begin end $$"] {
+        assert_eq!(went(&stage, &client, sql).await, PRIMARY, "{sql}");
     }
     assert_eq!(client.failure("set hakem.route = 'moon'").await, Some(SqlState::INVALID_PARAMETER_VALUE));
     assert_eq!(client.failure("set hakem.moon = 'x'").await, Some(SqlState::UNDEFINED_OBJECT));
@@ -143,15 +146,15 @@ async fn a_misrouted_write_is_run_once_on_the_primary() {
     // Else it would wait on the primary until the replica has its writes.
     client.batch_execute("set hakem.consistency = 'bounded'").await.unwrap();
     for n in 1..=3 {
-        assert_eq!(client.value("/* hakem: replica */ select writes()").await.unwrap(), n.to_string());
+        assert_eq!(client.value("/* hakem: replica */ select seems_to_read()").await.unwrap(), n.to_string());
         // It is learnt.
         assert_eq!(stage.proxy.metric("hakem_retries_total", &[("reason", "misrouted")]).await, 1.0);
     }
-    let prepared = client.prepare("/* hakem: replica */ select writes()").await.unwrap();
+    let prepared = client.prepare("/* hakem: replica */ select seems_to_read()").await.unwrap();
     for n in 4..=6 {
         assert_eq!(client.query_one(&prepared, &[]).await.unwrap().get::<_, i64>(0), n);
     }
-    assert_eq!(stage.direct(0, "select count(*) from t where n = 0").await, "6");
+    assert_eq!(stage.direct(0, "select last_value from s").await, "6");
     assert_eq!(stage.proxy.metric("hakem_servers_lost_total", &[]).await, 0.0);
 }
 

@@ -16,6 +16,7 @@ use std::sync::Arc;
 /// Classifies query strings; shared between threads, each lookup a short lock of one shard.
 pub struct Classifier {
     catalog: Catalog,
+    version: u64,
     exact: Cache<Box<str>, Arc<Class>, ByBytes>,
     shapes: Cache<Box<str>, Arc<Class>, ByBytes>,
 }
@@ -27,6 +28,8 @@ pub struct Options {
     pub cache_entries: usize,
     /// The functions and relations of the database.
     pub catalog: Catalog,
+    /// By which whoever keeps a class tells that it was this classifier's.
+    pub version: u64,
 }
 
 /// A longer text is not lexed. It goes to the primary and pins, since it may hold anything.
@@ -34,7 +37,7 @@ pub const TEXT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 impl Default for Options {
     fn default() -> Self {
-        Options { cache_entries: 10_000, catalog: Catalog::new() }
+        Options { cache_entries: 10_000, catalog: Catalog::new(), version: 0 }
     }
 }
 
@@ -45,7 +48,17 @@ impl Classifier {
             let bytes = (options.cache_entries * ENTRY_BYTES) as u64;
             Cache::with_weighter(options.cache_entries, bytes, ByBytes)
         };
-        Classifier { exact: cache(), shapes: cache(), catalog: options.catalog }
+        Classifier { exact: cache(), shapes: cache(), catalog: options.catalog, version: options.version }
+    }
+
+    /// The number that tells its classes from those of the classifiers before it.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The functions and relations of the database.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
     }
 
     /// The class of a query string, from the caches where they know it.
@@ -115,9 +128,9 @@ pub(crate) fn class_of(lexed: &Lexed<'_>, verdicts: Vec<Verdict>) -> Class {
         ((Access::Read, _), true) => (Access::Write, Why::ParseFailure),
         (strictest, _) => strictest,
     };
-    let statements = verdicts.len();
+    let (statements, defines) = (verdicts.len(), verdicts.iter().any(|verdict| verdict.defines));
     let effects = verdicts.into_iter().filter_map(|verdict| verdict.effect).collect();
-    Class { access, effects, why, statements, hint: lexed.hint, lesson: Lesson::default() }
+    Class { access, effects, why, statements, defines, hint: lexed.hint, lesson: Lesson::default() }
 }
 
 /// The room that one entry of ordinary length is granted; longer ones count for more.
@@ -172,6 +185,8 @@ pub(crate) fn too_long() -> Class {
         effects: Box::new([Effect::Pin(PinReason::Other)]),
         why: Why::TooComplex,
         statements: 1,
+        // It may hold anything.
+        defines: true,
         hint: None,
         lesson: Lesson::default(),
     }

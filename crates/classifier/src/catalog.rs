@@ -120,6 +120,29 @@ impl Catalog {
         catalog
     }
 
+    /// Whether something is harmless here that the other knows for what is not: a replica that has not come to know better may still have
+    /// it as the other says.
+    pub fn relaxes(&self, other: &Catalog) -> bool {
+        let harmless = |catalog: &Catalog, schema: &str, name: &str, volatility: Volatility| {
+            catalog.rules.calling(schema, name, volatility) == Calling::Harmless
+        };
+        let function = |name: &str, schema: &str, volatility: Volatility| {
+            let now = self.functions.get(name).into_iter().flatten().find(|(of, _)| **of == *schema);
+            !harmless(other, schema, name, volatility)
+                && now.is_none_or(|(_, volatility)| harmless(self, schema, name, *volatility))
+        };
+        other.opaque && !self.opaque
+            || other.functions.iter().any(|(name, known)| known.iter().any(|(schema, is)| function(name, schema, *is)))
+            || other.primary.keys().any(|name| self.primary.get(name) != other.primary.get(name))
+            || !other.methods.is_subset(&self.methods)
+            || !other.operators.is_subset(&self.operators)
+    }
+
+    /// Puts other rules in the place of those that it has. What uses a function that they are about is as it was.
+    pub fn rule(&mut self, rules: Rules) {
+        self.rules = rules;
+    }
+
     /// What it was made of.
     pub fn size(&self) -> Size {
         self.size
@@ -298,6 +321,24 @@ mod tests {
         let outdated = catalog.outdated();
         check(&outdated, None, "pure", Calling::Volatile);
         check(&outdated, None, "upper", Calling::Harmless);
+    }
+
+    #[test]
+    fn relaxed() {
+        let mut before = Catalog::new();
+        before.function("public", "f", Volatility::Volatile).function("public", "g", Volatility::Immutable);
+        before.primary_relation("t");
+        let mut after = before.clone();
+        after.function("public", "h", Volatility::Immutable).function("public", "g", Volatility::Volatile);
+        after.primary_relation("u");
+        assert!(!after.relaxes(&before), "what is new, and what is worse");
+        assert!(before.relaxes(&after) && Catalog::new().relaxes(&before) && !before.relaxes(&Catalog::new()));
+        let mut better = Catalog::new();
+        better.function("public", "f", Volatility::Immutable).primary_relation("t");
+        assert!(better.relaxes(&before));
+        better.function("public", "f", Volatility::Stable);
+        assert!(!better.relaxes(&before));
+        assert!(better.clone().trust_stable(true).relaxes(&before));
     }
 
     #[test]

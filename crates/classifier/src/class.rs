@@ -20,6 +20,9 @@ pub struct Class {
     pub why: Why,
     /// How many statements the string holds; 0 means that the server will answer EmptyQueryResponse.
     pub statements: usize,
+    /// Whether it may change which functions, relations, types and operators there are, and what they are: CREATE, ALTER, DROP, DO. What a
+    /// function or a procedure does inside is not seen.
+    pub defines: bool,
     /// What comments of the form `/* hakem: primary */` asked for. It is reported, not obeyed: `access` does not depend on it.
     pub hint: Option<Hint>,
     /// What has come of it so far.

@@ -31,6 +31,7 @@ pub(crate) fn judge_unparsed(statement: Tokens<'_>, catalog: &Catalog) -> Verdic
 }
 
 fn with_effect(statement: Tokens<'_>, verdict: Verdict) -> Verdict {
+    let verdict = Verdict { defines: defines(statement), ..verdict };
     // Statements with an effect of their own cannot call functions, but for a lone set_config, which is understood already.
     if verdict.effect.is_some() || verdict.access == Access::Read {
         return verdict;
@@ -131,6 +132,19 @@ fn by_first_words(statement: Tokens<'_>, catalog: &Catalog) -> Verdict {
         "DO" => procedure(statement),
         other if UTILITIES.contains(&other) => Verdict::write(Why::Utility),
         _ => Verdict::write(Why::UnknownStatement),
+    }
+}
+
+/// Whether the statement may change which functions, relations, types and operators there are, or what they are. A temporary table is its
+/// session's own affair, and what a plain table is made from does not matter.
+fn defines(statement: Tokens<'_>) -> bool {
+    let is_temporary = (1..5).any(|at| statement.is_any_word(at, &["TEMP", "TEMPORARY"]));
+    match () {
+        () if statement.is_word(0, "CREATE") => !is_temporary,
+        () if statement.is_any_word(0, &["ALTER", "DROP", "IMPORT", "DO"]) => true,
+        // What was prepared may have been anything.
+        () if statement.is_word(0, "COMMIT") => statement.is_word(1, "PREPARED"),
+        () => (1..statement.len()).any(|at| statement.is_word(at, "UNLOGGED") && statement.is_word(at - 1, "INTO")),
     }
 }
 

@@ -9,6 +9,8 @@ pub(crate) struct Verdict {
     pub(crate) access: Access,
     pub(crate) why: Why,
     pub(crate) effect: Option<Effect>,
+    /// Whether it may change the catalogue.
+    pub(crate) defines: bool,
     /// Whether another value of a literal could have changed this verdict.
     pub(crate) depends_on_literals: bool,
     /// What decided, for whoever asks why.
@@ -26,11 +28,11 @@ pub(crate) enum Because {
 
 impl Verdict {
     pub(crate) fn read(why: Why) -> Self {
-        Verdict { access: Access::Read, why, effect: None, depends_on_literals: false, because: None }
+        Verdict { access: Access::Read, why, effect: None, defines: false, depends_on_literals: false, because: None }
     }
 
     pub(crate) fn write(why: Why) -> Self {
-        Verdict { access: Access::Write, why, effect: None, depends_on_literals: false, because: None }
+        Verdict { access: Access::Write, why, effect: None, defines: false, depends_on_literals: false, because: None }
     }
 
     /// Transaction control.

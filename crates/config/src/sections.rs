@@ -157,6 +157,14 @@ pub struct Routing {
     pub primary_read_share: Share,
     /// The time in which a replica that has come back gets its full share of the reads.
     pub slow_start: Duration,
+    /// The time between two looks at a database's catalogue; `None` for no look without a reason.
+    pub catalog_refresh: Option<Duration>,
+    /// Whether users' functions that are marked STABLE may run on replicas.
+    pub trust_stable_functions: bool,
+    /// Functions that may run on replicas, whatever they are marked.
+    pub safe_functions: Vec<String>,
+    /// Functions that must not, whatever they are marked.
+    pub unsafe_functions: Vec<String>,
 }
 
 /// `[topology]`: how servers are watched.
@@ -459,6 +467,14 @@ impl Routing {
             classifier_cache: count(section.within("classifier_cache", 10_000, 1..=10_000_000)),
             primary_read_share: section.within("primary_read_share", Share::NONE, Share::NONE..=Share::ALL),
             slow_start: section.within("slow_start", seconds(10), Duration::ZERO..=seconds(3600)),
+            catalog_refresh: limits::limit(section.within(
+                "catalog_refresh",
+                seconds(60),
+                Duration::ZERO..=DURATION_MAX,
+            )),
+            trust_stable_functions: section.value("trust_stable_functions", false),
+            safe_functions: section.value("safe_functions", Names(Vec::new())).0,
+            unsafe_functions: section.value("unsafe_functions", Names(Vec::new())).0,
         }
     }
 }

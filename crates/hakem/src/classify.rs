@@ -5,8 +5,8 @@
 
 use std::io::{BufRead, Write};
 
-use anyhow::{Result, bail};
-use classifier::{Catalog, Classifier, Explained, Explanation, Options};
+use anyhow::{Context, Result, bail};
+use classifier::{Catalog, Classifier, Explained, Explanation, Options, Rules};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -16,6 +16,13 @@ pub(crate) struct Arguments {
     /// Say what decided: each statement, the word or function that decided it, the hint, the shape under which the class is kept.
     #[arg(long)]
     explain: bool,
+    /// The database whose functions and relations the statements are about: postgresql://user:password@host:port/name. Without one,
+    /// PostgreSQL's own functions alone are known.
+    #[arg(long, value_name = "URL")]
+    database: Option<tokio_postgres::Config>,
+    /// Functions marked STABLE may run on replicas.
+    #[arg(long)]
+    trust_stable_functions: bool,
     /// A statement. Without one, standard input holds a JSON object per line: {"id": ..., "sql": "..."}.
     sql: Option<String>,
 }
@@ -25,7 +32,12 @@ pub(crate) struct Arguments {
 /// # Errors
 /// When a line of the input was no question, or the answers cannot be written.
 pub(crate) fn classify(arguments: &Arguments) -> Result<()> {
-    let classifier = Classifier::new(Options { catalog: Catalog::new(), ..Options::default() });
+    let rules = Rules::new(arguments.trust_stable_functions, &[], &[]);
+    let catalog = match &arguments.database {
+        Some(database) => crate::catalog::ask(database.clone(), rules).context("cannot read the database's catalog")?,
+        None => Catalog::with_rules(rules),
+    };
+    let classifier = Classifier::new(Options { catalog, ..Options::default() });
     let answered = match &arguments.sql {
         Some(sql) => {
             let mut out = std::io::stdout().lock();

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
+use classifier::{Classifier, Options};
 use pool::{Lease, Stream};
 use session::{Intent, Need, RetryReason, Role, ServerMemory, Session, Step, Transaction};
 use tokio::io::AsyncWriteExt;
@@ -49,6 +50,8 @@ pub(crate) struct Client {
     /// What it has to be sent before anything else.
     pub(crate) unsent: Vec<u8>,
     pub(crate) tenant: Arc<Tenant>,
+    /// By whom its statements are judged.
+    pub(crate) classifier: Arc<Classifier>,
     pub(crate) worker: Rc<Worker>,
     pub(crate) slot: Rc<Slot>,
     pub(crate) books: Books,
@@ -57,6 +60,8 @@ pub(crate) struct Client {
     pub(crate) trail: Option<Trail>,
     /// The replica that has served it last.
     node: Option<NodeId>,
+    /// How often it has changed the catalogue, as far as others have been told.
+    definitions: u64,
     /// What it hears on the channels that it listens on; without, it has never listened.
     pub(crate) ears: Option<Box<Ears>>,
     /// The pins that have been counted.
@@ -93,6 +98,7 @@ pub(crate) async fn serve(stream: Stream, seat: Seat, worker: Rc<Worker>) {
         packet_max: worker.service.config().proxy.max_packet_size,
         skip: 0,
         unsent: Vec::new(),
+        classifier: tenant.lore().classifier(),
         tenant,
         worker: worker.clone(),
         slot: presence.slot.clone(),
@@ -100,10 +106,12 @@ pub(crate) async fn serve(stream: Stream, seat: Seat, worker: Rc<Worker>) {
         last_write: None,
         trail: None,
         node: None,
+        definitions: 0,
         ears: None,
         pins: Pins::default(),
         transaction_since: None,
     };
+    client.tenant.lore().greet(Instant::now(), worker.service.config().routing.catalog_refresh);
     tracing::debug!(client = id, "client logged in");
     client.enter(Entry::Login, 1);
     let gone = tokio::select! {
@@ -161,7 +169,11 @@ impl Client {
             if let Some(frame) = taken.map_err(|error| Gone::Violation(error.into()))? {
                 let length = frame.whole.len();
                 self.note_frame(frame.tag);
-                let step = session.on_client(frame, &self.tenant.classifier).map_err(Gone::Violation)?;
+                if session.is_between() && self.classifier.version() != self.tenant.lore().version() {
+                    self.classifier = self.tenant.lore().classifier();
+                    session.reclassify(&self.classifier);
+                }
+                let step = session.on_client(frame, &self.classifier).map_err(Gone::Violation)?;
                 self.inbox.consume(length);
                 if step != Step::Gathering {
                     return Ok(step);
@@ -293,7 +305,8 @@ impl Client {
         self.time_request(now);
         session.date(now);
         let near = self.node.filter(|_| session.keeps_node());
-        let mut wanted = Wanted::new(intent.need, self.tenant.failover_deadline(now)).near(near);
+        let mut wanted =
+            Wanted::new(intent.need, self.classifier.version(), self.tenant.failover_deadline(now)).near(near);
         loop {
             let (acquired, waited) = timed(cancel.unless_cancelled(route::acquire(self, &wanted))).await;
             if let Some(since) = waited {
@@ -308,7 +321,7 @@ impl Client {
                 Ok(found) => found,
                 Err(Missed::Superseded) => {
                     self.keep_up(session);
-                    wanted.forget_nodes();
+                    wanted.forget_nodes(self.classifier.version());
                     continue;
                 }
                 Err(Missed::Refused(failure)) => {
@@ -369,6 +382,7 @@ impl Client {
                     self.worker.counters.lost();
                     tracing::info!(client = self.id, node = %taken.node, "lost a server in the middle of a request or transaction");
                     self.tenant.watcher.suspect(taken.node);
+                    self.note_write(session);
                     self.settle(session);
                     return None;
                 }
@@ -400,6 +414,10 @@ impl Client {
             if !Arc::ptr_eq(&self.tenant.cluster, &next.cluster) {
                 // The nodes have other numbers.
                 self.trail = self.trail.map(|trail| Trail { node: NOWHERE, ..trail });
+            }
+            if !Arc::ptr_eq(self.tenant.lore(), next.lore()) {
+                // Another database: what was judged by the old one's version is not to be taken for the new one's.
+                self.classifier = Arc::new(Classifier::new(Options { version: 0, ..Options::default() }));
             }
             self.tenant = next;
             // Its number may be another's.
@@ -456,13 +474,19 @@ impl Client {
         }
     }
 
-    /// A write may have been acknowledged: others who want to see everybody's writes need to know when.
-    pub(crate) fn note_write(&mut self, last_write: Option<Instant>) {
+    /// A write may have been acknowledged: others who want to see everybody's writes need to know when. One that changes what statements
+    /// are concerns everybody.
+    pub(crate) fn note_write(&mut self, session: &Session) {
+        let last_write = session.last_write();
         if self.last_write != last_write {
             self.last_write = last_write;
             if let Some(moment) = last_write {
                 self.tenant.note_write(moment);
             }
+        }
+        if self.definitions != session.definitions() {
+            self.definitions = session.definitions();
+            self.tenant.lore().suspect();
         }
     }
 

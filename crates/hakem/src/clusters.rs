@@ -186,7 +186,10 @@ async fn follow(service: Arc<Service>, cluster: Arc<Cluster>) {
         }
         if let Writer::Known(epoch) = snapshot.writer {
             let deposed = primary.replace(epoch.primary).filter(|before| *before != epoch.primary);
-            deposed.into_iter().for_each(|node| service.sever(&cluster, node));
+            if let Some(node) = deposed {
+                service.sever(&cluster, node);
+                service.suspect_catalogs(&cluster);
+            }
         }
         cluster.watcher.changed(snapshot.version).await;
     }

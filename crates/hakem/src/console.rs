@@ -5,6 +5,7 @@
 //! protocol only; drivers prefer the other one.
 
 mod act;
+mod catalog;
 mod clock;
 mod grammar;
 mod nodes;
@@ -544,7 +545,7 @@ const HELP: &str = "
 \tSHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|USERS|VERSION
 \tSHOW PEERS|PEER_POOLS
 \tSHOW LISTS|MEM|STATE
-\tSHOW TOPOLOGY|PINS|PIN_TOTALS
+\tSHOW TOPOLOGY|CATALOG|PINS|PIN_TOTALS
 \tSHOW DNS_HOSTS|DNS_ZONES
 \tSHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
 \tSET key = arg

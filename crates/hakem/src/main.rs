@@ -12,6 +12,7 @@ mod authentication;
 mod books;
 mod buffers;
 mod cancel;
+mod catalog;
 mod census;
 mod check;
 mod check_query;

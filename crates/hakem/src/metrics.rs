@@ -51,6 +51,7 @@ impl Metrics {
         out.counter("hakem_logins_dropped_total", &[], service.lobby.shown_out());
         collect_pools(service, &out);
         collect_topology(service, &out);
+        collect_catalogs(service, &out);
         recorder.handle().render()
     }
 
@@ -168,6 +169,22 @@ fn collect_topology(service: &Service, out: &Out<'_>) {
     }
 }
 
+fn collect_catalogs(service: &Service, out: &Out<'_>) {
+    for lore in service.lores() {
+        let figures = lore.figures();
+        let labels = [("cluster", lore.cluster.as_str()), ("database", lore.dbname.as_str())];
+        out.gauge("hakem_catalog_functions", &labels, figures.size.functions as f64);
+        out.gauge("hakem_catalog_relations", &labels, figures.size.relations as f64);
+        out.gauge("hakem_catalog_primary_names", &labels, figures.primary_names as f64);
+        out.gauge("hakem_catalog_current", &labels, f64::from(u8::from(lore.state(&figures) == "loaded")));
+        out.counter("hakem_catalog_loads_total", &labels, figures.loads);
+        out.counter("hakem_catalog_failures_total", &labels, figures.failures);
+        if let Some(checked) = figures.checked {
+            out.gauge("hakem_catalog_age_seconds", &labels, checked.elapsed().as_secs_f64());
+        }
+    }
+}
+
 struct Out<'a> {
     recorder: &'a PrometheusRecorder,
 }
@@ -189,7 +206,7 @@ fn key(name: &'static str, labels: &[(&'static str, &str)]) -> Key {
 
 const METADATA: Metadata<'static> = Metadata::new("hakem", Level::INFO, None);
 
-const COUNTERS: [(&str, &str); 12] = [
+const COUNTERS: [(&str, &str); 14] = [
     ("hakem_node_requests_total", "Requests that a node was chosen for."),
     ("hakem_statements_total", "Requests by where they went and why."),
     ("hakem_retries_total", "Requests run again elsewhere, by reason."),
@@ -202,9 +219,11 @@ const COUNTERS: [(&str, &str); 12] = [
     ("hakem_logins_dropped_total", "Connections dropped before their login to make room for others."),
     ("hakem_tls_handshakes_total", "TLS handshakes with clients, by outcome."),
     ("hakem_authentication_failures_total", "Clients that could not prove who they are."),
+    ("hakem_catalog_loads_total", "Times that a database's functions and relations were read."),
+    ("hakem_catalog_failures_total", "Times that a database's functions and relations could not be read."),
 ];
 
-const GAUGES: [(&str, &str); 16] = [
+const GAUGES: [(&str, &str); 21] = [
     ("hakem_node_outstanding", "Requests that a node was chosen for and has not finished."),
     ("hakem_node_latency_seconds", "How long a node has taken to answer lately."),
     ("hakem_node_read_share", "The part of the reads that a node gets, by weights, zones and slow start."),
@@ -221,4 +240,9 @@ const GAUGES: [(&str, &str); 16] = [
     ("hakem_replica_lag_bytes", "WAL inserted on the primary and not replayed."),
     ("hakem_primary_known", "1 while writes have somewhere to go."),
     ("hakem_split_brain", "1 while two nodes claim to be the primary of one timeline."),
+    ("hakem_catalog_functions", "Functions of users and extensions that a database has."),
+    ("hakem_catalog_relations", "Tables, views and sequences that a database has."),
+    ("hakem_catalog_primary_names", "Names of relations and types that are kept on the primary."),
+    ("hakem_catalog_age_seconds", "The time since a database's catalog was last known to be what was read."),
+    ("hakem_catalog_current", "1 when a database's catalog has been read, and no change of it is known of since."),
 ];

@@ -351,7 +351,7 @@ impl Pump<'_> {
             let frame = frontend::take(self.client.inbox.unread(), self.client.packet_max)?;
             let Some(frame) = frame else { return Ok(taken) };
             let (length, tag) = (frame.whole.len(), frame.tag);
-            let step = self.session.on_client(frame, &self.client.tenant.classifier)?;
+            let step = self.session.on_client(frame, &self.client.classifier)?;
             if step == Step::Later {
                 return Ok(taken);
             }
@@ -528,7 +528,7 @@ impl Pump<'_> {
                     self.client.tenant.cluster.loads.answered(&self.place.taken.burden, now);
                 }
                 self.client.note_read(self.place.taken, now);
-                self.client.note_write(self.session.last_write());
+                self.client.note_write(self.session);
                 self.client.note_answer(self.session, matches!(verdict, Verdict::Ready { .. }), now);
                 self.client.settle(self.session);
                 self.client.time_answered(self.session, now);

@@ -20,6 +20,8 @@ use crate::service::Tenant;
 #[derive(Debug)]
 pub(crate) struct Wanted {
     pub(crate) need: Need,
+    /// Of the classifier that called it so.
+    version: u64,
     avoided: Vec<NodeId>,
     /// The replica that is to serve it, if it can.
     near: Option<NodeId>,
@@ -51,8 +53,8 @@ impl From<Failure> for Missed {
 }
 
 impl Wanted {
-    pub(crate) fn new(need: Need, deadline: Instant) -> Wanted {
-        Wanted { need, avoided: Vec::new(), near: None, deadline }
+    pub(crate) fn new(need: Need, version: u64, deadline: Instant) -> Wanted {
+        Wanted { need, version, avoided: Vec::new(), near: None, deadline }
     }
 
     /// Rather on this replica than on another.
@@ -60,8 +62,9 @@ impl Wanted {
         Wanted { near, ..self }
     }
 
-    /// The nodes are others now.
-    pub(crate) fn forget_nodes(&mut self) {
+    /// The nodes are others now, and so may be what the database says.
+    pub(crate) fn forget_nodes(&mut self, version: u64) {
+        self.version = version;
         self.avoided.clear();
         self.near = None;
     }
@@ -110,9 +113,13 @@ impl Wanted {
     fn need(&self, tenant: &Tenant, now: Instant) -> topology::Need {
         match self.need {
             Need::Primary => topology::Need::Write,
+            // What was taken for a read may be none any more.
+            Need::Replica { .. } if !tenant.lore().is_current(self.version) => topology::Need::Write,
             Need::Replica { max_lag, not_before, global, .. } => {
                 let written = if global { tenant.last_write() } else { None };
-                topology::Need::Read(Freshness { now, max_lag, not_before: not_before.max(written) })
+                // An older replica may still have what was no read.
+                let not_before = not_before.max(written).max(tenant.lore().news());
+                topology::Need::Read(Freshness { now, max_lag, not_before })
             }
         }
     }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use topology::NodeId;
 
 use crate::cancel::Cancels;
+use crate::catalog::Lore;
 use crate::census::Census;
 use crate::clusters::{Cluster, Clusters};
 use crate::console::settings;
@@ -37,6 +38,7 @@ use crate::worker::Staff;
 
 /// What all workers share.
 pub(crate) struct Service {
+    me: Weak<Service>,
     config: ArcSwap<Config>,
     /// The same without servers that have joined since.
     stated: ArcSwap<Config>,
@@ -87,7 +89,8 @@ impl Service {
         orders: mpsc::UnboundedSender<Order>,
     ) -> Arc<Service> {
         let encrypted: Vec<_> = config.clusters.keys().map(|name| files.cluster(name)).collect();
-        let service = Arc::new(Service {
+        let service = Arc::new_cyclic(|me| Service {
+            me: me.clone(),
             config: ArcSwap::new(config.clone()),
             stated: ArcSwap::new(config.clone()),
             enlisted: Mutex::default(),
@@ -149,7 +152,9 @@ impl Service {
         let resolved = config.resolve(database, user)?;
         // A session sees all of a database's users' writes: they share what was written last, and what statements are.
         let sibling = tenants.values().find(|tenant| tenant.shares_with(&resolved));
-        let common = sibling.map_or_else(|| Arc::new(Common::new(&config)), |sibling| sibling.common.clone());
+        let me = self.me.upgrade().expect("a service that is asked is there");
+        let new = || Arc::new(Common::new(&me, &config, &resolved));
+        let common = sibling.map_or_else(new, |sibling| sibling.common.clone());
         let cluster = clusters[&resolved.cluster].clone();
         let gate = self.gates.of(database);
         let ledger = Arc::new(Ledger::new(self.workers, Instant::now()));
@@ -185,6 +190,14 @@ impl Service {
         let mut tenants: Vec<_> = lock(&self.tenants).values().cloned().collect();
         tenants.sort_by(|left, right| left.key.cmp(&right.key));
         tenants
+    }
+
+    /// What is known of each database on the servers that has had a client.
+    pub(crate) fn lores(&self) -> Vec<Arc<Lore>> {
+        let mut lores: Vec<Arc<Lore>> = self.tenants().iter().map(|tenant| tenant.lore().clone()).collect();
+        lores.sort_by_key(|lore| (lore.cluster.clone(), lore.dbname.clone(), Arc::as_ptr(lore) as usize));
+        lores.dedup_by(|left, right| Arc::ptr_eq(left, right));
+        lores
     }
 
     /// Reads the configuration again and puts it in force.
@@ -353,6 +366,8 @@ impl Service {
                     if let Some(known) = self.secrets.load().listed(&old.key.1) {
                         tenant.learn(&known.secret.credential());
                     }
+                    // What is said of functions by name may be something else now, as may be who is asked.
+                    tenant.lore().remind();
                     tenants.insert(old.key.clone(), tenant.clone());
                     tenant.supersede(&old);
                 }
@@ -451,6 +466,15 @@ impl Service {
         for cluster in lock(&self.departing).extract_if(.., unused) {
             cluster.stop();
         }
+    }
+
+    /// The cluster has another primary, whose catalogues may be others.
+    pub(crate) fn suspect_catalogs(&self, cluster: &Arc<Cluster>) {
+        let tenants = self.tenants();
+        tenants
+            .iter()
+            .filter(|tenant| Arc::ptr_eq(&tenant.cluster, cluster))
+            .for_each(|tenant| tenant.lore().suspect());
     }
 
     /// Ends the connections to a node of a cluster, at once: it is not what it was, or cannot be reached.

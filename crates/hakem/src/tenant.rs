@@ -5,23 +5,25 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use auth::Credential;
-use classifier::Classifier;
 use config::{Config, Resolved};
 use pool::{Keepalive, Parameters, Pool, Target, Wallet};
 use session::{Affinity, Consistency, Policy, Route, ServerMemory};
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use topology::{NodeId, Plan, Watcher};
 
+use crate::catalog::{self, Lore};
 use crate::clusters::{self, Cluster};
 use crate::gate::Gate;
 use crate::ledger::Ledger;
 use crate::listen::Hub;
 use crate::listener;
 use crate::quotas::Quotas;
+use crate::service::Service;
 
 /// One database as one user sees it.
 pub(crate) struct Tenant {
@@ -33,7 +35,6 @@ pub(crate) struct Tenant {
     pub(crate) watcher: Watcher,
     /// How its reads are shared out.
     pub(crate) plan: Plan,
-    pub(crate) classifier: Arc<Classifier>,
     pub(crate) common: Arc<Common>,
     /// Whether an administrator lets its requests pass.
     pub(crate) gate: Arc<Gate>,
@@ -78,21 +79,31 @@ pub(crate) struct Kept {
 
 /// What the users of one database on the servers have in common.
 pub(crate) struct Common {
-    classifier: Arc<Classifier>,
+    /// What its functions and relations are.
+    lore: Arc<Lore>,
+    keeper: AbortHandle,
+    service: Weak<Service>,
     started: Instant,
     /// When the last write of any session was acknowledged, in microseconds since `started`; 0 for never.
     last_write: AtomicU64,
 }
 
 impl Common {
-    pub(crate) fn new(config: &Config) -> Common {
-        let options =
-            classifier::Options { cache_entries: config.routing.classifier_cache, ..classifier::Options::default() };
+    /// Must be told by whom: the database is looked at from now on.
+    pub(crate) fn new(service: &Arc<Service>, config: &Config, resolved: &Resolved) -> Common {
+        let lore = Arc::new(Lore::new(&resolved.cluster, &resolved.dbname, config));
         Common {
-            classifier: Arc::new(Classifier::new(options)),
+            keeper: catalog::keep(service, lore.clone()),
+            lore,
+            service: Arc::downgrade(service),
             started: Instant::now(),
             last_write: AtomicU64::new(0),
         }
+    }
+
+    /// The same for another database.
+    fn instead(&self, config: &Config, resolved: &Resolved) -> Option<Common> {
+        Some(Common::new(&self.service.upgrade()?, config, resolved))
     }
 
     fn micros(&self, moment: Instant) -> u64 {
@@ -159,7 +170,6 @@ impl Tenant {
             cluster,
             watcher,
             plan,
-            classifier: common.classifier.clone(),
             common,
             gate,
             ledger,
@@ -191,10 +201,9 @@ impl Tenant {
         cluster: Arc<Cluster>,
         resolved: Resolved,
     ) -> Tenant {
-        let common = match self.shares_with(&resolved) {
-            true => self.common.clone(),
-            false => Arc::new(Common::new(config)),
-        };
+        // Without a service there is nobody who would notice.
+        let other = if self.shares_with(&resolved) { None } else { self.common.instead(config, &resolved) };
+        let common = other.map_or_else(|| self.common.clone(), Arc::new);
         let (gate, ledger, quotas) = (self.gate.clone(), self.ledger.clone(), self.quotas.clone());
         let kept = Kept { common, gate, ledger, quotas };
         let mut next = Tenant::new(self.key.clone(), config, workers, cluster, resolved, kept);
@@ -322,6 +331,11 @@ impl Tenant {
         last > 0 && self.common.micros(now).saturating_sub(last) < u64::try_from(age.as_micros()).unwrap_or(u64::MAX)
     }
 
+    /// What the database's functions and relations are.
+    pub(crate) fn lore(&self) -> &Arc<Lore> {
+        &self.common.lore
+    }
+
     /// When the last write of any session was acknowledged; rounded up.
     pub(crate) fn last_write(&self) -> Option<Instant> {
         match self.common.last_write.load(Ordering::Relaxed) {
@@ -343,6 +357,12 @@ impl Tenant {
             greetings.clear();
         }
         greetings.insert(settings, (now, parameters));
+    }
+}
+
+impl Drop for Common {
+    fn drop(&mut self) {
+        self.keeper.abort();
     }
 }
 

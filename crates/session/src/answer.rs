@@ -307,6 +307,7 @@ impl Session {
     pub(crate) fn end_lost(&mut self) {
         self.settings.rollback();
         self.wrote = false;
+        self.defined = false;
         self.transaction = Transaction::None;
     }
 }

@@ -299,6 +299,7 @@ mod tests {
 
     fn prepared(sql: &str) -> Arc<Prepared> {
         let class = Class {
+            defines: false,
             access: Access::Read,
             effects: Box::default(),
             why: classifier::Why::Select,

@@ -148,6 +148,8 @@ impl Session {
         // It may have been written, and if it was, reads that follow must see it.
         self.wrote = false;
         self.last_write = Some(now);
+        self.defined = false;
+        self.definitions += 1;
     }
 }
 

@@ -387,6 +387,19 @@ impl Session {
         }
     }
 
+    /// Whether nothing is left of what the transaction defined, if it has ended with this request.
+    fn is_undone(&self, request: &crate::request::Request, failed: bool) -> bool {
+        let ends_alone = request.simple.as_ref().is_some_and(|class| class.statements == 1);
+        let effects = request.simple.as_ref().map(|class| &*class.effects);
+        let rolls_back = matches!(effects, Some([Effect::Rollback { .. }]));
+        match self.transaction {
+            // Whether by COMMIT or by ROLLBACK.
+            Transaction::Open { failed: true } => ends_alone && !request.defines,
+            Transaction::Open { failed: false } => ends_alone && rolls_back,
+            _ => failed && !request.controls,
+        }
+    }
+
     /// The first request is over.
     fn conclude(&mut self, status: Status, memory: &mut ServerMemory, now: Instant) {
         let failed = self.progress.failed;
@@ -399,6 +412,8 @@ impl Session {
             self.note_writer(memory);
         }
         self.note_block(&sent.request, status);
+        let is_undone = self.is_undone(&sent.request, failed);
+        self.defined |= self.lease.role == Some(Role::Primary) && sent.request.defines && sent.request.executes;
         match status {
             Status::Idle => {
                 if failed {
@@ -409,6 +424,7 @@ impl Session {
                 if std::mem::take(&mut self.wrote) {
                     self.last_write = Some(now);
                 }
+                self.definitions += u64::from(std::mem::take(&mut self.defined) && !is_undone);
                 self.transaction = Transaction::None;
                 if self.flight.is_empty() {
                     self.portals.clear();

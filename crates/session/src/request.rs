@@ -52,6 +52,8 @@ pub(crate) struct Request {
     pub(crate) needs_server: bool,
     /// How it ends.
     pub(crate) end: End,
+    /// Whether it may change the catalogue.
+    pub(crate) defines: bool,
     /// Whether it begins a transaction block.
     pub(crate) begins: bool,
     /// Whether it ends a transaction: when its answer is lost, nobody knows what became of it.
@@ -124,6 +126,7 @@ impl Request {
             ties: false,
             needs_server: false,
             end: End::Open,
+            defines: false,
             begins: false,
             commits: false,
             obscure: false,
@@ -193,6 +196,7 @@ impl Request {
         self.plain &= more.plain;
         self.leaves_replica |= more.leaves_replica;
         self.ties |= more.ties;
+        self.defines |= more.defines;
         self.begins |= more.begins;
         self.commits |= more.commits;
         self.obscure |= more.obscure;
@@ -255,6 +259,7 @@ impl Request {
         self.recalls |= recalls;
         // In a string of several the values may be those that it draws itself.
         self.draws |= writes && !(recalls && class.statements == 1);
+        self.defines |= class.defines;
         self.copies |= class.why == Why::CopyFrom;
         self.leaves_something |= !class.effects.is_empty();
         self.controls |= class.effects.iter().any(crate::flight::controls);

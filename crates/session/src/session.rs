@@ -57,6 +57,10 @@ pub struct Session {
     pub(crate) wrote_on: WroteOn,
     /// Whether the current transaction sent anything but reads to the primary.
     pub(crate) wrote: bool,
+    /// Whether it may have changed the catalogue.
+    pub(crate) defined: bool,
+    /// How often a transaction was committed that may have.
+    pub(crate) definitions: u64,
     /// The request that is being gathered.
     pub(crate) request: Request,
     /// Statements that Parse messages of the request define, in their order.
@@ -288,6 +292,8 @@ impl Session {
             token: Token::default(),
             wrote_on: WroteOn::default(),
             wrote: false,
+            defined: false,
+            definitions: 0,
             request: Request::default(),
             parsed: Vec::new(),
             flight: VecDeque::new(),
@@ -519,6 +525,25 @@ impl Session {
         self.last_write
     }
 
+    /// How often the session may have changed the database's catalogue, to the knowledge of others: what statements are has to be asked
+    /// anew when this has changed.
+    #[must_use]
+    pub fn definitions(&self) -> u64 {
+        self.definitions
+    }
+
+    /// Whether nothing is kept that has a class: the client's next frame begins a request behind which none is. Only then may another
+    /// classifier than the last one be handed to [`Session::on_client`].
+    #[must_use]
+    pub fn is_between(&self) -> bool {
+        self.request.frames.is_empty() && self.flight.is_empty()
+    }
+
+    /// Goes over to another classifier, between two requests: what has been prepared is judged anew.
+    pub fn reclassify(&mut self, classifier: &Classifier) {
+        self.statements.reclassify(classifier);
+    }
+
     /// The statements that give a fresh session's server the settings of the startup packet; `None` when there is nothing to set.
     #[must_use]
     pub fn opening(&self, memory: &ServerMemory) -> Option<String> {
@@ -735,7 +760,7 @@ fn may_insist(request: &Request) -> bool {
         && matches!(request.why, Why::UnknownFunction | Why::ParseFailure | Why::TooComplex | Why::NodeDependent)
 }
 
-fn classify(classifier: &Classifier, sql: &[u8]) -> Arc<Class> {
+pub(crate) fn classify(classifier: &Classifier, sql: &[u8]) -> Arc<Class> {
     std::str::from_utf8(sql).map_or_else(|_| Arc::new(foreign(classifier, sql)), |sql| classifier.classify(sql))
 }
 
@@ -759,6 +784,7 @@ pub(crate) fn unknown() -> Class {
         effects: Box::default(),
         why: Why::UnknownStatement,
         statements: 1,
+        defines: false,
         hint: None,
         lesson: Default::default(),
     }

@@ -66,6 +66,11 @@ impl Told {
         Shape { parameters: (bits >> 32) as u32, columns: bits as u32 }
     }
 
+    /// For a statement that takes this one's place in all respects.
+    pub(crate) fn copy(&self) -> Told {
+        Told(AtomicU64::new(self.0.load(Ordering::Relaxed)))
+    }
+
     fn set(&self, shape: Shape) {
         self.0.store(u64::from(shape.parameters) << 32 | u64::from(shape.columns), Ordering::Relaxed);
     }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use classifier::Class;
+use classifier::{Class, Classifier};
 use sha2::{Digest, Sha256};
 
 use crate::settings::Settings;
@@ -134,9 +134,45 @@ impl Prepared {
         matches!(self.form, Form::Sql(_))
     }
 
+    /// The same by another classifier; itself, if that makes no difference.
+    fn judged_by(self: &Arc<Self>, classifier: &Classifier) -> Arc<Prepared> {
+        let (class, form) = match &self.form {
+            Form::Protocol | Form::Sql(_) => (crate::session::classify(classifier, &self.sql), None),
+            Form::Execute(target) => {
+                let judged = target.judged_by(classifier);
+                // What does more than its target was a write for that.
+                let class = if self.class == target.class { judged.class.clone() } else { self.class.clone() };
+                (class, (!Arc::ptr_eq(&judged, target)).then_some(Form::Execute(judged)))
+            }
+            Form::Own(None) => (self.class.clone(), None),
+            Form::Own(Some(inner)) => {
+                let judged = inner.judged_by(classifier);
+                (self.class.clone(), (!Arc::ptr_eq(&judged, inner)).then_some(Form::Own(Some(judged))))
+            }
+        };
+        let form = match form {
+            None if class == self.class => return self.clone(),
+            None => self.form.share(),
+            Some(form) => form,
+        };
+        let (sql, types, told) = (self.sql.clone(), self.types.clone(), self.told.copy());
+        Arc::new(Prepared { id: self.id, sql, types, class, form, told })
+    }
+
     /// Whether this is what a Parse message asks for.
     pub(crate) fn is(&self, sql: &[u8], types: &[u8], class: &Class) -> bool {
         *self.sql == *sql && *self.types == *types && *self.class == *class
+    }
+}
+
+impl Form {
+    fn share(&self) -> Form {
+        match self {
+            Form::Protocol => Form::Protocol,
+            Form::Sql(source) => Form::Sql(source.clone()),
+            Form::Execute(target) => Form::Execute(target.clone()),
+            Form::Own(inner) => Form::Own(inner.clone()),
+        }
     }
 }
 
@@ -181,6 +217,13 @@ impl Statements {
         let removed = self.named.remove(name)?;
         self.bytes -= cost(name, &removed);
         Some(removed)
+    }
+
+    /// Judges all of them anew.
+    pub(crate) fn reclassify(&mut self, classifier: &Classifier) {
+        for statement in self.named.values_mut().chain(&mut self.unnamed) {
+            *statement = statement.judged_by(classifier);
+        }
     }
 
     /// Whether another named one would take more than so many bytes.

@@ -31,6 +31,7 @@ pub(crate) enum Command {
 /// What can be shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Topic {
+    Catalog,
     Clients,
     Config,
     Databases,
@@ -253,7 +254,8 @@ fn is_blank(letter: char) -> bool {
 }
 
 /// SHOW's topics.
-pub(crate) const TOPICS: [(&str, Topic); 22] = [
+pub(crate) const TOPICS: [(&str, Topic); 23] = [
+    ("catalog", Topic::Catalog),
     ("clients", Topic::Clients),
     ("config", Topic::Config),
     ("databases", Topic::Databases),

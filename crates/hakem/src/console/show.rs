@@ -10,6 +10,7 @@ use config::{Config, PoolMode};
 use pool::Figures;
 
 use super::NAME;
+use super::catalog;
 use super::clock::written;
 use super::grammar::Topic;
 use super::nodes;
@@ -63,6 +64,7 @@ pub(crate) fn columns(topic: Topic) -> &'static [Column] {
         Topic::DnsHosts => &[("hostname", Text), ("ttl", Int8), ("addrs", Text)],
         Topic::DnsZones => &[("zonename", Text), ("serial", Int8), ("count", Int4)],
         Topic::Topology => &nodes::COLUMNS,
+        Topic::Catalog => &catalog::COLUMNS,
         Topic::Pins => &[
             ("database", Text),
             ("user", Text),
@@ -98,6 +100,7 @@ impl View<'_> {
             Topic::Lists => self.lists(),
             Topic::Mem => self.memory(),
             Topic::Topology => self.topology(),
+            Topic::Catalog => catalog::rows(self),
             Topic::Pins => self.pins(),
             Topic::PinTotals => self.pin_totals(),
         }
@@ -410,7 +413,7 @@ impl View<'_> {
     }
 
     /// A moment of the monotonic clock as a wall clock would have shown it.
-    fn moment(&self, moment: Instant) -> String {
+    pub(super) fn moment(&self, moment: Instant) -> String {
         written(self.wall - self.now.saturating_duration_since(moment))
     }
 }

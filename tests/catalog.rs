@@ -1,0 +1,314 @@
+//! What the proxy knows of a database's functions and relations, and where it sends statements for that.
+
+use futures_util::TryStreamExt;
+use serde_json::Value;
+
+use crate::harness::{Client, Setup, Stage, run, until};
+
+const PRIMARY: &str = "primary";
+const REPLICA: &str = "replica";
+
+/// Everything that only the primary may read, and what looks like it.
+const SCHEMA: &str = "
+    create table plain (id int, name text);
+    insert into plain select n, 'name ' || n from generate_series(1, 10) n;
+    create sequence numbers;
+    create function writes() returns bigint language sql as 'select nextval(''numbers'')';
+    create function pure(int) returns int language sql immutable as 'select $1 + 1';
+    create function reads() returns bigint language sql stable as 'select count(*) from plain';
+    create function row_writes(plain) returns bigint language sql as 'select nextval(''numbers'')';
+    create function row_pure(plain) returns text language sql immutable as 'select upper($1.name)';
+    create function defaults(bigint default nextval('numbers')) returns bigint language sql immutable as 'select $1';
+    create view over_builtin as select nextval('numbers') as n;
+    create view over_view as select n from over_builtin;
+    create view over_writes as select writes() as n;
+    create view over_node as select count(*) from pg_stat_activity;
+    create view over_plain as select id, lower(name) as name, now() as at from plain;
+    create view over_setting as select current_setting('app.x', true) as x;
+    create view over_node_setting as select current_setting('transaction_read_only') as x;
+    create materialized view kept as select count(*) from plain;
+    create unlogged table fast (id int);
+    create table parted (id int) partition by range (id);
+    create table parted_1 partition of parted for values from (0) to (10);
+    create unlogged table parted_2 partition of parted for values from (10) to (20);
+    create table guarded (id int);
+    alter table guarded enable row level security;
+    alter table guarded force row level security;
+    create policy volatile on guarded using (id < writes());
+    create table tenanted (id int);
+    alter table tenanted enable row level security;
+    create policy setting on tenanted using (id::text = current_setting('app.tenant', true));
+    create domain checked as bigint check (value < writes() + 1000000);
+    create domain bounded as int check (value > 0);
+    create table of_checked (v checked);
+    create function join_texts(text, text) returns text language sql as 'select $1 || nextval(''numbers'')';
+    create operator <+> (leftarg = text, rightarg = text, function = join_texts);
+    create function join_purely(text, text) returns text language sql immutable as 'select $1 || $2';
+    create operator <-> (leftarg = text, rightarg = text, function = join_purely);
+    create type pair as (a int, b int);
+    create function pair_text(pair) returns text language sql as 'select nextval(''numbers'')::text';
+    create cast (pair as text) with function pair_text(pair);
+    create function add_up(bigint, bigint) returns bigint language sql as 'select $1 + $2 + nextval(''numbers'')';
+    create aggregate sum_up(bigint) (sfunc = add_up, stype = bigint, initcond = '0');
+    create aggregate plain_sum(int) (sfunc = int4pl, stype = int, initcond = '0');
+    create schema other;
+    create function other.lower(text) returns text language sql as 'select $1 || nextval(''public.numbers'')';
+    create unlogged table other.plain_too (id int);
+    create table plain_too (id int);
+";
+
+async fn stage(setup: Setup) -> Stage {
+    let stage = setup.start().await.unwrap();
+    stage.psql(SCHEMA).await;
+    stage.cluster.caught_up().await.unwrap();
+    stage.ready().await.unwrap();
+    stage
+}
+
+/// A client of a stage that knows what the database holds.
+async fn informed(stage: &Stage) -> Client {
+    let client = stage.connect().await;
+    // Where a read goes does not depend on writes here.
+    client.batch_execute("set hakem.consistency = 'eventual'").await.unwrap();
+    until("the catalog to be read", async || gauge(stage, "hakem_catalog_loads_total").await >= 1.0).await.unwrap();
+    until("a replica to be as new as that", async || went(stage, &client, "select 1").await == REPLICA).await.unwrap();
+    client
+}
+
+async fn gauge(stage: &Stage, name: &str) -> f64 {
+    stage.proxy.series(name).await.iter().map(|(_, value)| value).sum()
+}
+
+/// Runs a statement and says what kind of server it was sent to.
+async fn went(stage: &Stage, client: &Client, sql: &str) -> &'static str {
+    let before = counts(stage).await;
+    let outcome = if sql.starts_with("copy") {
+        match client.copy_out(sql).await {
+            Ok(rows) => rows.try_for_each(async |_| Ok(())).await,
+            Err(error) => Err(error),
+        }
+    } else {
+        client.batch_execute(sql).await
+    };
+    outcome.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    let after = counts(stage).await;
+    if after[0] > before[0] { PRIMARY } else { REPLICA }
+}
+
+async fn counts(stage: &Stage) -> [i32; 2] {
+    let series = stage.proxy.series("hakem_statements_total").await;
+    [PRIMARY, REPLICA].map(|place| {
+        let place = format!("to=\"{place}\"");
+        series.iter().filter(|(labels, _)| labels.contains(&place)).map(|(_, count)| *count as i32).sum()
+    })
+}
+
+async fn misrouted(stage: &Stage) -> f64 {
+    stage.proxy.metric("hakem_retries_total", &[("reason", "misrouted")]).await
+}
+
+#[tokio::test]
+async fn what_calls_functions_unseen_goes_to_the_primary() {
+    let stage = stage(Setup::replicas(1).with("console", "admin_users", "[\"postgres\"]")).await;
+    let client = informed(&stage).await;
+    let cases = [
+        ("select writes()", PRIMARY),
+        ("select public.writes()", PRIMARY),
+        ("select pure(1)", REPLICA),
+        ("select public.pure(id) from plain", REPLICA),
+        ("select reads()", PRIMARY),
+        ("select p.row_writes from plain p limit 1", PRIMARY),
+        ("select (p).row_writes from plain p limit 1", PRIMARY),
+        ("select p.row_pure from plain p", REPLICA),
+        ("select defaults()", PRIMARY),
+        ("select * from over_builtin", PRIMARY),
+        ("select * from over_view", PRIMARY),
+        ("select * from public.over_view", PRIMARY),
+        ("with x as (select * from over_writes) select * from x", PRIMARY),
+        ("select * from over_node", PRIMARY),
+        ("select * from over_plain", REPLICA),
+        ("table over_setting", REPLICA),
+        ("table over_node_setting", PRIMARY),
+        ("select * from kept", REPLICA),
+        ("select * from fast", PRIMARY),
+        ("select last_value from numbers", PRIMARY),
+        ("select * from numbers", PRIMARY),
+        ("select count(*) from parted", PRIMARY),
+        ("select count(*) from parted_1", REPLICA),
+        ("select * from guarded", PRIMARY),
+        ("select * from tenanted", REPLICA),
+        ("select '1'::checked", PRIMARY),
+        ("select cast('1' as bounded)", REPLICA),
+        ("select * from of_checked", PRIMARY),
+        ("select 'a'::text <+> 'b'", PRIMARY),
+        ("select 'a'::text <-> 'b'", REPLICA),
+        ("select row(1, 2)::pair::text", PRIMARY),
+        ("select sum_up(id) from plain", PRIMARY),
+        ("select plain_sum(id) from plain", REPLICA),
+        // It is not known which schemas are searched.
+        ("select lower('A')", PRIMARY),
+        ("select pg_catalog.lower('A')", REPLICA),
+        ("select upper('A')", REPLICA),
+        ("select * from plain_too", PRIMARY),
+        ("select * from public.plain_too", REPLICA),
+        ("select * from other.plain_too", PRIMARY),
+        ("copy fast to stdout", PRIMARY),
+        ("copy (select * from over_view) to stdout", PRIMARY),
+        ("copy plain to stdout", REPLICA),
+        ("explain select * from over_view", PRIMARY),
+        ("explain select * from over_plain", REPLICA),
+    ];
+    for (sql, place) in cases {
+        assert_eq!(went(&stage, &client, sql).await, place, "{sql}");
+    }
+    assert_eq!(misrouted(&stage).await, 0.0, "nothing was found out by failing");
+
+    // The console tells what is known.
+    let console = stage.proxy.connect_with(|config| {
+        config.dbname("hakem");
+    });
+    let rows = console.await.unwrap().simple_query("show catalog").await.unwrap();
+    let row = rows.iter().find_map(|message| match message {
+        tokio_postgres::SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    let row = row.expect("a database has had a client");
+    assert_eq!(
+        (row.get("cluster"), row.get("database"), row.get("state")),
+        (Some("local"), Some("postgres"), Some("loaded"))
+    );
+    assert!(row.get("functions").unwrap().parse::<u32>().unwrap() >= 14, "{row:?}");
+    assert!(row.get("relations").unwrap().parse::<u32>().unwrap() >= 20, "{row:?}");
+
+    // The command line comes to the same conclusions.
+    let url = stage.cluster.url(stage.cluster.primary());
+    let input: String = cases
+        .iter()
+        .map(|(sql, place)| serde_json::json!({"id": [sql, place], "sql": sql}).to_string() + "\n")
+        .collect();
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_hakem"));
+    command.args(["classify", "--database", &url]);
+    let output = run(command, &input).await;
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(output.stdout.lines().count(), cases.len(), "{output:?}");
+    for line in output.stdout.lines() {
+        let answer: Value = serde_json::from_str(line).unwrap();
+        let expected = if answer["id"][1] == REPLICA { "read" } else { "write" };
+        assert_eq!(answer["access"], expected, "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_knows_what_it_has_changed_itself() {
+    // No look without a reason: what is noticed here was noticed as it passed.
+    let stage = stage(Setup::replicas(1).with("routing", "catalog_refresh", "\"0s\"")).await;
+    let client = informed(&stage).await;
+    let other = informed(&stage).await;
+    let named = other.prepare("select pure(1)").await.unwrap();
+    let prepared = async || {
+        let before = counts(&stage).await;
+        other.query(&named, &[]).await.unwrap();
+        let after = counts(&stage).await;
+        if after[0] > before[0] { PRIMARY } else { REPLICA }
+    };
+    assert_eq!((went(&stage, &client, "select pure(1)").await, prepared().await), (REPLICA, REPLICA));
+    // What stays on the primary by now is what others have to be told, too: their prepared statements as well.
+    let worse = [
+        (
+            "create or replace function pure(int) returns int language sql as 'select nextval(''numbers'')::int'",
+            "select pure(1)",
+        ),
+        ("begin; alter table plain set unlogged; commit", "select count(*) from plain"),
+        ("create or replace view over_plain as select id, name, now() as at from plain", "select * from over_plain"),
+        ("create view late as select nextval('numbers')", "select * from late"),
+        ("do $$ begin create view later as select nextval('numbers'); end $$", "select * from later"),
+        ("create function late() returns bigint language sql as 'select 1::bigint'", "select late()"),
+        ("alter function row_pure(plain) volatile", "select p.row_pure from plain_too x, plain p"),
+    ];
+    for (change, sql) in worse {
+        client.batch_execute(change).await.unwrap();
+        for _ in 0..3 {
+            assert_eq!(went(&stage, &client, sql).await, PRIMARY, "{change}: {sql}");
+        }
+    }
+    assert_eq!(prepared().await, PRIMARY);
+    assert_eq!(misrouted(&stage).await, 0.0);
+    // And back: no sooner than replicas have seen it.
+    let better = [
+        ("create or replace function pure(int) returns int language sql immutable as 'select $1'", "select pure(1)"),
+        ("alter table plain set logged", "select count(*) from plain"),
+        ("create or replace view late as select 1::bigint as nextval", "select * from late"),
+    ];
+    for (change, sql) in better {
+        client.batch_execute(change).await.unwrap();
+        until("replicas to get it", async || went(&stage, &client, sql).await == REPLICA).await.unwrap();
+    }
+    until("others to know", async || prepared().await == REPLICA).await.unwrap();
+    assert_eq!(misrouted(&stage).await, 0.0);
+}
+
+#[tokio::test]
+async fn what_is_changed_elsewhere_is_found_out() {
+    let stage = stage(Setup::replicas(1).with("routing", "catalog_refresh", "\"50ms\"")).await;
+    let client = informed(&stage).await;
+    assert_eq!(went(&stage, &client, "select pure(1)").await, REPLICA);
+    let loads = gauge(&stage, "hakem_catalog_loads_total").await;
+    stage.direct(0, "alter function pure(int) volatile").await;
+    until("the change to be found", async || went(&stage, &client, "select pure(1)").await == PRIMARY).await.unwrap();
+    until("the load to be counted", async || gauge(&stage, "hakem_catalog_loads_total").await > loads).await.unwrap();
+    stage.direct(0, "alter function pure(int) immutable").await;
+    until("the change to be found", async || went(&stage, &client, "select pure(1)").await == REPLICA).await.unwrap();
+    // What is not read again is not loaded again.
+    let loads = gauge(&stage, "hakem_catalog_loads_total").await;
+    let checked = async || stage.proxy.metric("hakem_catalog_age_seconds", &[]).await;
+    for _ in 0..3 {
+        let age = checked().await;
+        until("another look", async || checked().await < age).await.unwrap();
+    }
+    assert_eq!(gauge(&stage, "hakem_catalog_loads_total").await, loads);
+    assert_eq!(misrouted(&stage).await, 0.0);
+}
+
+#[tokio::test]
+async fn rules_by_name_are_followed_and_reloaded() {
+    let setup = |safe: &str, unsafe_: &str, trust: &str| {
+        let setup = Setup::replicas(1).with("routing", "safe_functions", safe);
+        setup.with("routing", "unsafe_functions", unsafe_).with("routing", "trust_stable_functions", trust)
+    };
+    let stage = stage(setup("[\"public.sleeps\"]", "[\"pure\"]", "false")).await;
+    stage.psql("create function sleeps() returns text language sql as 'select pg_sleep(0)::text'").await;
+    stage.cluster.caught_up().await.unwrap();
+    let client = informed(&stage).await;
+    for (sql, place) in [("select sleeps()", REPLICA), ("select pure(1)", PRIMARY), ("select reads()", PRIMARY)] {
+        assert_eq!(went(&stage, &client, sql).await, place, "{sql}");
+    }
+    setup("[]", "[]", "true").reload(&stage).await.unwrap();
+    for (sql, place) in [("select sleeps()", PRIMARY), ("select pure(1)", REPLICA), ("select reads()", REPLICA)] {
+        until(sql, async || went(&stage, &client, sql).await == place).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn without_the_right_to_look_there_are_postgresqls_own_functions() {
+    let stage = Setup::replicas(1).start().await.unwrap();
+    stage.direct(0, "create role prober login password 'hakem' in role pg_monitor").await;
+    stage.direct(0, "create database apart").await;
+    stage.direct(0, "revoke connect on database apart from public").await;
+    stage.cluster.caught_up().await.unwrap();
+    Setup::replicas(1).with("clusters.local", "probe_user", "\"prober\"").reload(&stage).await.unwrap();
+    stage.ready().await.unwrap();
+    let client = stage.proxy.connect_with(|config| {
+        config.dbname("apart");
+    });
+    let client = client.await.unwrap();
+    client.batch_execute("create function pure(int) returns int language sql immutable as 'select 1'").await.unwrap();
+    let failures = async || gauge(&stage, "hakem_catalog_failures_total").await;
+    until("a failure", async || failures().await >= 2.0).await.unwrap();
+    assert_eq!(stage.proxy.log().matches("cannot read the catalog").count(), 1, "{}", stage.proxy.log());
+    client.batch_execute("set hakem.consistency = 'eventual'").await.unwrap();
+    assert_eq!(went(&stage, &client, "select upper('a')").await, REPLICA);
+    assert_eq!(went(&stage, &client, "select pure(1)").await, PRIMARY);
+    // Nobody waits for what cannot be known.
+    client.batch_execute("create table more (id int)").await.unwrap();
+    until("reads to go on", async || went(&stage, &client, "select upper('a')").await == REPLICA).await.unwrap();
+}
