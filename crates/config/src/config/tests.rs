@@ -304,6 +304,55 @@ fn impossible_clusters() {
 }
 
 #[test]
+fn shares() {
+    let servers = "servers = [\"db1\", \"db2:5433\"]";
+    let cluster = |more: &str| LEAST.replace("servers = [\"db1\"]", &format!("{servers}\n{more}"));
+    let stated = parse(&cluster("weights = { \"DB2:5433\" = 3 }\nzones = { db1 = \"a\", \"db2:5433\" = \"b\" }"));
+    let found = &stated.clusters["main"];
+    let weights: Vec<_> = found.weights.iter().map(|(server, weight)| (server.to_string(), *weight)).collect();
+    assert_eq!(weights, [("db2:5433".to_owned(), 3)]);
+    assert_eq!(found.zones.values().map(String::as_str).collect::<Vec<_>>(), ["a", "b"]);
+    let shown = stated.settings.iter().find(|setting| setting.key == "zones").unwrap();
+    assert_eq!(shown.value.as_deref(), Some(r#"{ "db1:5432" = "a", "db2:5433" = "b" }"#));
+    let wrong = |more: &str, expected: &str| assert_eq!(problems(&cluster(more)), [expected], "{more}");
+    wrong(
+        "weights = 1",
+        r#"proxy.toml:6: "weights" must be a table such as { "10.0.0.1:5432" = ... }, not a whole number"#,
+    );
+    wrong("weights = { db1 = 1001 }", r#"proxy.toml:6: "weights" of "db1:5432" must be from 0 to 1000, not 1001"#);
+    wrong("weights = { db1 = -1 }", r#"proxy.toml:6: "weights" of "db1:5432" must be from 0 to 4294967295, not -1"#);
+    wrong("weights = { db1 = 1, \"DB1:5432\" = 2 }", r#"proxy.toml:6: "weights" states "db1:5432" twice"#);
+    wrong("zones = { db1 = 1 }", r#"proxy.toml:6: "zones" of "db1:5432" must be a text in quotes, not a whole number"#);
+    wrong(
+        "zones = { \"db2:5434\" = \"a\" }",
+        r#"proxy.toml:6: "zones" names "db2:5434", which is not in "servers"; did you mean "db2:5433"?"#,
+    );
+    let part =
+        |value: &str| parse(&format!("[routing]\nprimary_read_share = {value}\n{LEAST}")).routing.primary_read_share;
+    assert_eq!([part("0.3").part(), part("0").part(), part("1").part(), part("1.0").part()], [0.3, 0.0, 1.0, 1.0]);
+    let share = |value: &str, expected: &str| {
+        check(
+            &format!("[routing]\nprimary_read_share = {value}"),
+            &format!("proxy.toml:2: \"primary_read_share\" {expected}"),
+        );
+    };
+    share("1.1", "must be from 0.0 to 1.0, not 1.1");
+    share("-0.1", "must be from 0.0 to 1.0, not -0.1");
+    share("nan", "must be from 0.0 to 1.0, not NaN");
+    share("\"30%\"", "must be a fraction from 0.0 to 1.0, not a text");
+    check("[routing]\nslow_start = \"2h\"", r#"proxy.toml:2: "slow_start" must be from "0s" to "1h", not "2h""#);
+    // The user's own, else the database's, else everybody's.
+    let resolved = |more: &str| {
+        let text = format!("[routing]\nprimary_read_share = 0.1\n{LEAST}{more}");
+        parse(&text).resolve("shop", "app").unwrap().primary_read_share.part()
+    };
+    assert_eq!(resolved(""), 0.1);
+    assert_eq!(resolved("primary_read_share = 0.2"), 0.2);
+    let user = LEAST.replace("\"x\"", "\"x\"\nprimary_read_share = 0.4") + "primary_read_share = 0.2";
+    assert_eq!(parse(&user).resolve("shop", "app").unwrap().primary_read_share.part(), 0.4);
+}
+
+#[test]
 fn impossible_users() {
     let check = |text: &str, expected: &[&str]| {
         assert_eq!(problems(&format!("[[users]]\n{text}\n{LEAST}")), expected, "{text}")

@@ -91,6 +91,7 @@ fn candidates(value: &str) -> Vec<toml::Value> {
         && seconds >= 0.0
     {
         candidates.push(text(format!("{}ms", (seconds * 1000.0).round())));
+        candidates.push(toml::Value::Float(seconds));
     }
     if let "true" | "false" | "on" | "off" = value {
         candidates.push(toml::Value::Boolean(matches!(value, "true" | "on")));
