@@ -359,6 +359,23 @@ async fn statements_of_sql_where_they_are_looked_for() {
     }
     free(&stage).await;
 
+    // Among others in one string.
+    for block in [false, true] {
+        if block {
+            one.query("begin").await;
+        }
+        assert_eq!(value(&one.query("select 'a' where false; execute q").await).as_deref(), Some("5"));
+        assert_eq!(sqlstate(&one.query("select 'b'; prepare q as select 6").await).as_deref(), Some("42P05"));
+        if block {
+            one.query("rollback").await;
+        }
+        let again = one.query("deallocate q; prepare q as select 6; execute q").await;
+        assert_eq!(value(&again).as_deref(), Some("6"));
+        assert_eq!(tags(&one.query("deallocate all").await), "CZ");
+        free(&stage).await;
+        assert_eq!(tags(&one.query("prepare q as select 5").await), "CZ");
+    }
+
     // A statement whose table is gone is not in the way of the others.
     assert_eq!(tags(&one.query("prepare gone as select * from t").await), "CZ");
     stage.psql("drop table t").await;

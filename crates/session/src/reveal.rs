@@ -1,5 +1,6 @@
 //! Statements of SQL's PREPARE under their own names on the server, for requests that look for them there: a query of
-//! `pg_prepared_statements`, or a text that a function or a DO block may execute, with EXECUTE in it.
+//! `pg_prepared_statements`, a text that a function or a DO block may execute, with EXECUTE in it, and EXECUTE or DEALLOCATE in a string
+//! of several statements.
 //!
 //! Such a session is on the server by itself from then on: it gets nothing but its own statements, under the names and with the
 //! texts that it gave them, and stays (a pin) until they are deallocated.
@@ -16,22 +17,33 @@ use crate::sql::Rewrite;
 use crate::statements::Prepared;
 
 impl Session {
-    /// Whether a simple query that comes next looks for the session's own statements on its server; and which these are. Not within
-    /// a transaction, which would fail with a statement that cannot be prepared any more.
+    /// Whether a simple query that comes next looks for the session's own statements on its server; and which these are.
     pub(crate) fn reveals(&self, sql: &[u8], class: &Class) -> Option<Rewrite> {
-        if class.access == Access::Read
-            || self.transaction != Transaction::None
-            || self.is_behind()
-            || self.names_are_real()
-            || class.effects.iter().any(|effect| matches!(effect, Effect::Prepare { .. } | Effect::Execute(_)))
-        {
+        if class.access == Access::Read || self.is_behind() || self.names_are_real() {
             return None;
         }
         let shows = class.why == Why::NodeDependent && find(sql, b"pg_prepared_statement").is_some();
         let has_own = self.statements.of_sql().next().is_some();
-        // Those of the protocol have no other name there than the shared one.
-        let looks = (shows && (has_own || self.statements.has_no_names())) || (has_own && executes_text(sql));
+        let looks = match class.statements {
+            _ if !has_own => shows && self.statements.has_no_names() && self.transaction == Transaction::None,
+            1 if crate::sql::concerns_statements(class) => false,
+            2.. if class.effects.iter().any(|effect| self.names_own(effect)) => {
+                !matches!(self.transaction, Transaction::Open { failed: true } | Transaction::Lost { .. })
+            }
+            // A transaction would fail with a statement that cannot be prepared any more, whether it is looked for or not.
+            _ => (shows || executes_text(sql)) && self.transaction == Transaction::None,
+        };
         looks.then(|| Rewrite::Reveal(self.statements.of_sql().cloned().collect()))
+    }
+
+    /// Whether an effect is on a statement that the session has prepared by SQL.
+    fn names_own(&self, effect: &Effect) -> bool {
+        let name = match effect {
+            Effect::Execute(execution) => &execution.name,
+            Effect::Prepare { name, .. } | Effect::Deallocate(name) => name,
+            _ => return false,
+        };
+        self.statements.get(name.as_bytes()).is_some_and(|known| known.is_of_sql())
     }
 
     /// Writes what gives the server the session's own statements and no other.
