@@ -4,11 +4,14 @@
 //! Eight clients share two connections per server. Each has a twin that is connected to the primary itself and does the same. What
 //! the comparison leaves out stands in `comparable`, with its reason.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use wire::backend::{self, Report, tag};
@@ -55,8 +58,9 @@ async fn walk_all(stage: &Stage, seed: u64) {
     let node = &stage.cluster.nodes()[stage.cluster.primary()];
     let primary: SocketAddr = format!("{}:{}", node.host(), node.port()).parse().unwrap();
     let (next, proxy, splits) = (Arc::new(AtomicUsize::new(0)), stage.proxy.address, stage.cluster.nodes().len() > 1);
+    let all = Rc::new(RefCell::new(Vec::new()));
     let client = |number: usize| {
-        let next = next.clone();
+        let (next, all) = (next.clone(), all.clone());
         async move {
             let mut random = Random(seed.wrapping_mul(1000).wrapping_add(number as u64));
             let mut twins: Option<Twins> = None;
@@ -66,7 +70,7 @@ async fn walk_all(stage: &Stage, seed: u64) {
                 }
                 let mut pair = match twins.take() {
                     Some(pair) => pair,
-                    None => Twins::connect(proxy, primary, splits, &mut random).await,
+                    None => Twins::connect(proxy, primary, splits, &mut random, (all.clone(), number)).await,
                 };
                 pair.walk(&mut random).await;
                 twins = Some(pair);
@@ -84,30 +88,46 @@ struct Twins {
     /// What each was told of the server's parameters.
     told: [BTreeMap<String, String>; 2],
     history: String,
+    /// What all clients have done, in its order, with their numbers.
+    all: Rc<RefCell<Vec<String>>>,
+    number: usize,
+    primary: SocketAddr,
     /// There was something in the startup packet.
     has_startup: bool,
     /// Reads go to a replica.
     splits: bool,
+    /// For an answer.
+    waits: bool,
 }
 
 impl Twins {
-    async fn connect(proxy: SocketAddr, primary: SocketAddr, splits: bool, random: &mut Random) -> Twins {
+    async fn connect(
+        proxy: SocketAddr,
+        primary: SocketAddr,
+        splits: bool,
+        random: &mut Random,
+        (all, number): (Rc<RefCell<Vec<String>>>, usize),
+    ) -> Twins {
         let mut startup: Vec<(&str, &str)> = Vec::new();
         for choices in STARTUP {
             if random.one_in(4) {
                 startup.push(*random.of(choices));
             }
         }
-        let all = || [("user", "postgres"), ("database", "postgres")].into_iter().chain(startup.iter().copied());
-        let (through, told_through) = Raw::start(proxy, all()).await;
-        let (direct, told_direct) = Raw::start(primary, all()).await;
+        let packet = || [("user", "postgres"), ("database", "postgres")].into_iter().chain(startup.iter().copied());
+        let (through, told_through) = Raw::start(proxy, packet()).await;
+        let (direct, told_direct) = Raw::start(primary, packet()).await;
         let mut twins = Twins {
             through,
             direct,
             told: Default::default(),
             history: format!("{startup:?}\n"),
+            all,
+            number,
+            primary,
             has_startup: !startup.is_empty(),
             splits,
+            waits: false,
         };
         twins.compare(&told_through, &told_direct);
         twins
@@ -164,10 +184,23 @@ impl Twins {
         }
         let how = if extended { "extended" } else { "simple" };
         let _ = writeln!(self.history, "{how}: {}", statements.join("; "));
+        self.all.borrow_mut().push(format!("{}: {how}: {}", self.number, statements.join("; ")));
+        self.waits = true;
         self.direct.say(&bytes).await;
         self.through.say(&bytes).await;
         let direct = self.direct.until_ready().await;
-        let through = self.through.until_ready().await;
+        let Ok(through) = tokio::time::timeout(ANSWER_MAX, self.through.until_ready()).await else {
+            let (mut witness, _) = Raw::start(self.primary, [("user", "postgres")].into_iter()).await;
+            let rows = witness.query(WITNESS).await;
+            panic!(
+                "{}\nall clients, number {} being this one: {:#?}\nno answer; the servers: {:#?}",
+                self.history,
+                self.number,
+                last(&self.all.borrow()),
+                comparable(&rows, &mut BTreeMap::new())
+            );
+        };
+        self.waits = false;
         self.compare(&through, &direct);
     }
 
@@ -188,13 +221,29 @@ impl Twins {
         };
         assert!(
             through == direct && told_through == told_direct,
-            "{}through the program: {:#?}\ndirectly: {:#?}\ntold through the program: {}\ntold directly: {}",
+            "{}\nall clients, number {} being this one: {:#?}\nthrough the program: {:#?}\ndirectly: {:#?}\ntold through the program: {}\ntold directly: {}",
             self.history,
+            self.number,
+            last(&self.all.borrow()),
             shown(&through, &direct),
             shown(&direct, &through),
             told(told_through, told_direct),
             told(told_direct, told_through)
         );
+    }
+}
+
+/// The end of what all clients have done.
+fn last(all: &[String]) -> &[String] {
+    &all[all.len().saturating_sub(STEPS_SHOWN)..]
+}
+
+/// Who waits for an answer when something goes wrong says what it has done.
+impl Drop for Twins {
+    fn drop(&mut self) {
+        if std::thread::panicking() && self.waits {
+            eprintln!("number {} was waiting after {}", self.number, self.history);
+        }
     }
 }
 
@@ -450,6 +499,15 @@ const CLIENTS: usize = 8;
 
 /// Of a longer answer only what differs is shown.
 const LINES_SHOWN: usize = 40;
+
+/// How long an answer may take on a machine that has other things to do. Less than a connection's own limit.
+const ANSWER_MAX: Duration = Duration::from_secs(45);
+
+const WITNESS: &str = "select a.pid, a.usename, state, wait_event, xact_start, query, l.locktype, l.mode, l.granted \
+    from pg_stat_activity a left join pg_locks l on l.pid = a.pid and not l.granted where backend_type = 'client backend'";
+
+/// Of what the others have done only the end is shown.
+const STEPS_SHOWN: usize = 400;
 
 /// Walks of each test where nobody asks for more.
 const WALKS: usize = 150;

@@ -125,7 +125,7 @@ impl Session {
     fn lose_pins(&mut self) -> Option<Failure> {
         self.rechecks = false;
         self.restores.clear();
-        self.unread.clear();
+        self.settings.take_unread();
         let pins = std::mem::take(&mut self.pins);
         if pins.is_empty() {
             return None;

@@ -64,22 +64,14 @@ impl Session {
         }
     }
 
-    /// Settings have changed whose new values were not seen.
-    pub(crate) fn read_back(&mut self, names: &[String]) {
-        for name in names {
-            if !self.unread.contains(name) {
-                self.unread.push(name.clone());
-            }
-        }
-    }
-
     /// The transaction is over: asks the server what is left of it, if there is a reason to. `true` when it does.
     pub(crate) fn ask_what_is_left(&mut self) -> bool {
-        if !std::mem::take(&mut self.rechecks) && self.unread.is_empty() {
+        if !std::mem::take(&mut self.rechecks) && !self.settings.has_unread() {
             return false;
         }
         let pins = self.pins.iter().filter_map(|reason| Some((Check::Pin(*reason), question(*reason)?.to_owned())));
-        let settings = self.unread.drain(..).map(|name| {
+        let unread = self.settings.take_unread();
+        let settings = unread.iter().cloned().map(|name| {
             let question = format!("pg_catalog.current_setting('{}', true)", name.replace('\'', "''"));
             (Check::Setting(name), question)
         });

@@ -467,7 +467,7 @@ impl Session {
             Effect::Release(name) => self.settings.release(name),
             Effect::RollbackTo(name) => self.settings.rollback_to(name),
             Effect::Set { name, statement, scope: classifier::Scope::Session } => self.set(name, statement),
-            Effect::SetUnseen(names) => self.read_back(names),
+            Effect::SetUnseen(names) => names.iter().for_each(|name| self.settings.set_unseen(name)),
             Effect::Reset { name } => {
                 if self.settings.reset(name) {
                     self.restores.insert(name.clone());
@@ -482,7 +482,6 @@ impl Session {
                 // It commits at once, whatever comes behind it in the same request.
                 self.settings.commit();
                 self.restores.extend(self.settings.startup());
-                self.unread.clear();
                 self.pins.clear();
                 memory.discard_all_but_statements();
             }

@@ -47,8 +47,6 @@ pub struct Session {
     pub(crate) rechecks: bool,
     /// Settings that have been reset to less than the startup packet asked for.
     pub(crate) restores: BTreeSet<String>,
-    /// Settings whose values have to be asked for.
-    pub(crate) unread: Vec<String>,
     /// When its last write was acknowledged.
     pub(crate) last_write: Option<Instant>,
     /// Which session it is.
@@ -287,7 +285,6 @@ impl Session {
             disowned: false,
             rechecks: false,
             restores: BTreeSet::new(),
-            unread: Vec::new(),
             last_write: None,
             token: Token::default(),
             wrote_on: WroteOn::default(),

@@ -38,7 +38,11 @@ struct State {
     own: Own,
     /// What SET LOCAL has made of that.
     local: Option<Own>,
+    /// Settings whose values have to be asked for.
+    unread: Unread,
 }
+
+type Unread = Arc<BTreeSet<String>>;
 
 /// The channels that a session listens on through the proxy's own connection.
 pub(crate) type Channels = Arc<BTreeSet<String>>;
@@ -195,6 +199,23 @@ impl Settings {
         self.current = State { map: self.startup.clone(), own: self.initial, ..State::default() };
     }
 
+    /// A setting has got a value that nobody has seen.
+    pub(crate) fn set_unseen(&mut self, name: &str) {
+        if !self.current.unread.contains(name) {
+            Arc::make_mut(&mut self.current.unread).insert(name.to_owned());
+        }
+    }
+
+    /// Whether there are such settings.
+    pub(crate) fn has_unread(&self) -> bool {
+        !self.current.unread.is_empty()
+    }
+
+    /// Takes these settings, of which somebody asks, or which are lost.
+    pub(crate) fn take_unread(&mut self) -> Arc<BTreeSet<String>> {
+        std::mem::take(&mut self.current.unread)
+    }
+
     pub(crate) fn listen(&mut self, channel: &str) {
         if !self.current.channels.contains(channel) {
             Arc::make_mut(&mut self.current.channels).insert(channel.to_owned());
@@ -264,6 +285,7 @@ impl State {
         Arc::ptr_eq(&self.map, &other.map)
             && Arc::ptr_eq(&self.channels, &other.channels)
             && (self.own, self.local) == (other.own, other.local)
+            && Arc::ptr_eq(&self.unread, &other.unread)
     }
 }
 

@@ -68,6 +68,31 @@ fn a_role_does_not_stay_behind() {
 }
 
 #[test]
+fn what_was_not_seen_is_asked_for_unless_it_was_undone() {
+    check(&[
+        (
+            "Q select 1; select set_config('work_mem', lower('A'), false)",
+            "p.Q(select 1; select set_config('work_mem', lower('A'), false)) \
+             p.Q(SELECT pg_catalog.current_setting('work_mem', true))",
+            "T D(1) C(SELECT 1) T C(SELECT 1) Z(I)",
+        ),
+        ("!fault primary error:22023 select set_config", "", ""),
+        (
+            "Q select 1; select set_config('work_mem', lower('A'), false)",
+            "p.Q(select 1; select set_config('work_mem', lower('A'), false))",
+            "T D(1) C(SELECT 1) T E(22023) Z(I)",
+        ),
+        ("Q begin", "", "C(BEGIN) Z(T)"),
+        (
+            "Q select set_config('work_mem', lower('A'), false)",
+            "p.Q(BEGIN) p.Q(select set_config('work_mem', lower('A'), false))",
+            "T C(SELECT 1) Z(T)",
+        ),
+        ("Q rollback", "p.Q(rollback)", "C(ROLLBACK) Z(I)"),
+    ]);
+}
+
+#[test]
 fn a_role_survives_reset_all() {
     check(&[
         ("Q set role boss", "p.Q(set role boss)", "C(SET) Z(I)"),
