@@ -12,9 +12,7 @@ async fn trusting(replicas: usize, size: &str) -> Stage {
 /// Parse, Bind, Describe (if so), Execute and Sync of the unnamed statement, without parameters.
 async fn extended(raw: &mut Raw, sql: &str) -> Vec<Message> {
     let mut out = Vec::new();
-    frontend::put_parse(&mut out, b"", sql.as_bytes(), &[0, 0]);
-    put_execute(&mut out, "");
-    frontend::put_sync(&mut out);
+    put_extended(&mut out, "", sql);
     raw.say(&out).await;
     raw.until_ready().await
 }
@@ -218,36 +216,59 @@ async fn names_in_statements_mean_what_they_mean_to_their_client() {
 
 #[tokio::test]
 async fn ever_new_statements_fill_neither_side() {
-    const ROUNDS: usize = 60;
+    ever_new_statements(30_000).await;
+}
+
+/// Minutes: run by itself, with `--run-ignored only`.
+#[tokio::test]
+#[ignore = "takes minutes"]
+async fn a_million_statements_fill_neither_side() {
+    ever_new_statements(1_000_000).await;
+}
+
+/// Runs so many statements that differ in text and in shape, by every way there is, and looks at what is kept.
+async fn ever_new_statements(total: usize) {
     const BATCH: usize = 500;
+    let rounds = total / BATCH;
     let stage = trusting(0, "1").await;
     let mut raw = Raw::log_in(&stage.proxy, "postgres").await;
     let mut early = 0;
-    for round in 0..ROUNDS {
-        let mut out = Vec::new();
+    for round in 0..rounds {
+        let (mut out, mut count) = (Vec::new(), 0);
         for n in 0..BATCH {
-            let sql = format!("select {}, '{}'", round * BATCH + n, "x".repeat(500));
-            // Closed, unnamed, and by SQL.
-            match n % 3 {
+            let number = round * BATCH + n;
+            let sql = format!("select {number} as c{number}, '{}'", "x".repeat(500));
+            // Closed, left open for a while, unnamed, by SQL, and not prepared at all.
+            count += match n % 5 {
                 0 => {
-                    frontend::put_parse(&mut out, b"s", sql.as_bytes(), &[0, 0]);
-                    put_execute(&mut out, "s");
+                    put_extended(&mut out, "s", &sql);
                     frontend::put_close_statement(&mut out, b"s");
-                    frontend::put_sync(&mut out);
+                    1
                 }
                 1 => {
-                    frontend::put_parse(&mut out, b"", sql.as_bytes(), &[0, 0]);
-                    put_execute(&mut out, "");
-                    frontend::put_sync(&mut out);
+                    put_extended(&mut out, &format!("s{number}"), &sql);
+                    1
                 }
-                _ => {
+                2 => {
+                    put_extended(&mut out, "", &sql);
+                    1
+                }
+                3 => {
                     frontend::put_query(&mut out, &format!("prepare q as {sql}"));
                     frontend::put_query(&mut out, "execute q");
                     frontend::put_query(&mut out, "deallocate q");
+                    3
                 }
-            }
+                _ => {
+                    frontend::put_query(&mut out, &sql);
+                    1
+                }
+            };
         }
-        let count = (0..BATCH).map(|n| if n % 3 == 2 { 3 } else { 1 }).sum();
+        if round % 5 == 4 {
+            frontend::put_query(&mut out, "deallocate all");
+            count += 1;
+        }
         let Raw { stream, .. } = &mut raw;
         let (mut reader, mut writer) = stream.split();
         let write = async { tokio::io::AsyncWriteExt::write_all(&mut writer, &out).await.unwrap() };
@@ -264,8 +285,11 @@ async fn ever_new_statements_fill_neither_side() {
         };
         tokio::join!(write, read);
         // By then the caches of what statements are have filled.
-        if round == ROUNDS / 2 {
+        if round == rounds.min(60) / 2 {
             early = stage.proxy.memory_kb("VmRSS");
+        }
+        if round % 200 == 0 {
+            eprintln!("{} statements, {} kB", round * BATCH, stage.proxy.memory_kb("VmRSS"));
         }
     }
     let late = stage.proxy.memory_kb("VmRSS");
@@ -273,6 +297,13 @@ async fn ever_new_statements_fill_neither_side() {
     let kept: usize = value(&raw.query("select count(*) from pg_prepared_statements").await).unwrap().parse().unwrap();
     assert!(kept <= 200, "{kept} statements on the server");
     free(&stage).await;
+}
+
+/// Parse, Bind, Execute and Sync.
+fn put_extended(out: &mut Vec<u8>, name: &str, sql: &str) {
+    frontend::put_parse(out, name.as_bytes(), sql.as_bytes(), &[0, 0]);
+    put_execute(out, name);
+    frontend::put_sync(out);
 }
 
 /// Waits until nobody holds a server: nothing is pinned.

@@ -64,5 +64,12 @@ async function at_once() {
   )
 }
 
-await main(basics, transactions, at_once)
+async function anew() {
+  // Who has written nothing waits for nothing that was written.
+  const reader = new client.PrismaClient({ adapter: new PrismaPg({ connectionString, max: 1 }) })
+  for (let i = 0; i < 20; i++) assert.equal(await reader.player.count(), 501)
+  await reader.$disconnect()
+}
+
+await main(basics, transactions, at_once, anew)
 await prisma.$disconnect()
