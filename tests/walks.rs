@@ -152,7 +152,10 @@ impl Twins {
                     && sql.starts_with("set")
                     && !sql.contains("default_")
             };
+            // One that begins behind the end of another in the same request begins where that was.
+            let begins = |sql: &String| ["begin", "start"].iter().any(|word| sql.starts_with(word));
             if self.has_startup && statements.iter().any(is_local_reset)
+                || self.splits && statements.iter().skip(1).any(begins)
                 || self.splits && statements.iter().any(turns_serializable)
             {
                 continue;
