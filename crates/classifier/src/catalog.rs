@@ -63,6 +63,8 @@ pub(crate) enum Calling {
     NodeDependent,
     /// Known to write, or to touch the session.
     Volatile,
+    /// A user's: what it does cannot be seen.
+    UserVolatile,
 }
 
 impl Rules {
@@ -86,7 +88,7 @@ impl Rules {
     fn of(&self, schema: Option<&str>, name: &str) -> Option<Calling> {
         let rules = self.named.get(name)?;
         let (_, harmless) = rules.iter().find(|(of, _)| of.is_none() || of.as_deref() == schema)?;
-        Some(if *harmless { Calling::Harmless } else { Calling::Volatile })
+        Some(if *harmless { Calling::Harmless } else { Calling::UserVolatile })
     }
 
     /// What calling a function means that is declared so.
@@ -95,7 +97,7 @@ impl Rules {
             Volatility::Immutable => Calling::Harmless,
             Volatility::Stable if self.trust_stable => Calling::Harmless,
             Volatility::Stable => Calling::Unknown,
-            Volatility::Volatile => Calling::Volatile,
+            Volatility::Volatile => Calling::UserVolatile,
         })
     }
 }
@@ -204,9 +206,9 @@ impl Catalog {
         };
         // Of rules for one schema each; the name may be called with none.
         let ruled = self.rules.named.get(name).filter(|_| schema.is_none()).into_iter().flatten();
-        let ruled = ruled.map(|(_, harmless)| if *harmless { Calling::Harmless } else { Calling::Volatile });
+        let ruled = ruled.map(|(_, harmless)| if *harmless { Calling::Harmless } else { Calling::UserVolatile });
         // A type's name with a parenthesis is a cast.
-        let cast = self.is_primary(schema, name).then_some(Calling::Volatile);
+        let cast = self.is_primary(schema, name).then_some(Calling::UserVolatile);
         declared.chain(built_in).chain(ruled).chain(cast).max().unwrap_or(Calling::Unknown)
     }
 
@@ -313,13 +315,13 @@ mod tests {
         check(&catalog, Some("public"), "pure", Calling::Harmless);
         check(&catalog, Some("other"), "pure", Calling::Unknown);
         check(&catalog, None, "reads", Calling::Unknown);
-        check(&catalog, None, "lower", Calling::Volatile);
+        check(&catalog, None, "lower", Calling::UserVolatile);
         check(&catalog, Some("pg_catalog"), "lower", Calling::Harmless);
-        check(&catalog, None, "twice", Calling::Volatile);
+        check(&catalog, None, "twice", Calling::UserVolatile);
         catalog.trust_stable(true);
         check(&catalog, None, "reads", Calling::Harmless);
         let outdated = catalog.outdated();
-        check(&outdated, None, "pure", Calling::Volatile);
+        check(&outdated, None, "pure", Calling::UserVolatile);
         check(&outdated, None, "upper", Calling::Harmless);
     }
 
@@ -356,12 +358,12 @@ mod tests {
             check(&catalog, Some("other"), "reads", Calling::Unknown);
             check(&catalog, Some("b"), "any", Calling::Harmless);
             check(&catalog, None, "any", Calling::Harmless);
-            check(&catalog, None, "both", Calling::Volatile);
-            check(&catalog, None, "pure", Calling::Volatile);
-            check(&catalog, Some("a"), "pure", Calling::Volatile);
+            check(&catalog, None, "both", Calling::UserVolatile);
+            check(&catalog, None, "pure", Calling::UserVolatile);
+            check(&catalog, Some("a"), "pure", Calling::UserVolatile);
             check(&catalog, Some("b"), "pure", if declared { Calling::Harmless } else { Calling::Unknown });
-            check(&catalog, None, "random", Calling::Volatile);
-            check(&catalog, Some("pg_catalog"), "random", Calling::Volatile);
+            check(&catalog, None, "random", Calling::UserVolatile);
+            check(&catalog, Some("pg_catalog"), "random", Calling::UserVolatile);
         }
     }
 

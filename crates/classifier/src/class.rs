@@ -370,6 +370,8 @@ pub enum Why {
     VolatileFunction,
     /// A function that the catalogue does not know, or does not trust.
     UnknownFunction,
+    /// A user's function that is not harmless, by the catalogue or by a rule, or what calls one: an operator, a cast.
+    UserFunction,
     /// A function, view or setting whose answer depends on the node.
     NodeDependent,
     /// A relation that the catalogue sends to the primary: unlogged, foreign, temporary, a view over a volatile function.
@@ -413,6 +415,7 @@ impl Why {
             Why::RowLock => "row_lock",
             Why::VolatileFunction => "volatile_function",
             Why::UnknownFunction => "unknown_function",
+            Why::UserFunction => "user_function",
             Why::NodeDependent => "node_dependent",
             Why::PrimaryRelation => "primary_relation",
             Why::ParseFailure => "parse_failure",

@@ -52,7 +52,7 @@ pub(crate) fn judge_relations(query: Tokens<'_>, catalog: &Catalog) -> Verdict {
             return Verdict::write(Why::ParseFailure).at(query.range(at, at + 1));
         }
         if query.kind(at) == Some(Kind::Operator) && catalog.is_primary_operator(query.text(at)) {
-            return Verdict::write(Why::VolatileFunction).at(query.range(at, at + 1));
+            return Verdict::write(Why::UserFunction).at(query.range(at, at + 1));
         }
         let Some(name) = query.identifier(at) else { continue };
         if is_named_primary(query, at, &name, catalog) {
@@ -68,7 +68,7 @@ pub(crate) fn judge_relations(query: Tokens<'_>, catalog: &Catalog) -> Verdict {
             return Verdict::write(Why::PrimaryRelation).at(query.range(at, at + 1));
         }
     }
-    if catalog.is_opaque() { Verdict::write(Why::VolatileFunction) } else { Verdict::read(Why::Select) }
+    if catalog.is_opaque() { Verdict::write(Why::UserFunction) } else { Verdict::read(Why::Select) }
 }
 
 /// Whether an identifier may stand for something that the catalogue keeps on the primary.
@@ -87,9 +87,11 @@ fn is_named_primary(query: Tokens<'_>, at: usize, name: &str, catalog: &Catalog)
 fn write_or_worse(query: Tokens<'_>, catalog: &Catalog, refusal: Refusal) -> Verdict {
     if refusal.why == Why::ParseFailure
         && let Some(call) =
-            calls(query).find(|call| catalog.calling(call.schema.as_deref(), &call.name) == Calling::Volatile)
+            calls(query).find(|call| catalog.calling(call.schema.as_deref(), &call.name) >= Calling::Volatile)
     {
-        return Verdict::write(Why::VolatileFunction).at(call.written(query));
+        let is_user = catalog.calling(call.schema.as_deref(), &call.name) == Calling::UserVolatile;
+        let why = if is_user { Why::UserFunction } else { Why::VolatileFunction };
+        return Verdict::write(why).at(call.written(query));
     }
     Verdict { because: refusal.complaint.map(Because::Parser), ..Verdict::write(refusal.why) }
 }
@@ -117,6 +119,7 @@ fn judge_functions(query: Tokens<'_>, catalog: &Catalog) -> Verdict {
         Calling::Unknown => Verdict::write(Why::UnknownFunction),
         Calling::NodeDependent => Verdict::write(Why::NodeDependent),
         Calling::Volatile => Verdict::write(Why::VolatileFunction),
+        Calling::UserVolatile => Verdict::write(Why::UserFunction),
     };
     Verdict { depends_on_literals, ..verdict.at(at) }
 }

@@ -173,6 +173,7 @@ pub(crate) const WHY_ALL: [Why; WHYS] = [
     Why::RowLock,
     Why::VolatileFunction,
     Why::UnknownFunction,
+    Why::UserFunction,
     Why::NodeDependent,
     Why::PrimaryRelation,
     Why::ParseFailure,

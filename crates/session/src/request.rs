@@ -268,7 +268,7 @@ impl Request {
             matches!(effect, Effect::Hakem { .. } | Effect::HakemShow { .. }) || crate::answer::is_listen(effect)
         };
         self.local |= class.effects.iter().any(local) || crate::sql::concerns_statements(class);
-        self.obscure |= matches!(class.why, Why::Procedure | Why::UnknownFunction);
+        self.obscure |= matches!(class.why, Why::Procedure | Why::UnknownFunction | Why::UserFunction);
         for effect in &class.effects {
             if let Effect::Listen(channel) = effect {
                 self.channels.push(channel.clone());

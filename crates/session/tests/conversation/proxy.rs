@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use classifier::{Classifier, Options};
+use classifier::{Catalog, Classifier, Options, Volatility};
 use session::{Consistency, Loss, Need, Policy, Role, Route, ServerMemory, Session, Settings, Step, Verdict};
 use wire::backend::Report;
 use wire::frame::Frame;
@@ -138,7 +138,8 @@ impl Proxy {
     }
 
     /// `fault ROLE WHAT SQL`, `lose` (the server that the client holds), `stale`, `fresh`, `down`, `up`, `alter` (the table `shifting`), `lag`
-    /// (the last such alteration is not on the replica).
+    /// (the last such alteration is not on the replica), `immutable NAME` and `volatile NAME` (what the catalogue says of a function),
+    /// `definitions COUNT`.
     fn event(&mut self, client: usize, event: &str) {
         let words: Vec<&str> = event.splitn(4, ' ').collect();
         match words[0] {
@@ -166,6 +167,20 @@ impl Proxy {
             "lag" => self.faults.borrow_mut().lag += 1,
             "down" => self.up = false,
             "up" => self.up = true,
+            "immutable" | "volatile" => {
+                let volatility = if words[0] == "immutable" { Volatility::Immutable } else { Volatility::Volatile };
+                let mut catalog = Catalog::new();
+                catalog.function("public", words[1], volatility);
+                self.classifier = Rc::new(Classifier::new(Options { catalog, ..Options::default() }));
+                for client in &mut self.clients {
+                    assert!(
+                        client.session.is_between(),
+                        "nothing may be kept that was judged by the classifier before"
+                    );
+                    client.session.reclassify(&self.classifier);
+                }
+            }
+            "definitions" => assert_eq!(self.clients[client].session.definitions().to_string(), words[1]),
             "released" => assert!(self.clients[client].lease.is_none(), "the client holds its server"),
             "held" => assert!(self.clients[client].lease.is_some(), "the client holds no server"),
             other => panic!("no such event: {other}"),
