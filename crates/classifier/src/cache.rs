@@ -6,7 +6,7 @@
 use crate::blank::blank;
 use crate::catalog::Catalog;
 use crate::class::{Access, Class, Effect, Lesson, PinReason, Why};
-use crate::lexer::{Lexed, Tokens};
+use crate::lexer::{Backslash, Lexed, Tokens};
 use crate::statement;
 use crate::verdict::Verdict;
 use quick_cache::sync::Cache;
@@ -105,7 +105,36 @@ impl Classifier {
     fn examine(&self, lexed: &Lexed<'_>, statements: &[Tokens<'_>]) -> (Class, bool) {
         let verdicts = self.verdicts(statements);
         let depends_on_literals = verdicts.iter().any(|verdict| verdict.depends_on_literals);
-        (class_of(lexed, verdicts), depends_on_literals)
+        (self.settle(lexed, class_of(lexed, verdicts)), depends_on_literals)
+    }
+
+    /// The class of a text that may be read in two ways: what both readings allow.
+    ///
+    /// Nobody here knows `standard_conforming_strings`. Where a backslash stands in front of a quote, the text is judged under both of its
+    /// values. A reading that leaves a string open is harmless: the server refuses the whole text. Most texts have one such
+    /// reading: `LIKE $1 ESCAPE '\'`.
+    pub(crate) fn settle(&self, lexed: &Lexed<'_>, class: Class) -> Class {
+        let in_doubt = |class: Class| match class.access {
+            Access::Read => Class { access: Access::Write, why: Why::ParseFailure, ..class },
+            Access::Write => class,
+        };
+        let class = if lexed.doubtful { in_doubt(class) } else { class };
+        if !lexed.ambiguous {
+            return class;
+        }
+        let other = Lexed::reading(lexed.sql, Backslash::Escapes);
+        if other.is_open() {
+            return class;
+        }
+        let other_class = class_of(&other, self.verdicts(&other.statements()));
+        let class = Class { defines: class.defines || other_class.defines, ..class };
+        if lexed.is_open() {
+            return if other.doubtful { in_doubt(other_class) } else { other_class };
+        }
+        if class.effects != other_class.effects {
+            return Class { effects: Box::new([Effect::Pin(PinReason::Other)]), ..in_doubt(class) };
+        }
+        if other.doubtful || other_class.access == Access::Write { in_doubt(class) } else { class }
     }
 
     /// The judgement on each statement.
@@ -124,10 +153,7 @@ impl std::fmt::Debug for Classifier {
 
 /// The class of a string from the verdicts on its statements.
 pub(crate) fn class_of(lexed: &Lexed<'_>, verdicts: Vec<Verdict>) -> Class {
-    let (access, why) = match (strictest(&verdicts), lexed.ambiguous) {
-        ((Access::Read, _), true) => (Access::Write, Why::ParseFailure),
-        (strictest, _) => strictest,
-    };
+    let (access, why) = strictest(&verdicts);
     let (statements, defines) = (verdicts.len(), verdicts.iter().any(|verdict| verdict.defines));
     let effects = verdicts.into_iter().filter_map(|verdict| verdict.effect).collect();
     Class { access, effects, why, statements, defines, hint: lexed.hint, lesson: Lesson::default() }
@@ -146,14 +172,17 @@ struct ByBytes;
 
 impl quick_cache::Weighter<Box<str>, Arc<Class>> for ByBytes {
     fn weight(&self, key: &Box<str>, class: &Arc<Class>) -> u64 {
-        (key.len() + class.effects.len() * size_of::<Effect>()).max(ENTRY_BYTES) as u64
+        // What an effect keeps of the text, it keeps twice at most.
+        let effects =
+            class.effects.len() * size_of::<Effect>() + if class.effects.is_empty() { 0 } else { 2 * key.len() };
+        (key.len() + effects + size_of::<Class>()).max(ENTRY_BYTES) as u64
     }
 }
 
 /// The key of the second cache: the statements' shapes and the hint. `None` if it is too long, or if the text is ambiguous, which its
 /// shape does not show.
 pub(crate) fn shape_key(lexed: &Lexed<'_>, statements: &[Tokens<'_>]) -> Option<String> {
-    if lexed.ambiguous {
+    if lexed.ambiguous || lexed.doubtful {
         return None;
     }
     let mut key = String::with_capacity(lexed.sql.len().min(KEY_BYTES_MAX));
@@ -191,3 +220,6 @@ pub(crate) fn too_long() -> Class {
         lesson: Lesson::default(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -58,8 +58,8 @@ impl Classifier {
         Explanation {
             statements: explained.collect(),
             shape: shape_key(&lexed, &statements).filter(|_| shared),
-            ambiguous: lexed.ambiguous,
-            class: class_of(&lexed, verdicts),
+            ambiguous: lexed.ambiguous || lexed.doubtful,
+            class: self.settle(&lexed, class_of(&lexed, verdicts)),
         }
     }
 }

@@ -15,6 +15,17 @@ pub(crate) struct Lexed<'a> {
     pub(crate) hint: Option<Hint>,
     /// Whether a string holds `\'`, which ends elsewhere under `standard_conforming_strings = off`.
     pub(crate) ambiguous: bool,
+    /// Whether a backslash that escapes may be the second byte of a character: so it is in SJIS, BIG5, GBK and their kin.
+    pub(crate) doubtful: bool,
+}
+
+/// What a backslash is in a string without a prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Backslash {
+    /// A character: `standard_conforming_strings = on`.
+    Plain,
+    /// What it is in E'': `standard_conforming_strings = off`.
+    Escapes,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,12 +58,32 @@ pub(crate) enum Kind {
 impl<'a> Lexed<'a> {
     /// Lexes a text shorter than 4 GiB; the caller's own limit is far below.
     pub(crate) fn new(sql: &'a str) -> Self {
-        let mut scanner = Scanner { bytes: sql.as_bytes(), at: 0, hint: None, ambiguous: false };
+        Self::reading(sql, Backslash::Plain)
+    }
+
+    /// The same, for either value of `standard_conforming_strings`.
+    pub(crate) fn reading(sql: &'a str, backslash: Backslash) -> Self {
+        let escapes = backslash == Backslash::Escapes;
+        let mut scanner =
+            Scanner { bytes: sql.as_bytes(), at: 0, hint: None, escapes, ambiguous: false, doubtful: false };
         let mut tokens = Vec::with_capacity(sql.len() / 5 + 4);
         while let Some(token) = scanner.next() {
             tokens.push(token);
         }
-        Lexed { sql, tokens, hint: scanner.hint, ambiguous: scanner.ambiguous }
+        Lexed { sql, tokens, hint: scanner.hint, ambiguous: scanner.ambiguous, doubtful: scanner.doubtful }
+    }
+
+    /// Whether a string or a comment has no end, which every server refuses before it runs anything of the text.
+    pub(crate) fn is_open(&self) -> bool {
+        self.tokens.last().is_some_and(|last| {
+            // `U&"..."` is unreadable to us, and to nobody else.
+            last.kind == Kind::Unreadable
+                && last.end as usize == self.sql.len()
+                && matches!(
+                    last.first,
+                    b'\'' | b'"' | b'/' | b'$' | b'e' | b'E' | b'b' | b'B' | b'x' | b'X' | b'n' | b'N'
+                )
+        })
     }
 
     /// The statements between semicolons, without the empty ones.
@@ -264,7 +295,10 @@ struct Scanner<'a> {
     bytes: &'a [u8],
     at: usize,
     hint: Option<Hint>,
+    /// Whether a backslash escapes in strings without a prefix too.
+    escapes: bool,
     ambiguous: bool,
+    doubtful: bool,
 }
 
 impl Scanner<'_> {
@@ -339,14 +373,14 @@ impl Scanner<'_> {
     fn scan(&mut self) -> Kind {
         let first = self.bytes[self.at];
         match first {
-            b'\'' => self.scan_text(false),
+            b'\'' => self.scan_text(self.escapes),
             b'"' => self.scan_quoted(),
             b'$' => self.scan_dollar(),
             b'0'..=b'9' => self.scan_number(),
             b'.' if self.peek(1).is_ascii_digit() => self.scan_number(),
             b'e' | b'E' | b'b' | b'B' | b'x' | b'X' | b'n' | b'N' if self.peek(1) == b'\'' => {
                 self.at += 1;
-                self.scan_text(matches!(first, b'e' | b'E'))
+                self.scan_text(matches!(first, b'e' | b'E') || (self.escapes && matches!(first, b'n' | b'N')))
             }
             b'u' | b'U' if self.peek(1) == b'&' && self.peek(2) == b'\'' => {
                 self.at += 2;
@@ -390,7 +424,10 @@ impl Scanner<'_> {
         loop {
             match self.bytes.get(self.at) {
                 None => return Kind::Unreadable,
-                Some(b'\\') if escapes => self.at = (self.at + 2).min(self.bytes.len()),
+                Some(b'\\') if escapes => {
+                    self.doubtful |= self.bytes[self.at - 1] >= 0x80;
+                    self.at = (self.at + 2).min(self.bytes.len());
+                }
                 Some(b'\'') => {
                     self.ambiguous |= !escapes && self.bytes[self.at - 1] == b'\\';
                     self.at += 1;

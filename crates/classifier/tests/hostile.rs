@@ -145,7 +145,7 @@ fn shapes_keep_what_literals_decide() {
         ("select current_setting('in_hot_standby')", Access::Write),
         ("select current_setting('search_path') /* hakem: primary */", Access::Read),
         ("select * from t where a = 1", Access::Read),
-        (r"select * from t where a = '\'", Access::Write),
+        (r"select * from t where a = '\', 's', mine(''", Access::Write),
         ("select * from t where a = 2", Access::Read),
     ] {
         assert_eq!(classifier.classify(sql).access, access, "{sql}");
