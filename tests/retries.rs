@@ -74,7 +74,8 @@ async fn working(cluster: &Cluster, replica: usize) -> String {
         "select pid from pg_stat_activity where state = 'active' and query like '/* hakem%' and wait_event = 'PgSleep'";
     let mut pid = String::new();
     until("the replica to work on it", async || {
-        pid = cluster.sql(replica, active).await.unwrap();
+        // It may be on its way up.
+        pid = cluster.sql(replica, active).await.unwrap_or_default();
         !pid.is_empty()
     })
     .await
@@ -84,10 +85,15 @@ async fn working(cluster: &Cluster, replica: usize) -> String {
 
 #[tokio::test]
 async fn what_a_replica_has_refused_is_learnt() {
-    let setup = setup(1).with("auth", "method", "\"trust\"").server("log_statement", "all");
+    let setup = setup(1).with("auth", "method", "\"trust\"").with("routing", "catalog_refresh", "\"0s\"");
+    let setup = setup.server("log_statement", "all");
     let stage = start(setup).await;
     let mut expected = 0;
     let (one, two) = (stage.connect().await, stage.connect().await);
+    // With another catalog what was learnt is forgotten.
+    until("the catalog to be read", async || stage.proxy.metric("hakem_catalog_loads_total", &[]).await >= 1.0)
+        .await
+        .unwrap();
     // The first time it is tried on the replica; from then on everybody knows, by whichever protocol, and whatever the literals are.
     for client in [&one, &two, &one] {
         for extended in [false, true, false] {
@@ -260,6 +266,9 @@ async fn a_replica_that_goes_in_the_middle() {
     for way in ["terminate", "kill", "immediate", "fast", "freeze"] {
         for extended in [false, true] {
             let Stage { cluster, proxy } = &mut stage;
+            let log = cluster.nodes()[1].log().to_owned();
+            let starts = || std::fs::read_to_string(&log).unwrap().matches("ready to accept").count();
+            let before = starts();
             let end = async {
                 let pid = working(cluster, 1).await;
                 match way {
@@ -282,6 +291,7 @@ async fn a_replica_that_goes_in_the_middle() {
             match way {
                 "immediate" | "fast" => cluster.start_node(1).await.unwrap(),
                 "freeze" => cluster.thaw(1),
+                "kill" => until("it to start again", async || starts() > before).await.unwrap(),
                 _ => {}
             }
             stage.ready().await.unwrap();
