@@ -262,3 +262,31 @@ async fn session_pooling_listens_on_the_clients_own_server() {
     assert_eq!(heard(&mut one).await, pair("a", "own"));
     assert_eq!(stage.proxy.metric("hakem_listeners", &[]).await, 0.0);
 }
+
+#[tokio::test]
+async fn the_channels_of_a_session() {
+    let stage = stage(0).await;
+    let mut raw = Raw::log_in(&stage.proxy, "postgres").await;
+    let mut check = async |sql: &str, expected: &[&str]| {
+        let answer = raw.query(sql).await;
+        let rows: Vec<_> = answer.iter().filter(|message| message.tag == tag::DATA_ROW).collect();
+        assert_eq!(
+            rows.iter().map(|row| String::from_utf8_lossy(&row.body[6..])).collect::<Vec<_>>(),
+            expected,
+            "{sql}"
+        );
+        assert_eq!(answer.last().map(|message| message.tag), Some(tag::READY_FOR_QUERY));
+    };
+    let list = "SELECT pg_listening_channels();";
+    check(list, &[]).await;
+    check("listen a", &[]).await;
+    check("listen \"B b\"", &[]).await;
+    check("begin", &[]).await;
+    check("unlisten a", &[]).await;
+    // Not before it is committed.
+    check("select pg_listening_channels()", &["B b", "a"]).await;
+    check("commit", &[]).await;
+    check(list, &["B b"]).await;
+    check("unlisten *", &[]).await;
+    check(list, &[]).await;
+}

@@ -55,6 +55,16 @@ impl Session {
 
     /// Answers a simple query that concerns nobody but the proxy.
     pub(crate) fn answer(&mut self, sql: &[u8], class: &Class) -> Option<Step> {
+        if self.asks_for_channels(sql, class) {
+            let channels = self.channels().clone();
+            backend::put_text_columns(&mut self.output, &["pg_listening_channels"]);
+            for channel in &*channels {
+                backend::put_text_row(&mut self.output, &[channel]);
+            }
+            backend::put_command_complete(&mut self.output, &format!("SELECT {}", channels.len()));
+            self.clear_request();
+            return Some(self.answer_ready());
+        }
         let [effect] = &*class.effects else { return None };
         if class.statements != 1 || self.refusal.is_some() {
             return None;
@@ -137,6 +147,18 @@ impl Session {
                 let statement = statement.to_ascii_lowercase();
                 statement.contains("utf8") || statement.contains("utf-8") || statement.contains("unicode")
             })
+    }
+
+    /// Whether a simple query asks for nothing but the channels that the session listens on, which no server of its own knows.
+    fn asks_for_channels(&self, sql: &[u8], class: &Class) -> bool {
+        let end = |byte: &u8| byte.is_ascii_whitespace() || *byte == b';';
+        class.effects.is_empty()
+            && sql.len() <= CHANNELS.len() + 2
+            && sql.get(..CHANNELS.len()).is_some_and(|text| text.eq_ignore_ascii_case(CHANNELS))
+            && sql[CHANNELS.len()..].iter().all(end)
+            && self.hosts_listen()
+            && self.refusal.is_none()
+            && !matches!(self.transaction, Transaction::Lost { .. } | Transaction::Open { failed: true })
     }
 
     /// Whether a simple query is nothing but LISTEN and UNLISTEN, which the proxy answers itself.
@@ -333,3 +355,5 @@ fn begin_tag(sql: &[u8]) -> Option<&'static str> {
         None
     }
 }
+
+const CHANNELS: &[u8] = b"select pg_listening_channels()";
