@@ -236,9 +236,10 @@ impl Catalog {
 
 /// Whether the identifier is a system view whose rows depend on the node or on the session.
 ///
-/// `pg_sequences` and `last_value` (a column of each sequence) read what a standby knows too early: nextval logs 32 values ahead.
+/// `pg_sequences` and the columns of each sequence read what a standby knows too early: nextval logs 32 values ahead.
 pub(crate) fn is_node_relation(name: &str) -> bool {
     const VIEWS: &[&str] = &[
+        "pg_aios",
         "pg_backend_memory_contexts",
         "pg_buffercache",
         "pg_config",
@@ -254,7 +255,10 @@ pub(crate) fn is_node_relation(name: &str) -> bool {
         "pg_sequences",
         "pg_settings",
         "pg_shmem_allocations",
+        "pg_shmem_allocations_numa",
         "last_value",
+        "log_cnt",
+        "is_called",
     ];
     name.starts_with("pg_stat_") || name.starts_with("pg_statio_") || VIEWS.contains(&name)
 }

@@ -72,10 +72,15 @@ impl Class {
         self.access == Access::Read
     }
 
-    /// A word for what the string does to its session: that of its strongest effect, or `none`.
+    /// A word for what the string does to its session: that of its strongest effect, `cursor` if it opens, reads or closes one in its
+    /// transaction, or `none`.
     pub fn effect(&self) -> &'static str {
         let words = || self.effects.iter().map(Effect::as_str);
-        Effect::WORDS.iter().copied().find(|word| words().any(|has| has == *word)).unwrap_or("none")
+        Effect::WORDS
+            .iter()
+            .copied()
+            .find(|word| words().any(|has| has == *word))
+            .unwrap_or(if self.why == Why::Cursor { "cursor" } else { "none" })
     }
 }
 

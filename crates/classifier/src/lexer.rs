@@ -99,8 +99,12 @@ impl<'a> Lexed<'a> {
                 None => true,
                 Some((Kind::Word, b'b' | b'B' | b'c' | b'C')) => {
                     let opens = match blocks {
-                        0 => all.is_word(at, "BEGIN") && creates_routine(all.slice(start, at)),
-                        _ => all.is_any_word(at, &["BEGIN", "CASE"]),
+                        0 => {
+                            all.is_word(at, "BEGIN")
+                                && all.is_word(at + 1, "ATOMIC")
+                                && creates_routine(all.slice(start, at))
+                        }
+                        _ => all.is_word(at, "CASE"),
                     };
                     blocks += usize::from(opens);
                     false
@@ -674,6 +678,10 @@ mod tests {
             &["create function f ( ) returns int begin atomic select case when true then 1 end ; select 2 ; end", "c"],
         );
         check_split("begin; end", &["begin", "end"]);
+        check_split(
+            "create function begin() returns int language sql as ''; set a = 1",
+            &["create function begin ( ) returns int language sql as ''", "set a = 1"],
+        );
     }
 
     #[test]

@@ -61,7 +61,7 @@ pub(crate) fn judge_relations(query: Tokens<'_>, catalog: &Catalog) -> Verdict {
         if query.is_mark(at + 1, "(") {
             continue;
         }
-        if is_node_relation(&name) {
+        if is_node_relation(&name) || (name.ends_with("_seq") && is_read_from(query, at)) {
             return Verdict::write(Why::NodeDependent).at(query.range(at, at + 1));
         }
         if name.starts_with("pg_temp") {
@@ -81,6 +81,14 @@ fn is_named_primary(query: Tokens<'_>, at: usize, name: &str, catalog: &Catalog)
     }
     let schema = at.checked_sub(2).and_then(|before| query.identifier(before));
     schema.is_some_and(|schema| catalog.is_primary(Some(&schema), name)) || catalog.is_primary_method(name)
+}
+
+/// Whether the identifier is the first relation of FROM, JOIN or TABLE. Where it is called as PostgreSQL calls the sequence of a serial
+/// column, it is taken for one, since a database may be one whose catalogue nobody has read.
+fn is_read_from(query: Tokens<'_>, at: usize) -> bool {
+    let first = if at >= 2 && query.is_mark(at - 1, ".") { at - 2 } else { at };
+    // COPY's relation stands by itself.
+    first.checked_sub(1).is_none_or(|before| query.is_any_word(before, &["FROM", "JOIN", "TABLE", "ONLY"]))
 }
 
 /// The reason for a write, and a better one if a function gives it.

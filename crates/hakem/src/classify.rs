@@ -262,6 +262,7 @@ mod tests {
             ),
             2,
         );
+        assert_eq!(Classifier::new(Options::default()).classify("fetch 1 from c").effect(), "cursor");
         let mut out = Vec::new();
         let classifier = Classifier::new(Options::default());
         assert_eq!(lines(&b"{\"id\": 1, \"sql\": \"\xff\"}\n[]"[..], &mut out, &classifier, true).expect("memory"), 2);
