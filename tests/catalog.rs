@@ -55,6 +55,14 @@ const SCHEMA: &str = "
     create function other.lower(text) returns text language sql as 'select $1 || nextval(''public.numbers'')';
     create unlogged table other.plain_too (id int);
     create table plain_too (id int);
+    create extension file_fdw;
+    create extension unaccent;
+    create extension \"uuid-ossp\";
+    create server files foreign data wrapper file_fdw;
+    create foreign table far (line text) server files options (filename '/dev/null');
+    create view over_far as select count(*) from far;
+    create table parted_far (line text) partition by list (line);
+    create foreign table far_part partition of parted_far default server files options (filename '/dev/null');
 ";
 
 async fn stage(setup: Setup) -> Stage {
@@ -133,6 +141,11 @@ async fn what_calls_functions_unseen_goes_to_the_primary() {
         ("select * from fast", PRIMARY),
         ("select last_value from numbers", PRIMARY),
         ("select * from numbers", PRIMARY),
+        ("select * from far", PRIMARY),
+        ("table over_far", PRIMARY),
+        ("select * from parted_far", PRIMARY),
+        ("select unaccent('a')", REPLICA),
+        ("select uuid_generate_v4()", REPLICA),
         ("select count(*) from parted", PRIMARY),
         ("select count(*) from parted_1", REPLICA),
         ("select * from guarded", PRIMARY),
@@ -311,4 +324,60 @@ async fn without_the_right_to_look_there_are_postgresqls_own_functions() {
     // Nobody waits for what cannot be known.
     client.batch_execute("create table more (id int)").await.unwrap();
     until("reads to go on", async || went(&stage, &client, "select upper('a')").await == REPLICA).await.unwrap();
+}
+
+#[tokio::test]
+async fn another_primary_is_asked_anew() {
+    let mut stage = stage(Setup::replicas(2).with("routing", "catalog_refresh", "\"0s\"")).await;
+    let client = informed(&stage).await;
+    assert_eq!(went(&stage, &client, "select pure(1)").await, REPLICA);
+    // Nobody looks, so nobody knows.
+    stage.direct(0, "alter function pure(int) volatile").await;
+    stage.cluster.caught_up().await.unwrap();
+    let loads = gauge(&stage, "hakem_catalog_loads_total").await;
+    stage.cluster.kill(0).await.unwrap();
+    stage.cluster.promote(1).await.unwrap();
+    until("the new primary to be asked", async || gauge(&stage, "hakem_catalog_loads_total").await > loads)
+        .await
+        .unwrap();
+    until("reads to go on", async || went(&stage, &client, "select upper('a')").await == REPLICA).await.unwrap();
+    assert_eq!(went(&stage, &client, "select pure(1)").await, PRIMARY);
+}
+
+#[tokio::test]
+async fn many_objects_are_read_into_little_memory() {
+    const COUNT: usize = 1500;
+    let stage = Setup::replicas(1).start().await.unwrap();
+    stage.psql("select 1").await;
+    let system = gauge(&stage, "hakem_catalog_relations").await;
+    let before = stage.proxy.memory_kb("VmRSS");
+    // The first view calls a volatile function, and each of the next 499 is over the one before.
+    let make = format!(
+        "do $$ begin for i in 1..{COUNT} loop
+            execute format('create function f_%s(int) returns int language sql %s as ''select 1''', i,
+                case when i % 2 = 0 then 'immutable' else 'volatile' end);
+            execute format('create table t_%s (id int, name text)', i);
+            execute format('create view v_%s as select id, lower(name) as name from %s where f_%s(id) > 0', i,
+                case when i between 2 and 500 then 'v_' || i - 1 else 't_' || i end, case when i = 1 then 1 else 2 end);
+        end loop; end $$;"
+    );
+    stage.direct(0, &make).await;
+    stage.psql("create table last (id int)").await;
+    let client = informed(&stage).await;
+    assert_eq!(gauge(&stage, "hakem_catalog_relations").await - system, (2 * COUNT + 1) as f64);
+    assert_eq!(gauge(&stage, "hakem_catalog_primary_names").await, 500.0);
+    for (sql, place) in [
+        ("select f_1000(1)", REPLICA),
+        ("select f_1001(1)", PRIMARY),
+        ("explain select * from v_10", PRIMARY),
+        // Of the longest of them PostgreSQL would make a plan for minutes: its name alone tells.
+        ("select 1 as v_500", PRIMARY),
+        ("select 1 as v_501", REPLICA),
+        ("select * from v_501", REPLICA),
+        ("select * from v_1500", REPLICA),
+    ] {
+        assert_eq!(went(&stage, &client, sql).await, place, "{sql}");
+    }
+    let grown = stage.proxy.memory_kb("VmRSS").saturating_sub(before);
+    assert!(grown < 24 * 1024, "{grown} kB");
 }

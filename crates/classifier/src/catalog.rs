@@ -39,8 +39,11 @@ pub struct Size {
 pub struct Rules {
     trust_stable: bool,
     /// By name: in which schema, or in any; whether it is harmless.
-    named: HashMap<Box<str>, Vec<(Option<Box<str>>, bool)>>,
+    named: HashMap<Box<str>, Vec<Rule>>,
 }
+
+/// The schema that it is about, if it is about one, and whether the function is harmless.
+type Rule = (Option<Box<str>>, bool);
 
 /// `provolatile`, as declared by whoever wrote the function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,7 +74,7 @@ impl Rules {
     /// Whether functions marked STABLE are harmless; functions that are, and that are not, by `name` or `schema.name` as stored.
     /// What is in both lists is not.
     pub fn new(trust_stable: bool, harmless: &[String], harmful: &[String]) -> Rules {
-        let mut named: HashMap<Box<str>, Vec<(Option<Box<str>>, bool)>> = HashMap::new();
+        let mut named: HashMap<Box<str>, Vec<Rule>> = HashMap::new();
         for (list, is_harmless) in [(harmful, false), (harmless, true)] {
             for rule in list {
                 let (schema, name) = match rule.split_once('.') {
