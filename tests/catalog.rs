@@ -55,6 +55,18 @@ const SCHEMA: &str = "
     create function other.lower(text) returns text language sql as 'select $1 || nextval(''public.numbers'')';
     create unlogged table other.plain_too (id int);
     create table plain_too (id int);
+    create type odd;
+    create function odd_in(cstring) returns odd language internal strict as 'textin';
+    create function odd_out(odd) returns cstring language internal strict as 'textout';
+    create type odd (input = odd_in, output = odd_out, like = text);
+    create table of_odd (v odd);
+    create function says(odd) returns text language sql as 'select nextval(''numbers'')::text';
+    create cast (odd as text) with function says(odd);
+    create type even;
+    create function even_in(cstring) returns even language internal strict as 'textin';
+    create function even_out(even) returns cstring language internal strict as 'textout';
+    create type even (input = even_in, output = even_out, like = text);
+    create table of_even (v even);
     create extension file_fdw;
     create extension unaccent;
     create extension \"uuid-ossp\";
@@ -144,6 +156,9 @@ async fn what_calls_functions_unseen_goes_to_the_primary() {
         ("select * from far", PRIMARY),
         ("table over_far", PRIMARY),
         ("select * from parted_far", PRIMARY),
+        ("select v::text from of_odd", PRIMARY),
+        ("select * from of_even", REPLICA),
+        ("select 'a'::even", REPLICA),
         ("select unaccent('a')", REPLICA),
         ("select uuid_generate_v4()", REPLICA),
         ("select count(*) from parted", PRIMARY),

@@ -19,7 +19,7 @@ pub(crate) struct Arguments {
     /// The database whose functions and relations the statements are about: postgresql://user:password@host:port/name. Without one,
     /// PostgreSQL's own functions alone are known.
     #[arg(long, value_name = "URL")]
-    database: Option<tokio_postgres::Config>,
+    database: Option<String>,
     /// Functions marked STABLE may run on replicas.
     #[arg(long)]
     trust_stable_functions: bool,
@@ -34,7 +34,10 @@ pub(crate) struct Arguments {
 pub(crate) fn classify(arguments: &Arguments) -> Result<()> {
     let rules = Rules::new(arguments.trust_stable_functions, &[], &[]);
     let catalog = match &arguments.database {
-        Some(database) => crate::catalog::ask(database.clone(), rules).context("cannot read the database's catalog")?,
+        Some(url) => {
+            let database = url.parse().context("--database is no URL of a database")?;
+            crate::catalog::ask(database, rules).context("cannot read the database's catalog")?
+        }
         None => Catalog::with_rules(rules),
     };
     let classifier = Classifier::new(Options { catalog, ..Options::default() });

@@ -50,11 +50,11 @@ async fn run(service: Weak<Service>, lore: Arc<Lore>) {
         lore.seen.store(changes, Ordering::Release);
         drop(alive);
         // Whoever makes many changes in a row is not followed by as many loads.
-        let settle = (began.elapsed() * SETTLE_FACTOR).clamp(SETTLE_MIN, SETTLE_MAX);
+        let settled = Instant::now() + (began.elapsed() * SETTLE_FACTOR).min(SETTLE_MAX);
         loop {
             tokio::select! {
                 () = lore.wake.notified() => {
-                    tokio::time::sleep(settle).await;
+                    tokio::time::sleep_until(settled.max(Instant::now() + SETTLE_MIN).into()).await;
                     break;
                 }
                 () = tokio::time::sleep(pause.unwrap_or(FOREVER)) => {
@@ -187,7 +187,8 @@ const PRIMARY_WAIT_MAX: Duration = Duration::from_secs(5);
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// Between a change and the load that it causes: the larger the database, the longer, since another change may follow.
+/// Between a change and the load that it causes at least, since another change may follow; between two loads at most. The larger the
+/// database, the longer.
 const SETTLE_MIN: Duration = Duration::from_millis(5);
 const SETTLE_MAX: Duration = Duration::from_secs(5);
 const SETTLE_FACTOR: u32 = 2;

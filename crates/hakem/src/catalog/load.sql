@@ -107,7 +107,8 @@ from (
     union all
     select 'pg_operator'::regclass, oid, 'o', oid from pg_operator where oid >= 16384
     union all
-    select 'pg_type'::regclass, oid, kind, id from kinds where kind = 't'
+    -- A base type's functions are C, and read and write texts: how they are marked does not matter.
+    select 'pg_type'::regclass, k.oid, k.kind, k.id from kinds k join pg_type t on t.oid = k.oid where k.kind = 't' and t.typtype <> 'b'
     union all
     select 'pg_class'::regclass, oid, 'r', oid from pg_class where relkind in ('r', 'p', 'm', 'f', 'c') and oid >= 16384
 ) as w join pg_depend d on d.classid = w.classid and d.objid = w.objid
