@@ -29,6 +29,7 @@ impl Conversation {
             max_lag: Some(Duration::from_secs(1)),
             affinity: session::Affinity::None,
             pin: false,
+            durability: std::sync::Arc::new([]),
             keeps_server: false,
             refuses_blocks: false,
             request_max: 1 << 20,

@@ -208,6 +208,8 @@ async fn roles() {
         "PINS",
         "PIN_TOTALS",
         "POOLS",
+        "ROUTES",
+        "ROUTE FOR 'select 1' IN postgres",
         "SERVERS",
         "STATE",
         "STATS",
@@ -224,6 +226,55 @@ async fn roles() {
         }
     }
     assert_eq!(stage.connect().await.value("select 1").await.unwrap(), "1", "nothing was done");
+}
+
+#[tokio::test]
+async fn where_statements_go() {
+    let stage = setup(1).start().await.unwrap();
+    let (client, admin) = (stage.connect().await, console(&stage.proxy).await);
+    let route = "SHOW ROUTE FOR 'select 1'";
+    assert_eq!(
+        code(&admin.simple_query("SHOW ROUTE FOR 'select 1' IN hakem").await.unwrap_err()),
+        SqlState::INVALID_CATALOG_NAME
+    );
+    client.batch_execute("select 1; select 2").await.unwrap();
+    client.batch_execute("create table t (n int)").await.unwrap();
+    for _ in 0..3 {
+        client.batch_execute("insert into t values (1)").await.unwrap();
+    }
+    let counts: Vec<[String; 3]> = rows(&admin, "SHOW ROUTES")
+        .await
+        .iter()
+        .map(|row| [0, 1, 2].map(|at| row.get(at).unwrap().to_owned()))
+        .collect();
+    for expected in [["replica", "select", "1"], ["primary", "utility", "1"], ["primary", "writes_rows", "3"]] {
+        assert!(counts.iter().any(|row| *row == expected), "{expected:?} in {counts:?}");
+    }
+    let nodes: Vec<String> =
+        stage.cluster.nodes().iter().map(|node| format!("{}:{}", node.host(), node.port())).collect();
+    stage.ready().await.unwrap();
+    for (sql, access, why, to, node) in [
+        ("select 1", "read", "select", "replica", Some(&nodes[1])),
+        ("insert into t values (''x'')", "write", "writes_rows", "primary", Some(&nodes[0])),
+        ("/* hakem: primary */ select 1", "read", "select", "primary", Some(&nodes[0])),
+        ("select nextval(''s'')", "write", "volatile_function", "primary", Some(&nodes[0])),
+        ("begin", "write", "transaction_control", "proxy", None),
+    ] {
+        let found = rows(&admin, &format!("SHOW ROUTE FOR '{sql}';")).await;
+        let shown = ["access", "why", "to", "node"].map(|column| found[0].get(column));
+        assert_eq!(shown, [Some(access), Some(why), Some(to), node.map(String::as_str)], "{sql}");
+    }
+    let because = rows(&admin, "SHOW ROUTE FOR 'select nextval(''s'')'").await;
+    assert!(because[0].get("because").is_some_and(|text| text.contains("nextval")), "{because:?}");
+    // By the extended protocol.
+    let row = admin.query_one(route, &[]).await.unwrap();
+    assert_eq!(row.get::<_, &str>("to"), "replica");
+    client.batch_execute("set hakem.route = 'primary'").await.unwrap();
+    assert_eq!(
+        admin.query_one(route, &[]).await.unwrap().get::<_, &str>("to"),
+        "replica",
+        "other sessions' settings are theirs"
+    );
 }
 
 #[tokio::test]

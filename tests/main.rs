@@ -15,6 +15,7 @@ mod copying;
 mod corners;
 mod demo;
 mod drivers;
+mod durability;
 mod encryption;
 mod failover;
 mod freshness;

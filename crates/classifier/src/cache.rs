@@ -105,7 +105,7 @@ impl Classifier {
     fn examine(&self, lexed: &Lexed<'_>, statements: &[Tokens<'_>]) -> (Class, bool) {
         let verdicts = self.verdicts(statements);
         let depends_on_literals = verdicts.iter().any(|verdict| verdict.depends_on_literals);
-        (self.settle(lexed, class_of(lexed, verdicts)), depends_on_literals)
+        (self.settle(lexed, class_of(lexed, statements, verdicts)), depends_on_literals)
     }
 
     /// The class of a text that may be read in two ways: what both readings allow.
@@ -126,8 +126,11 @@ impl Classifier {
         if other.is_open() {
             return class;
         }
-        let other_class = class_of(&other, self.verdicts(&other.statements()));
-        let class = Class { defines: class.defines || other_class.defines, ..class };
+        let statements = other.statements();
+        let other_class = class_of(&other, &statements, self.verdicts(&statements));
+        // Of what is written twofold nobody knows a rule.
+        let targets = if class.targets == other_class.targets { class.targets.clone() } else { Box::default() };
+        let class = Class { defines: class.defines || other_class.defines, targets, ..class };
         if lexed.is_open() {
             return if other.doubtful { in_doubt(other_class) } else { other_class };
         }
@@ -152,17 +155,27 @@ impl std::fmt::Debug for Classifier {
 }
 
 /// The class of a string from the verdicts on its statements.
-pub(crate) fn class_of(lexed: &Lexed<'_>, verdicts: Vec<Verdict>) -> Class {
+pub(crate) fn class_of(lexed: &Lexed<'_>, statements: &[Tokens<'_>], verdicts: Vec<Verdict>) -> Class {
     let (access, why) = strictest(&verdicts);
+    let mut targets = Vec::new();
+    if access == Access::Write && statements.len() <= STATEMENTS_PARSED_MAX {
+        statements.iter().for_each(|statement| crate::targets::targets(*statement, &mut targets));
+        // Whoever writes so much has no rule.
+        targets.truncate(if targets.len() > TARGETS_MAX { 0 } else { TARGETS_MAX });
+    }
     let (statements, defines) = (verdicts.len(), verdicts.iter().any(|verdict| verdict.defines));
     let effects = verdicts.into_iter().filter_map(|verdict| verdict.effect).collect();
-    Class { access, effects, why, statements, defines, hint: lexed.hint, lesson: Lesson::default() }
+    let (hint, lesson) = (lexed.hint, Lesson::default());
+    Class { access, effects, why, statements, defines, hint, lesson, targets: targets.into() }
 }
 
 /// The room that one entry of ordinary length is granted; longer ones count for more.
 const ENTRY_BYTES: usize = 512;
 /// A longer text is classified afresh each time rather than kept.
 const KEY_BYTES_MAX: usize = 16 * 1024;
+
+/// More things that one string writes are not told apart.
+const TARGETS_MAX: usize = 64;
 
 /// A string of more statements goes to the primary without a parse of each.
 const STATEMENTS_PARSED_MAX: usize = 1_000;
@@ -175,7 +188,8 @@ impl quick_cache::Weighter<Box<str>, Arc<Class>> for ByBytes {
         // What an effect keeps of the text, it keeps twice at most.
         let effects =
             class.effects.len() * size_of::<Effect>() + if class.effects.is_empty() { 0 } else { 2 * key.len() };
-        (key.len() + effects + size_of::<Class>()).max(ENTRY_BYTES) as u64
+        let targets = class.targets.len() * size_of::<crate::Target>();
+        (key.len() + effects + targets + size_of::<Class>()).max(ENTRY_BYTES) as u64
     }
 }
 
@@ -218,6 +232,7 @@ pub(crate) fn too_long() -> Class {
         defines: true,
         hint: None,
         lesson: Lesson::default(),
+        targets: Box::default(),
     }
 }
 

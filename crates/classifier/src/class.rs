@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::hint::Hint;
+use crate::targets::Target;
 
 /// Everything that the proxy needs to know about one query string.
 ///
@@ -27,6 +28,8 @@ pub struct Class {
     pub hint: Option<Hint>,
     /// What has come of it so far.
     pub lesson: Lesson,
+    /// What the statements write to, as far as their words say; nothing for reads.
+    pub targets: Box<[Target]>,
 }
 
 /// What experience has shown of a class, for all who share it: the caches, and whoever has prepared such a statement. It is forgotten

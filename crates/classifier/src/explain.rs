@@ -59,7 +59,7 @@ impl Classifier {
             statements: explained.collect(),
             shape: shape_key(&lexed, &statements).filter(|_| shared),
             ambiguous: lexed.ambiguous || lexed.doubtful,
-            class: self.settle(&lexed, class_of(&lexed, verdicts)),
+            class: self.settle(&lexed, class_of(&lexed, &statements, verdicts)),
         }
     }
 }

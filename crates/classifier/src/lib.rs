@@ -7,6 +7,7 @@
 //! - `statement`: one statement to its verdict (`verdict`), by its first words; `settings` for SET and its kin, `query` for what
 //!   may be a read, with `calls`, `blank` and `keywords` as its tools, and `plain` for what sqlparser cannot read.
 //! - `catalog`: which functions and relations are harmless; `builtin` and `operators` hold PostgreSQL's own. `facts` makes one of what was read of a database.
+//! - `targets`: what is written, as far as words say.
 //! - `hint`: what routing comments ask for.
 //!
 //! Doubt is an answer: whatever no rule proves to be a read is [`Access::Write`].
@@ -28,6 +29,7 @@ mod prepared;
 mod query;
 mod settings;
 mod statement;
+mod targets;
 mod verdict;
 
 pub use cache::{Classifier, Options, TEXT_BYTES_MAX};
@@ -38,3 +40,4 @@ pub use class::{
 pub use explain::{Explained, Explanation};
 pub use facts::{Facts, Function, Object};
 pub use hint::{Consistency, Hint, Place, duration};
+pub use targets::{Target, Verb};

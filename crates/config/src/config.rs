@@ -10,6 +10,7 @@ use crate::auth::Auth;
 use crate::limits::{CeilingOverrides, DATABASE_CEILINGS};
 use crate::problem::{self, Problem};
 use crate::reader::{Found, Reader, Section, Setting};
+use crate::rules::Rule;
 use crate::sections::{self, Cluster, Console, Database, Log, Overrides, Peer, Pool, Proxy, Routing, Topology, User};
 use crate::tls::Tls;
 
@@ -38,6 +39,8 @@ pub struct Config {
     pub clusters: BTreeMap<String, Cluster>,
     /// `[databases.NAME]` by name. Never empty; `*` stands for the ones not named.
     pub databases: BTreeMap<String, Database>,
+    /// `[[rules]]`, in the order of the file.
+    pub rules: Vec<Rule>,
     /// `[peers.NUMBER]` by number: the other proxies behind the same address.
     pub peers: BTreeMap<u16, Peer>,
     /// Every key with its value and default, for `SHOW CONFIG`.
@@ -77,6 +80,7 @@ impl Config {
             topology: root.section("topology", Topology::read),
             users: read_users(root, &auth, &pool),
             databases: read_databases(root, &clusters, &pool),
+            rules: read_rules(root),
             peers: read_peers(root),
             auth,
             tls,
@@ -134,6 +138,12 @@ fn read_users(root: &mut Section<'_, '_>, auth: &Auth, pool: &Pool) -> BTreeMap<
         root.problem(None, "nobody could log in: add [[users]] with a \"name\" and a \"password\"");
     }
     users
+}
+
+fn read_rules(root: &mut Section<'_, '_>) -> Vec<Rule> {
+    let found = root.listed("rules");
+    let header = |at: usize| format!("[[rules]] {}", at + 1);
+    found.into_iter().enumerate().map(|(at, found)| root.open(header(at), found, Rule::read)).collect()
 }
 
 fn read_databases(

@@ -16,6 +16,7 @@ mod manager;
 mod problem;
 mod reader;
 mod resolve;
+mod rules;
 mod secret;
 mod sections;
 mod sharing;
@@ -30,6 +31,7 @@ pub use manager::{Managers, Url};
 pub use problem::{Position, Problem};
 pub use reader::Setting;
 pub use resolve::{ResolveError, Resolved};
+pub use rules::{Rule, SynchronousCommit};
 pub use secret::Secret;
 pub use sections::{
     Affinity, Cluster, Consistency, Console, Database, Keepalive, Log, LogFormat, LogLevel, Overrides, Peer, Pool,

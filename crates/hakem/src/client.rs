@@ -58,6 +58,8 @@ pub(crate) struct Client {
     last_write: Option<Instant>,
     /// What it has read.
     pub(crate) trail: Option<Trail>,
+    /// What its application has called itself when it logged in.
+    application_name: String,
     /// The replica that has served it last.
     node: Option<NodeId>,
     /// How often it has changed the catalogue, as far as others have been told.
@@ -90,6 +92,7 @@ pub(crate) async fn serve(stream: Stream, seat: Seat, worker: Rc<Worker>) {
                 return;
             }
         };
+    let named = application_name.clone();
     presence.slot.standing.enter(&tenant.key.0, &tenant.key.1, application_name, &stream);
     let mut client = Client {
         id,
@@ -105,6 +108,7 @@ pub(crate) async fn serve(stream: Stream, seat: Seat, worker: Rc<Worker>) {
         books: Books::new(Instant::now()),
         last_write: None,
         trail: None,
+        application_name: named,
         node: None,
         definitions: 0,
         ears: None,
@@ -410,7 +414,7 @@ impl Client {
     fn keep_up(&mut self, session: &mut Session) {
         if self.tenant.is_superseded() {
             let next = self.worker.service.successor(&self.tenant);
-            session.adopt(&self.tenant.policy, &next.policy);
+            session.adopt(&next.policy_of(&self.application_name));
             if !Arc::ptr_eq(&self.tenant.cluster, &next.cluster) {
                 // The nodes have other numbers.
                 self.trail = self.trail.map(|trail| Trail { node: NOWHERE, ..trail });

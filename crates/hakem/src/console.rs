@@ -9,6 +9,7 @@ mod catalog;
 mod clock;
 mod grammar;
 mod nodes;
+mod routes;
 mod rows;
 pub(crate) mod settings;
 mod show;
@@ -329,6 +330,10 @@ impl Console {
         Ok(match command {
             Command::Empty => Answer::Empty,
             Command::Show(Topic::Help) => Answer::Notice { message: "Console usage", detail: HELP, tag: "SHOW" },
+            Command::ShowRoute(sql, database) => {
+                let row = routes::route(&self.worker.service, sql, database.as_deref())?;
+                Answer::Rows { columns: routes::ROUTE.to_vec(), rows: VecDeque::from([row]), tag: "SHOW" }
+            }
             Command::Show(topic) => {
                 let rows = self.view(*topic).await;
                 Answer::Rows { columns: show::columns(*topic).to_vec(), rows, tag: "SHOW" }
@@ -489,6 +494,7 @@ fn read(sql: &[u8]) -> Result<Command, Failure> {
 fn columns(command: &Command) -> Option<Vec<Column>> {
     match command {
         Command::Show(topic) => Some(show::columns(*topic).to_vec()).filter(|columns| !columns.is_empty()),
+        Command::ShowRoute(..) => Some(routes::ROUTE.to_vec()),
         Command::ShowSetting(name, _) => Some(vec![(name, Kind::Text)]),
         Command::One => Some(vec![("?column?", Kind::Int4)]),
         _ => None,
@@ -545,7 +551,8 @@ const HELP: &str = "
 \tSHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|USERS|VERSION
 \tSHOW PEERS|PEER_POOLS
 \tSHOW LISTS|MEM|STATE
-\tSHOW TOPOLOGY|CATALOG|PINS|PIN_TOTALS
+\tSHOW TOPOLOGY|CATALOG|PINS|PIN_TOTALS|ROUTES
+\tSHOW ROUTE FOR '<sql>' [IN <db>]
 \tSHOW DNS_HOSTS|DNS_ZONES
 \tSHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
 \tSET key = arg

@@ -188,7 +188,7 @@ async fn admit(guest: &mut Guest, worker: &Rc<Worker>, presence: &Presence) -> R
         return Ok(Admitted::Replication(Box::new(tunnel)));
     }
     let mut session = Box::new(Session::new(
-        tenant.policy.clone(),
+        tenant.policy_of(&named(&settings)),
         Settings::new(settings.iter().map(|(n, v)| (n.as_str(), v.as_str()))),
     ));
     for (name, value) in &hakem {
@@ -202,7 +202,7 @@ async fn admit(guest: &mut Guest, worker: &Rc<Worker>, presence: &Presence) -> R
             Err(Missed::Refused(failure)) => return Err(Refusal::Told(failure)),
             Err(Missed::Superseded) => {
                 let next = worker.service.successor(&tenant);
-                session.adopt(&tenant.policy, &next.policy);
+                session.adopt(&next.policy_of(&named(&settings)));
                 tenant = next;
             }
         }

@@ -44,6 +44,7 @@ mod relay;
 mod replication;
 mod reset;
 mod route;
+mod rules;
 mod run;
 mod secrets;
 mod service;

@@ -110,6 +110,26 @@ impl Wanted {
         may.then_some(Choice::Replica(near))
     }
 
+    /// The choice, from the newest snapshot.
+    fn choose(
+        &self,
+        tenant: &Tenant,
+        need: topology::Need,
+        trail: Option<Trail>,
+        avoided: &[NodeId],
+        now: Instant,
+    ) -> Chosen {
+        let snapshot = tenant.watcher.snapshot();
+        let mut excluded = self.behind(&snapshot);
+        let is_behind = !excluded.is_empty();
+        excluded.extend_from_slice(avoided);
+        let ask = self.ask(tenant, need, trail, &excluded);
+        let kept = self.kept(&snapshot, tenant, &ask);
+        let choice =
+            kept.unwrap_or_else(|| snapshot.pick(&ask, &tenant.plan, |node| tenant.cluster.loads.of(node, now)));
+        Chosen { choice, version: snapshot.version, trail: ask.trail, is_behind }
+    }
+
     fn need(&self, tenant: &Tenant, now: Instant) -> topology::Need {
         match self.need {
             Need::Primary => topology::Need::Write,
@@ -123,6 +143,23 @@ impl Wanted {
             }
         }
     }
+}
+
+/// A choice.
+struct Chosen {
+    choice: Choice,
+    /// The version of the snapshot that it is from.
+    version: u64,
+    /// What of the session's history it depends on.
+    trail: Option<Trail>,
+    /// Whether a replica was left out for what it has not seen.
+    is_behind: bool,
+}
+
+/// Where a request would go now that needs this.
+pub(crate) fn preview(tenant: &Tenant, need: Need, version: u64, now: Instant) -> Choice {
+    let wanted = Wanted::new(need, version, now);
+    wanted.choose(tenant, wanted.need(tenant, now), None, &[], now).choice
 }
 
 /// Finds a server for a client's request, waiting for one up to the deadline.
@@ -157,17 +194,8 @@ pub(crate) async fn find(
             now = Instant::now();
         }
         let need = wanted.need(tenant, now);
+        let Chosen { choice, version, trail, is_behind } = wanted.choose(tenant, need, trail, &avoided, now);
         let loads = &tenant.cluster.loads;
-        let (choice, version, trail, is_behind) = {
-            let snapshot = tenant.watcher.snapshot();
-            let mut excluded = wanted.behind(&snapshot);
-            let is_behind = !excluded.is_empty();
-            excluded.extend_from_slice(&avoided);
-            let ask = wanted.ask(tenant, need, trail, &excluded);
-            let kept = wanted.kept(&snapshot, tenant, &ask);
-            let choice = kept.unwrap_or_else(|| snapshot.pick(&ask, &tenant.plan, |node| loads.of(node, now)));
-            (choice, snapshot.version, ask.trail, is_behind)
-        };
         let (node, role, leaves_trail) = match choice {
             Choice::Replica(node) => (node, Role::Replica, true),
             Choice::Primary(node, why) => {

@@ -22,7 +22,7 @@ use crate::census::Census;
 use crate::clusters::{Cluster, Clusters};
 use crate::console::settings;
 use crate::control::Order;
-use crate::counters::PINS;
+use crate::counters::{self, PINS};
 use crate::gate::Gates;
 use crate::ledger::Ledger;
 use crate::lobby::Lobby;
@@ -291,6 +291,11 @@ impl Service {
         }
         clients.sort_by_key(|client| client.id);
         (clients, pins)
+    }
+
+    /// How many statements were sent somewhere for this reason.
+    pub(crate) fn routed(&self, place: counters::Place, why: classifier::Why) -> u64 {
+        self.staff.get().into_iter().flatten().map(|staff| staff.routed(place, why)).sum()
     }
 
     /// Ends the sessions of clients that `doomed` says; returns how many.

@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use auth::Credential;
-use config::{Config, Resolved};
+use config::{Config, Resolved, Rule};
 use pool::{Keepalive, Parameters, Pool, Target, Wallet};
-use session::{Affinity, Consistency, Policy, Route, ServerMemory};
+use session::{Policy, ServerMemory};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use topology::{NodeId, Plan, Watcher};
@@ -23,6 +23,7 @@ use crate::ledger::Ledger;
 use crate::listen::Hub;
 use crate::listener;
 use crate::quotas::Quotas;
+use crate::rules;
 use crate::service::Service;
 
 /// One database as one user sees it.
@@ -31,6 +32,8 @@ pub(crate) struct Tenant {
     pub(crate) key: (String, String),
     pub(crate) resolved: Resolved,
     pub(crate) policy: Policy,
+    /// The rules for its sessions.
+    rules: Vec<Rule>,
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) watcher: Watcher,
     /// How its reads are shared out.
@@ -126,24 +129,12 @@ impl Tenant {
         let plan = clusters::plan(&config.clusters[&resolved.cluster], config);
         let policy = Policy {
             split: true,
-            route: match resolved.route {
-                config::Route::Auto => Route::Auto,
-                config::Route::Primary => Route::Primary,
-                config::Route::Replica => Route::Replica,
-            },
-            consistency: match resolved.consistency {
-                config::Consistency::Eventual => Consistency::Eventual,
-                config::Consistency::Bounded => Consistency::Bounded,
-                config::Consistency::Session => Consistency::Session,
-                config::Consistency::Global => Consistency::Global,
-            },
+            route: rules::route(resolved.route),
+            consistency: rules::consistency(resolved.consistency),
             max_lag: Some(resolved.max_lag),
-            affinity: match resolved.affinity {
-                config::Affinity::None => Affinity::None,
-                config::Affinity::Node => Affinity::Node,
-                config::Affinity::Primary => Affinity::Primary,
-            },
+            affinity: rules::affinity(resolved.affinity),
             pin: false,
+            durability: Arc::new([]),
             keeps_server: resolved.pool_mode == config::PoolMode::Session,
             refuses_blocks: resolved.pool_mode == config::PoolMode::Statement,
             request_max: config.proxy.message_retain_max,
@@ -165,6 +156,7 @@ impl Tenant {
         let password = resolved.server_password.as_ref().map(|password| password.expose().to_owned());
         Tenant {
             wallet: Wallet::new(password.map_or(Credential::None, Credential::Password)),
+            rules: config.rules.iter().filter(|rule| rule.fits(&key.0, &key.1)).cloned().collect(),
             key,
             policy,
             cluster,
@@ -258,6 +250,11 @@ impl Tenant {
 
     pub(crate) fn is_removed(&self) -> bool {
         self.removed.load(Ordering::Relaxed)
+    }
+
+    /// The policy of a session of this application.
+    pub(crate) fn policy_of(&self, application_name: &str) -> Policy {
+        rules::applied(&self.policy, &self.rules, application_name)
     }
 
     /// The pool of a node.

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::buffers::Spares;
 use crate::census::Membership;
-use crate::counters::{Counters, PINS};
+use crate::counters::{Counters, PINS, Place};
 use crate::deadline::Alarm;
 use crate::lobby::Seat;
 use crate::service::Service;
@@ -155,6 +155,11 @@ impl Staff {
         let (answer, answered) = oneshot::channel();
         let _ = self.orders.send(Order::Kill(doomed, answer));
         answered.await.unwrap_or_default()
+    }
+
+    /// How many statements it has sent somewhere for this reason.
+    pub(crate) fn routed(&self, place: Place, why: classifier::Why) -> u64 {
+        self.counters.routed_total(place, why)
     }
 
     /// How often its clients were pinned, by reason.

@@ -126,6 +126,7 @@ impl Session {
         if !continues {
             self.encode_forgetting(0, memory, out);
         }
+        let other_level = !continues && self.prepare_level();
         if std::mem::take(&mut self.lease.fresh) {
             if self.waits_for_settings(memory, out) {
                 self.progress.awaits_settings = true;
@@ -135,9 +136,14 @@ impl Session {
         } else if self.lease.unclear && !continues && self.transaction != (Transaction::Open { failed: true }) {
             self.lease.unclear = false;
             memory.settings = None;
-            if let Some(sql) = difference(None, self.settings.current()) {
+            if let Some(sql) = difference(None, &self.settings_there()) {
                 self.put_settings(&sql, memory, out);
             }
+        } else if other_level && let Some(sql) = difference(memory.settings.as_ref(), &self.settings_there()) {
+            self.put_settings(&sql, memory, out);
+        }
+        if !continues && self.transaction == (Transaction::Open { failed: false }) {
+            self.encode_level(false, out);
         }
         true
     }
@@ -147,7 +153,7 @@ impl Session {
     /// any more.
     fn waits_for_settings(&mut self, memory: &mut ServerMemory, out: &mut Vec<u8>) -> bool {
         let target = match self.ended_identity() {
-            [] => self.settings.current().clone(),
+            [] => self.settings_there(),
             names => {
                 self.lease.unclear = true;
                 self.settings.without(names)
@@ -192,6 +198,7 @@ impl Session {
             frontend::put_query(out, &begin(mode));
             self.owed.push_back(Owed::Hidden);
             self.block = Block::new(mode);
+            self.encode_level(true, out);
         }
     }
 

@@ -159,7 +159,7 @@ impl Session {
         if last.bars() || request.copies || request.mixed || !request.needs_server || request.local {
             return false;
         }
-        if request.begins && self.policy.refuses_blocks {
+        if (request.begins && self.policy.refuses_blocks) || !self.suits_level(request) {
             return false;
         }
         let within = matches!(self.transaction, Transaction::Open { .. } | Transaction::Deferred(_)) && !last.controls;
@@ -306,6 +306,7 @@ mod tests {
             statements: 1,
             hint: None,
             lesson: Default::default(),
+            targets: Box::default(),
         };
         Arc::new(Prepared::unnamed(sql.as_bytes(), &[0, 0], Arc::new(class)))
     }

@@ -13,11 +13,13 @@
 //! - `settings`: tracked SETs with PostgreSQL's transactional rules.
 //! - `statements`: prepared statements, the client's names for them and the servers'.
 //! - `sql`: SQL's own PREPARE, EXECUTE and DEALLOCATE.
+//! - `durability`: `synchronous_commit` by what a transaction writes.
 //! - `token`: what a session has seen, for another proxy.
 //! - `transaction`: which transactions may run on a replica, and how one leaves it for the primary.
 //! - `memory`: [`ServerMemory`], what a server connection still has of the sessions that used it.
 
 mod answer;
+mod durability;
 mod encode;
 mod errors;
 mod flight;
@@ -41,6 +43,7 @@ mod transaction;
 mod words;
 
 pub use classifier::Consistency;
+pub use durability::{DurabilityRule, Level};
 pub use errors::RetryReason;
 pub use flight::{FLIGHT_REQUESTS_MAX, LEASE_REQUESTS_MAX};
 pub use loss::Loss;

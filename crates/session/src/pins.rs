@@ -114,7 +114,7 @@ impl Session {
     /// The question has been answered, or has failed, in which case everything stays as it was.
     pub(crate) fn end_check(&mut self, memory: &mut ServerMemory) {
         self.settings.commit();
-        memory.settings = Some(self.settings.current().clone());
+        memory.settings = Some(self.settings_there());
     }
 }
 

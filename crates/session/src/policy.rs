@@ -2,11 +2,13 @@
 //!
 //! Does not decide where a statement goes: that is the session's, by this.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use classifier::{Consistency, Hint, PinReason, Scope, duration};
 use wire::backend::Failure;
 
+use crate::durability::DurabilityRule;
 use crate::session::{Need, Role, Session};
 use crate::token::Token;
 
@@ -25,6 +27,8 @@ pub struct Policy {
     pub affinity: Affinity,
     /// Whether the server connection is kept from the first statement on.
     pub pin: bool,
+    /// The `synchronous_commit` of what is written; the first rule that fits counts.
+    pub durability: Arc<[DurabilityRule]>,
     /// Whether the server connection is kept until the client leaves (session pooling).
     pub keeps_server: bool,
     /// Whether transaction blocks are refused (statement pooling).
@@ -196,9 +200,9 @@ impl Session {
         Ok(())
     }
 
-    /// Goes over from the configured policy `old` to `new`, but for what the session has set itself.
-    pub fn adopt(&mut self, old: &Policy, new: &Policy) {
-        let (old, now) = (Own::of(old), Own::of(new));
+    /// Goes over to another configured policy, but for what the session has set itself.
+    pub fn adopt(&mut self, new: &Policy) {
+        let (old, now) = (Own::of(&self.policy), Own::of(new));
         self.policy = new.clone();
         self.settings.begin_with(|own| {
             for name in ["route", "consistency", "max_lag", "affinity", "pin"] {

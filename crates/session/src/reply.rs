@@ -8,6 +8,7 @@ use std::time::Instant;
 use classifier::{Access, Class, Effect, PinReason};
 use wire::backend::{self, Status, tag};
 
+use crate::durability::SYNCHRONOUS_COMMIT;
 use crate::errors::RetryReason;
 use crate::memory::ServerMemory;
 use crate::owed::Owed;
@@ -281,7 +282,7 @@ impl Session {
                     return self.without_settings();
                 }
                 if matches!(first, Owed::HiddenSettings) {
-                    memory.settings = Some(self.settings.current().clone());
+                    memory.settings = Some(self.settings_there());
                 }
                 if std::mem::take(&mut self.progress.awaits_settings) {
                     self.encode_settled(memory);
@@ -429,8 +430,10 @@ impl Session {
                 if self.flight.is_empty() {
                     self.portals.clear();
                 }
-                if memory.settings.as_ref().is_none_or(|known| !Arc::ptr_eq(known, self.settings.current())) {
-                    memory.settings = Some(self.settings.current().clone());
+                if self.lease.level.is_some()
+                    || memory.settings.as_ref().is_none_or(|known| !Arc::ptr_eq(known, self.settings.current()))
+                {
+                    memory.settings = Some(self.settings_there());
                 }
             }
             Status::Open => self.transaction = Transaction::Open { failed: false },
@@ -506,6 +509,9 @@ impl Session {
                 // One of several statements: the server has taken it as a setting of an extension, which nobody else must find there.
                 self.lease.obscured = true;
                 let _ = self.set_own(name, value.as_deref(), *scope);
+            }
+            Effect::Set { name, scope: classifier::Scope::Local, .. } if name == SYNCHRONOUS_COMMIT => {
+                self.settings.commit_by_itself();
             }
             // One of several statements: its name is on this server alone.
             Effect::Prepare { .. } => self.pin(PinReason::SqlPrepare),

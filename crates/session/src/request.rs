@@ -5,6 +5,7 @@
 use classifier::{Access, Class, Effect, PinReason, TransactionMode, Why};
 use std::sync::Arc;
 
+use crate::durability::Level;
 use crate::policy::Wishes;
 use crate::sql::Rewrite;
 
@@ -33,6 +34,8 @@ pub(crate) struct Request {
     pub(crate) wishes: Wishes,
     /// The modes of a BEGIN that is its first statement.
     pub(crate) opens: Option<TransactionMode>,
+    /// The `synchronous_commit` that rules ask for; `None` when it writes nothing, or there are no rules.
+    pub(crate) level: Option<Level>,
     /// Whether it is nothing but COMMIT AND CHAIN or ROLLBACK AND CHAIN.
     pub(crate) chains: bool,
     /// Whether nothing comes of it, in its transaction, but results.
@@ -118,6 +121,7 @@ impl Request {
             place: None,
             wishes: Wishes::default(),
             opens: None,
+            level: None,
             chains: false,
             plain: true,
             binds_unnamed: false,
@@ -193,6 +197,7 @@ impl Request {
         self.draws |= more.draws;
         self.place = self.place.max(more.place);
         self.wishes.merge(more.wishes);
+        self.level = self.level.max(more.level);
         self.plain &= more.plain;
         self.leaves_replica |= more.leaves_replica;
         self.ties |= more.ties;
@@ -281,7 +286,7 @@ impl Request {
 }
 
 /// Whether a statement that is no replica's business leaves the data alone all the same.
-fn writes_nothing(class: &Class) -> bool {
+pub(crate) fn writes_nothing(class: &Class) -> bool {
     let harmless = |effect: &Effect| {
         matches!(
             effect,

@@ -13,6 +13,7 @@ use wire::backend::{Failure, Status};
 use wire::frame::Frame;
 use wire::frontend::{Bind, Frontend, Parse, Target};
 
+use crate::durability::Level;
 use crate::flight::{Changes, Sent};
 use crate::memory::ServerMemory;
 use crate::owed::Owed;
@@ -143,6 +144,8 @@ pub(crate) struct Lease {
     pub(crate) drew: bool,
     /// How many requests it has got.
     pub(crate) requests: usize,
+    /// The `synchronous_commit` that a rule has given it, for as long as nothing else is asked for.
+    pub(crate) level: Option<Level>,
 }
 
 /// How far the first of the requests in flight is.
@@ -363,7 +366,7 @@ impl Session {
                 }
                 self.request.parses_unnamed |= parse.name.is_empty();
                 let statement = self.prepared(parse, class, classifier);
-                self.request.add(&statement.class);
+                self.add(&statement.class);
                 self.parsed.push(statement);
                 self.request.needs_server = true;
             }
@@ -398,7 +401,7 @@ impl Session {
             }
             Frontend::Sync | Frontend::Flush => self.request.needs_server |= self.progress.part,
             Frontend::FunctionCall => {
-                self.request.add(&unknown());
+                self.add(&unknown());
                 self.request.executes = true;
                 self.request.needs_server = true;
                 self.request.mixed = !self.request.frames.is_empty();
@@ -604,7 +607,7 @@ impl Session {
         let alone = self.request.frames.is_empty() && !self.progress.part;
         let behind = self.is_behind();
         // What concerns prepared statements is answered, or rewritten, by what their names stand for.
-        if behind && !(alone && self.follows(&Request::of(&class))) {
+        if behind && !(alone && self.follows(&self.request_of(&class))) {
             self.waits = true;
             return Step::Later;
         }
@@ -627,7 +630,7 @@ impl Session {
                 class
             }
         };
-        self.request.add(&class);
+        self.add(&class);
         self.request.end = End::Ready;
         self.request.needs_server = true;
         self.request.mixed = !alone;
@@ -674,7 +677,7 @@ impl Session {
         match self.statements.get(name) {
             Some(statement) => {
                 let statement = statement.clone();
-                self.request.add(&statement.class);
+                self.add(&statement.class);
                 return statement.told.get();
             }
             // Defined by a Parse of the same request, whose class has been counted.
@@ -784,5 +787,6 @@ pub(crate) fn unknown() -> Class {
         defines: false,
         hint: None,
         lesson: Default::default(),
+        targets: Box::default(),
     }
 }

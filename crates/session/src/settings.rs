@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use classifier::Scope;
 
+use crate::durability::{Level, SYNCHRONOUS_COMMIT};
 use crate::policy::Own;
 
 /// Setting → the statement that sets it, e.g. `search_path` → `SET search_path TO a, b`. Shared, since a server connection
@@ -40,6 +41,10 @@ struct State {
     local: Option<Own>,
     /// Settings whose values have to be asked for.
     unread: Unread,
+    /// The `synchronous_commit` that rules have given to the transaction.
+    level: Option<Level>,
+    /// The client has set that itself, for the transaction.
+    commits_by_itself: bool,
 }
 
 type Unread = Arc<BTreeSet<String>>;
@@ -68,6 +73,25 @@ impl Settings {
     /// The proxy's own settings, as they hold now.
     pub(crate) fn own(&self) -> &Own {
         self.current.local.as_ref().unwrap_or(&self.current.own)
+    }
+
+    /// The `synchronous_commit` that rules have given to the transaction.
+    pub(crate) fn level(&self) -> Option<Level> {
+        self.current.level
+    }
+
+    pub(crate) fn set_level(&mut self, level: Option<Level>) {
+        self.current.level = level;
+    }
+
+    /// Whether the client says itself how its transactions are committed.
+    pub(crate) fn commits_by_itself(&self) -> bool {
+        self.current.commits_by_itself || self.current.map.contains_key(SYNCHRONOUS_COMMIT)
+    }
+
+    /// It has said so for this transaction.
+    pub(crate) fn commit_by_itself(&mut self) {
+        self.current.commits_by_itself = true;
     }
 
     /// What RESET makes of them.
@@ -267,6 +291,7 @@ impl Settings {
     pub(crate) fn commit(&mut self) {
         self.savepoints.clear();
         self.current.local = None;
+        (self.current.level, self.current.commits_by_itself) = (None, false);
         if !self.committed.is(&self.current) {
             self.committed = self.current.clone();
         }
@@ -284,7 +309,8 @@ impl State {
     fn is(&self, other: &State) -> bool {
         Arc::ptr_eq(&self.map, &other.map)
             && Arc::ptr_eq(&self.channels, &other.channels)
-            && (self.own, self.local) == (other.own, other.local)
+            && (self.own, self.local, self.level, self.commits_by_itself)
+                == (other.own, other.local, other.level, other.commits_by_itself)
             && Arc::ptr_eq(&self.unread, &other.unread)
     }
 }

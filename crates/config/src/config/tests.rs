@@ -575,3 +575,24 @@ fn peers() {
     check("[peers.1]\nport = 7", "proxy.toml:1: [peers.1] must state \"host\"");
     check("[peers.1]\nhost = \"\"", "proxy.toml:2: \"host\" must not be empty");
 }
+
+#[test]
+fn rules() {
+    let text = format!(
+        "[[rules]]\ntables = [\"moves\"]\nsynchronous_commit = \"remote_apply\"\n\
+         [[rules]]\nusers = [\"app\"]\napplication_names = [\"game*\", \"x\"]\npin = true\n{LEAST}"
+    );
+    let rules = parse(&text).rules;
+    assert_eq!((rules[0].tables.as_slice(), rules[0].pin), (["moves".to_owned()].as_slice(), None));
+    assert!(rules[0].fits("any", "body") && rules[0].fits_application(""));
+    assert!(rules[1].fits("any", "app") && !rules[1].fits("any", "body"));
+    for (name, fits) in [("game", true), ("game 7", true), ("x", true), ("xy", false), ("", false)] {
+        assert_eq!(rules[1].fits_application(name), fits, "{name}");
+    }
+    let silent = "proxy.toml:1: a rule must say something: \"synchronous_commit\", \"pin\", \"route\", \"consistency\", \"max_lag\" or \"affinity\"";
+    check("[[rules]]\nusers = [\"app\"]", silent);
+    let mixed = "proxy.toml:1: \"tables\" and \"statements\" are for \"synchronous_commit\" alone: what else a rule says holds for a session";
+    check("[[rules]]\ntables = [\"t\"]\npin = true", mixed);
+    let unknown = "proxy.toml:2: \"statements\" has \"select\", which is none of insert, update, delete, merge, copy, truncate, call, do";
+    check("[[rules]]\nstatements = [\"select\"]\nsynchronous_commit = \"off\"", unknown);
+}

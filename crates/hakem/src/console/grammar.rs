@@ -10,6 +10,8 @@ pub(crate) enum Command {
     Empty,
     /// `SHOW topic`, or `SELECT topic`, which is the same.
     Show(Topic),
+    /// `SHOW ROUTE FOR 'statement' [IN database]`.
+    ShowRoute(String, Option<String>),
     /// A setting of PostgreSQL's that drivers ask for: its name, and what they are told.
     ShowSetting(&'static str, &'static str),
     /// A setting of PostgreSQL's that drivers set: nothing happens.
@@ -45,6 +47,7 @@ pub(crate) enum Topic {
     Pins,
     PinTotals,
     Pools,
+    Routes,
     Servers,
     State,
     Stats,
@@ -93,6 +96,9 @@ impl Command {
         }
         if let Some(command) = courtesy(text) {
             return Ok(command);
+        }
+        if let Some(route) = route_for(text) {
+            return route;
         }
         let (first, rest) = word(text).ok_or(Mistake::Unknown)?;
         let verb = first.to_ascii_lowercase();
@@ -155,6 +161,31 @@ fn show(topic: &str) -> Result<Command, Mistake> {
     }
     let found = TOPICS.iter().find(|(name, _)| *name == topic);
     found.map(|(_, topic)| Command::Show(*topic)).ok_or(Mistake::Unknown)
+}
+
+/// `SHOW ROUTE FOR`; `None` for anything else.
+fn route_for(text: &str) -> Option<Result<Command, Mistake>> {
+    let mut rest = text;
+    for expected in ["show", "route", "for"] {
+        let (found, after) = word(rest)?;
+        if !found.eq_ignore_ascii_case(expected) || rest.starts_with('"') {
+            return None;
+        }
+        rest = after.trim_start_matches(is_blank);
+    }
+    let Some((sql, after)) = quoted(rest, '\'') else { return Some(Err(Mistake::Unknown)) };
+    let database = match after.trim_matches(is_blank) {
+        "" => None,
+        within => {
+            let named = word(within).filter(|(word, _)| word.eq_ignore_ascii_case("in"));
+            let named = named.and_then(|(_, name)| word(name.trim_start_matches(is_blank)));
+            match named {
+                Some((name, "")) => Some(name),
+                _ => return Some(Err(Mistake::Unknown)),
+            }
+        }
+    };
+    Some(Ok(Command::ShowRoute(sql, database)))
 }
 
 fn set(rest: &str) -> Result<Command, Mistake> {
@@ -254,7 +285,7 @@ fn is_blank(letter: char) -> bool {
 }
 
 /// SHOW's topics.
-pub(crate) const TOPICS: [(&str, Topic); 23] = [
+pub(crate) const TOPICS: [(&str, Topic); 24] = [
     ("catalog", Topic::Catalog),
     ("clients", Topic::Clients),
     ("config", Topic::Config),
@@ -269,6 +300,7 @@ pub(crate) const TOPICS: [(&str, Topic); 23] = [
     ("pins", Topic::Pins),
     ("pin_totals", Topic::PinTotals),
     ("pools", Topic::Pools),
+    ("routes", Topic::Routes),
     ("servers", Topic::Servers),
     ("state", Topic::State),
     ("stats", Topic::Stats),
@@ -364,6 +396,10 @@ mod tests {
         check("set DateStyle TO 'ISO, MDY'", Command::SetSetting);
         check("show TimeZone", Command::ShowSetting("timezone", "GMT"));
         check("begin isolation level serializable", Command::Begin("BEGIN"));
+        let route = |sql: &str, database: Option<&str>| Command::ShowRoute(sql.to_owned(), database.map(str::to_owned));
+        check("show route for 'select ''a'';'", route("select 'a';", None));
+        check("SHOW ROUTE  FOR 'select 1' IN App;", route("select 1", Some("App")));
+        check("show route for '' in \"my db\"", route("", Some("my db")));
         check("SELECT 1", Command::One);
     }
 
@@ -384,6 +420,12 @@ mod tests {
             "set a = ",
             "set a = b c",
             "pause a-b",
+            "show route",
+            "show route for",
+            "show route for select 1",
+            "show route for 'select 1' app",
+            "show route for 'select 1' in",
+            "show route for 'select 1' in a b",
             "kill \"\"",
             "kill \"open",
             "select 2",

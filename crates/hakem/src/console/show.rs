@@ -74,6 +74,7 @@ pub(crate) fn columns(topic: Topic) -> &'static [Column] {
             ("held", Int4),
             ("held_us", Int4),
         ],
+        Topic::Routes => &super::routes::ROUTES,
         Topic::PinTotals => &[("reason", Text), ("clients", Int4), ("total", Int8)],
     }
 }
@@ -102,6 +103,7 @@ impl View<'_> {
             Topic::Topology => self.topology(),
             Topic::Catalog => catalog::rows(self),
             Topic::Pins => self.pins(),
+            Topic::Routes => super::routes::routes(self.service),
             Topic::PinTotals => self.pin_totals(),
         }
     }

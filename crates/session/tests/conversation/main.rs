@@ -10,6 +10,7 @@
 
 mod catalog;
 mod copy;
+mod durability;
 mod errors;
 mod losses;
 mod own;
