@@ -230,7 +230,7 @@ async fn roles() {
 
 #[tokio::test]
 async fn where_statements_go() {
-    let stage = setup(1).start().await.unwrap();
+    let stage = setup(1).with("routing", "max_lag", "\"1h\"").start().await.unwrap();
     let (client, admin) = (stage.connect().await, console(&stage.proxy).await);
     let route = "SHOW ROUTE FOR 'select 1'";
     assert_eq!(
@@ -252,7 +252,10 @@ async fn where_statements_go() {
     }
     let nodes: Vec<String> =
         stage.cluster.nodes().iter().map(|node| format!("{}:{}", node.host(), node.port())).collect();
-    stage.ready().await.unwrap();
+    // What was defined just now has to be known there first.
+    until("reads to go to the replica", async || rows(&admin, route).await[0].get("to") == Some("replica"))
+        .await
+        .unwrap();
     for (sql, access, why, to, node) in [
         ("select 1", "read", "select", "replica", Some(&nodes[1])),
         ("insert into t values (''x'')", "write", "writes_rows", "primary", Some(&nodes[0])),
