@@ -75,7 +75,9 @@ async fn the_primary_dies_under_load() {
     const WRITERS: usize = 10;
     const READERS: usize = 4;
     const AFTER: usize = 30;
-    let mut stage = Setup::replicas(2).with("pool", "size", "5").start().await.unwrap();
+    // A machine may be so busy that the death itself takes longer than replicas are believed by default.
+    let setup = Setup::replicas(2).with("pool", "size", "5").with("routing", "max_lag", "\"1min\"");
+    let mut stage = setup.start().await.unwrap();
     // No key: a duplicate is to be seen, not refused.
     stage.psql("create table log (id bigint)").await;
     stage.ready().await.unwrap();
@@ -83,7 +85,7 @@ async fn the_primary_dies_under_load() {
     let (promoted, running) = (Cell::new(false), Cell::new(WRITERS));
     let (acknowledged, reads_between) = (Cell::new(0), Cell::new(0));
     let codes: RefCell<BTreeMap<String, usize>> = RefCell::default();
-    let Stage { cluster, .. } = &mut stage;
+    let Stage { cluster, proxy } = &mut stage;
 
     let writers = join_all(clients[..WRITERS].iter().enumerate().map(|(writer, client)| {
         let (promoted, running, acknowledged, codes) = (&promoted, &running, &acknowledged, &codes);
@@ -131,6 +133,10 @@ async fn the_primary_dies_under_load() {
     }));
     let killer = async {
         until("the load to flow", async || acknowledged.get() > 200).await.unwrap();
+        // A table has been made: until that is known, nothing is read from replicas.
+        until("the catalog to be read", async || proxy.metric("hakem_catalog_current", &[]).await == 1.0)
+            .await
+            .unwrap();
         cluster.kill(0).await.unwrap();
         let before = reads_between.get();
         // The pool of one of the replicas has what it takes until its picture is too old.

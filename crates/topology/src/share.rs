@@ -113,9 +113,10 @@ impl Candidates {
 /// overlooked, and large ones do not count for more than [`SLOWNESS_MAX`].
 fn slow_down(list: &mut [Candidate]) {
     let Some(fastest) = list.iter().filter_map(|candidate| candidate.latency).reduce(f32::min) else { return };
+    let tolerated = fastest.max(LATENCY_NEGLIGIBLE_S) * LATENCY_TOLERATED;
     for candidate in list {
         if let Some(latency) = candidate.latency {
-            candidate.weight /= (latency / (fastest * LATENCY_TOLERATED)).clamp(1.0, SLOWNESS_MAX);
+            candidate.weight /= (latency / tolerated).clamp(1.0, SLOWNESS_MAX);
         }
     }
 }
@@ -149,6 +150,9 @@ pub const SLOW_START_MIN: f32 = 0.1;
 
 /// A latency of as many times the least is as good as the least.
 const LATENCY_TOLERATED: f32 = 2.0;
+
+/// Below this, in seconds, it is the scheduler's doing rather than the server's.
+const LATENCY_NEGLIGIBLE_S: f32 = 0.002;
 
 /// The most that a high latency can take from a weight.
 const SLOWNESS_MAX: f32 = 4.0;

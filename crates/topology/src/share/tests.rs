@@ -63,6 +63,7 @@ fn of_two_the_one_with_less_to_do() {
 fn who_is_slow_gets_less() {
     // Small differences are those of the statements.
     check(&shares(&[(1.0, 0, 10), (1.0, 0, 19)]), &[0.5, 0.5]);
+    check(&shares(&[(1.0, 0, 1), (1.0, 0, 4)]), &[0.5, 0.5]);
     check(&shares(&[(1.0, 0, 10), (1.0, 0, 40)]), &[0.667, 0.333]);
     check(&shares(&[(1.0, 0, 10), (1.0, 0, 100)]), &[0.8, 0.2]);
     // However slow it is: else nobody would find out that it has become fast again.
