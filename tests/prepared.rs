@@ -285,7 +285,7 @@ async fn ever_new_statements(total: usize) {
         };
         tokio::join!(write, read);
         // By then the caches of what statements are have filled.
-        if round == rounds.min(60) / 2 {
+        if round == (rounds / 10).max(30) {
             early = stage.proxy.memory_kb("VmRSS");
         }
         if round % 200 == 0 {

@@ -59,6 +59,10 @@ pub(crate) const REQUESTS: &[&str] = &[
     "P - copy t from stdin | B - | E | S | d 1 | c | S",
     "P - copy t from stdin | B - | E | S | f no | S",
     "P s1 select 1 | D s s1 | S",
+    // Its shape has to be known before it is sent.
+    "P s4 update t returning | D s s4 | S",
+    "B s4 | E | S",
+    "B s4 | E | H",
     "P s2 insert into t | S",
     "P s3 show work_mem | B s3 | E | S",
     "B s1 | E | S",
@@ -211,6 +215,9 @@ pub(crate) const WHOLE: &[&str] = &[
     "P - begin | B - | E | S",
     "P - commit | B - | E | S",
     "P s1 select 1 | D s s1 | S",
+    // Its shape has to be known before it is sent.
+    "P s4 update t returning | D s s4 | S",
+    "B s4 | E | S",
     "P s2 select 1/0 | S",
     "B s1 | E | S",
     "B s2 | E | S",
@@ -228,6 +235,7 @@ pub(crate) const WRONG: &[(Role, What, &str)] = &[
     (Role::Replica, What::Fatal("57P01"), "select"),
     (Role::Primary, What::Die, "insert"),
     (Role::Primary, What::Die, "commit"),
+    (Role::Primary, What::Die, "update"),
     (Role::Primary, What::LateDie, "select"),
     (Role::Primary, What::Fatal("57P01"), "select"),
     (Role::Primary, What::Error("25006"), "insert"),
