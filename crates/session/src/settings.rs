@@ -199,7 +199,11 @@ impl Settings {
             }
             None => {
                 if self.current.map.contains_key(name) {
-                    Arc::make_mut(&mut self.current.map).remove(name);
+                    let map = Arc::make_mut(&mut self.current.map);
+                    match emptied(name) {
+                        Some(statement) => drop(map.insert(name.to_owned(), statement)),
+                        None => drop(map.remove(name)),
+                    }
                 }
                 false
             }
@@ -209,6 +213,11 @@ impl Settings {
     /// RESET ALL: everything but who the session is (`GUC_NO_RESET_ALL`).
     pub(crate) fn reset_all(&mut self) {
         let mut current = self.startup.clone();
+        for name in self.current.map.keys().filter(|name| !self.startup.contains_key(*name)) {
+            if let Some(statement) = emptied(name) {
+                Arc::make_mut(&mut current).insert(name.clone(), statement);
+            }
+        }
         for name in IDENTITY {
             if let Some(statement) = self.current.map.get(name) {
                 Arc::make_mut(&mut current).insert(name.to_owned(), statement.clone());
@@ -335,6 +344,12 @@ fn chained(known: &str, statement: &str) -> Result<String, TooMuch> {
     let mut chain: Vec<&str> = known.split(CHAIN).filter(|before| *before != statement).collect();
     chain.push(statement);
     if chain.len() > CHAIN_MAX || statement.contains(CHAIN) { Err(TooMuch) } else { Ok(chain.join(CHAIN)) }
+}
+
+/// What is left of a customized setting that is reset: its name, which SHOW knows from then on, with nothing behind it. A server that
+/// has never seen it gets to know it by the same statement.
+fn emptied(name: &str) -> Option<String> {
+    name.contains('.').then(|| format!("RESET {}", quoted_name(name)))
 }
 
 /// The statements that turn `from` into `to`, in one query string; `None` when nothing differs. `from` of `None` means that
@@ -593,6 +608,28 @@ mod tests {
             &a1,
             Some("SET statement_timeout TO 0;RESET ROLE;RESET SESSION AUTHORIZATION;RESET ALL;SET a TO 1;"),
         );
+    }
+
+    #[test]
+    fn a_customized_setting_that_is_reset_is_known_all_the_same() {
+        for all in [false, true] {
+            let mut settings = Settings::default();
+            settings.set("x.b", "SET x.b TO 1").expect("there is room");
+            settings.set("work_mem", "SET work_mem TO 1").expect("there is room");
+            let before = settings.current().clone();
+            if all {
+                settings.reset_all();
+            } else {
+                settings.reset("x.b");
+                settings.reset("work_mem");
+            }
+            let expected = |text: &str| Some(text.to_owned());
+            assert_eq!(difference(Some(&Map::default()), settings.current()), expected("RESET \"x\".\"b\";"));
+            assert_eq!(
+                difference(Some(&before), settings.current()),
+                expected("RESET \"work_mem\";RESET \"x\".\"b\";")
+            );
+        }
     }
 
     #[test]
