@@ -83,7 +83,7 @@ enum Command {
         config: PathBuf,
     },
     /// Say what the proxy takes statements for: reads or writes, and why.
-    Classify(classify::Arguments),
+    Classify(Box<classify::Arguments>),
     /// Start PostgreSQL servers for a demonstration, with the proxy in front of them; all of it is removed at the end.
     Demo(demo::Arguments),
 }
