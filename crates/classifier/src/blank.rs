@@ -2,7 +2,8 @@
 //!
 //! It owns the shape's spelling. It must keep whatever a rule may look at, other than the values of literals.
 
-use crate::lexer::{Kind, Tokens};
+use crate::lexer::Kind;
+use crate::tokens::Tokens;
 
 /// Appends the tokens joined by spaces: no comments, each string as `''`, each number as `0`, lists of literals and parameters cut to
 /// their first.

@@ -6,8 +6,9 @@
 use crate::blank::blank;
 use crate::catalog::Catalog;
 use crate::class::{Access, Class, Effect, Lesson, PinReason, Why};
-use crate::lexer::{Backslash, Lexed, Tokens};
+use crate::lexer::{Backslash, Lexed};
 use crate::statement;
+use crate::tokens::Tokens;
 use crate::verdict::Verdict;
 use quick_cache::sync::Cache;
 use std::fmt::Write as _;

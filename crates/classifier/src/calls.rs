@@ -5,7 +5,8 @@
 //! here too. What it cannot see, nobody can without a catalogue: functions behind views, operators, casts and `row.function`.
 
 use crate::keywords::KEYWORDS;
-use crate::lexer::{Kind, Tokens};
+use crate::lexer::Kind;
+use crate::tokens::Tokens;
 use std::borrow::Cow;
 use std::ops::Range;
 

@@ -3,7 +3,7 @@
 //! - `class`: the answer's vocabulary.
 //! - `cache`: [`Classifier`], the bounded caches in front of the rules.
 //! - `explain`: the same answer for people, with what decided it.
-//! - `lexer`: text to tokens and statements, by PostgreSQL's rules.
+//! - `lexer`: text to tokens and statements, by PostgreSQL's rules; `tokens` is what is asked of them.
 //! - `statement`: one statement to its verdict (`verdict`), by its first words; `settings` for SET and its kin, `query` for what
 //!   may be a read, with `calls`, `blank` and `keywords` as its tools, and `plain` for what sqlparser cannot read.
 //! - `catalog`: which functions and relations are harmless; `builtin` and `operators` hold PostgreSQL's own. `facts` makes one of what was read of a database.
@@ -30,6 +30,7 @@ mod query;
 mod settings;
 mod statement;
 mod targets;
+mod tokens;
 mod verdict;
 
 pub use cache::{Classifier, Options, TEXT_BYTES_MAX};

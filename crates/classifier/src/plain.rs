@@ -10,7 +10,8 @@
 //! PostgreSQL's parser, there must be no semicolon (the lexer cuts at those outside of parentheses only) and nothing that the lexer could
 //! not read.
 
-use crate::lexer::{Kind, Tokens};
+use crate::lexer::Kind;
+use crate::tokens::Tokens;
 
 /// Whether nothing but a function could make this query write. The caller has looked for INTO and FOR, and judges the functions.
 pub(crate) fn is_plain(query: Tokens<'_>) -> bool {

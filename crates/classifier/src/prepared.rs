@@ -4,8 +4,8 @@
 
 use crate::calls::calls;
 use crate::class::{Effect, Execution};
-use crate::lexer::Tokens;
 use crate::statement::left_behind;
+use crate::tokens::Tokens;
 use crate::verdict::Verdict;
 
 /// PREPARE name [(type, ...)] AS statement

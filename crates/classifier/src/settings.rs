@@ -5,7 +5,8 @@
 
 use crate::catalog::is_session_setting;
 use crate::class::{Effect, Isolation, PinReason, Scope, TransactionAccess, TransactionMode, Why};
-use crate::lexer::{Kind, Tokens};
+use crate::lexer::Kind;
+use crate::tokens::Tokens;
 use crate::verdict::Verdict;
 
 /// SET ...

@@ -6,10 +6,11 @@
 use crate::calls::{Call, calls};
 use crate::catalog::Catalog;
 use crate::class::{Access, Effect, PinReason, Why};
-use crate::lexer::{Kind, Lexed, Tokens};
+use crate::lexer::{Kind, Lexed};
 use crate::prepared;
 use crate::query;
 use crate::settings;
+use crate::tokens::Tokens;
 use crate::verdict::Verdict;
 
 /// What the statement may do.

@@ -2,7 +2,8 @@
 //!
 //! Nothing that matters for routing depends on it: a table that is written by a trigger or a function is not seen.
 
-use crate::lexer::{Kind, Tokens};
+use crate::lexer::Kind;
+use crate::tokens::Tokens;
 
 /// One thing that a statement writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
