@@ -156,6 +156,8 @@ impl Twins {
             let begins = |sql: &String| ["begin", "start"].iter().any(|word| sql.starts_with(word));
             if self.has_startup && statements.iter().any(is_local_reset)
                 || self.splits && statements.iter().skip(1).any(begins)
+                // A replica has no words for it but its own, in a failed transaction, too.
+                || self.splits && statements.iter().any(|sql| sql.starts_with("prepare"))
                 || self.splits && statements.iter().any(turns_serializable)
             {
                 continue;

@@ -452,12 +452,14 @@ impl Session {
 
     /// A statement with an effect has succeeded, with this command tag.
     fn apply(&mut self, effect: &Effect, command: &[u8], memory: &mut ServerMemory) {
+        // In the block that the request has begun in.
+        let in_failed = self.transaction == (Transaction::Open { failed: true }) && !self.progress.ended;
+        self.progress.ended |=
+            matches!(effect, Effect::Commit { .. } | Effect::Rollback { .. } | Effect::PrepareTransaction);
         match effect {
             // Outside of a block it says so too, and prepares nothing; nor does it undo anything. What the request has done so far is
             // committed (EndTransactionBlock), whatever comes behind it.
-            Effect::PrepareTransaction if command == b"ROLLBACK" && self.transaction == Transaction::None => {
-                self.settings.commit();
-            }
+            Effect::PrepareTransaction if command == b"ROLLBACK" && !in_failed => self.settings.commit(),
             // COMMIT of a failed transaction rolls it back, and says so.
             Effect::Commit { .. } | Effect::PrepareTransaction if command == b"ROLLBACK" => self.settings.rollback(),
             Effect::Commit { .. } | Effect::PrepareTransaction => self.settings.commit(),

@@ -179,6 +179,8 @@ pub(crate) struct Progress {
     pub(crate) suspended: bool,
     /// How many effects of a simple query have been applied.
     pub(crate) effects: usize,
+    /// The transaction block that the request has begun in is over.
+    pub(crate) ended: bool,
 }
 
 /// What a frame from the client asks for.

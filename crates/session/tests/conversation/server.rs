@@ -453,10 +453,15 @@ impl Server {
                 return Err(Trouble::Error("25P01"));
             }
             "commit" | "end" => self.end_transaction(sql, true),
-            "prepare" if words[1] == "transaction" => match self.end_transaction(sql, true) {
-                "COMMIT" => "PREPARE TRANSACTION",
-                other => other,
-            },
+            "prepare" if words[1] == "transaction" => {
+                let outside = self.status == Status::Idle;
+                match self.end_transaction(sql, true) {
+                    // "report unsuccessful commit in completionTag" (standard_ProcessUtility), though there was nothing to undo.
+                    "COMMIT" if outside => "ROLLBACK",
+                    "COMMIT" => "PREPARE TRANSACTION",
+                    other => other,
+                }
+            }
             "rollback" if words.get(1) == Some(&"to") => {
                 let at = self.savepoint(words[2])?;
                 self.savepoints.truncate(at + 1);

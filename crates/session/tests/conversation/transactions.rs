@@ -126,6 +126,9 @@ fn settings_follow_the_rules_of_transactions() {
     check(&[set, begin, "Q reset work_mem", "Q rollback"], "1");
     check(&[begin, set, "Q select 1/0", "Q commit"], "default");
     check(&[begin, set, "Q select 1/0", "Q prepare transaction 'x'"], "default");
+    check(&["Q select 1; set work_mem to 1; prepare transaction 'x'"], "1");
+    check(&[begin, "Q commit; set work_mem to 1; prepare transaction 'x'"], "1");
+    check(&[begin, "Q select 1/0", "Q rollback; set work_mem to 1; prepare transaction 'x'"], "1");
     check(&[begin, "Q savepoint a", set, "Q rollback to a", "Q commit"], "default");
     check(&[begin, set, "Q savepoint a", "Q set work_mem to 2", "Q select 1/0", "Q rollback to a", "Q commit"], "1");
     check(&[begin, "Q savepoint a", set, "Q release a", "Q commit"], "1");
