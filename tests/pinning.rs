@@ -51,6 +51,7 @@ async fn each_pin_has_an_end() {
             &["select pg_temp.f()"],
             &["drop function pg_temp.f()"],
         ),
+        ("temp_table", &["create collation pg_temp.c from \"C\""], &["select 1"], &["drop collation pg_temp.c"]),
         (
             "hold_cursor",
             &["begin", "declare c cursor with hold for select 1 union all select 2", "commit"],

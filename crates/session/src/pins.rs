@@ -146,9 +146,9 @@ fn question(reason: PinReason) -> Option<&'static str> {
              AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid())",
         ),
         PinReason::TempTable => Some(
-            "(EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
-             OR EXISTS (SELECT FROM pg_catalog.pg_type WHERE typnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
-             OR EXISTS (SELECT FROM pg_catalog.pg_proc WHERE pronamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()))",
+            // Whatever lies in a schema depends on it: a table, and a collation just as well. The number is that of `pg_namespace`.
+            "EXISTS (SELECT FROM pg_catalog.pg_depend WHERE refclassid OPERATOR(pg_catalog.=) '2615' \
+             AND refobjid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema())",
         ),
         // The shared ones have names of ours.
         PinReason::SqlPrepare => Some(
