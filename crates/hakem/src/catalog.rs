@@ -35,6 +35,7 @@ pub(crate) struct Lore {
     /// older may hold what was before: a function that was volatile then, say.
     news: AtomicU64,
     wake: Notify,
+    settled: Notify,
     figures: Mutex<Figures>,
 }
 
@@ -71,6 +72,7 @@ impl Lore {
             seen: AtomicU64::new(0),
             news: AtomicU64::new(0),
             wake: Notify::new(),
+            settled: Notify::new(),
             figures: Mutex::default(),
         }
     }
@@ -91,6 +93,29 @@ impl Lore {
         let seen = self.seen.load(Ordering::Acquire);
         let changes = self.changes.load(Ordering::Acquire);
         seen == changes && self.version() == version
+    }
+
+    /// Whether no change is known of that has not been read, or given up.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.seen.load(Ordering::Acquire) == self.changes.load(Ordering::Acquire)
+    }
+
+    /// Waits for that.
+    pub(crate) async fn settled(&self) {
+        loop {
+            // Before the look, so that nothing is missed between the two.
+            let settled = self.settled.notified();
+            if self.is_settled() {
+                return;
+            }
+            settled.await;
+        }
+    }
+
+    /// So many changes are dealt with.
+    fn settle(&self, changes: u64) {
+        self.seen.store(changes, Ordering::Release);
+        self.settled.notify_waiters();
     }
 
     /// What a replica must have seen to be what the catalogues say.
@@ -161,4 +186,26 @@ pub(crate) fn rules(routing: &Routing) -> Rules {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_waits_for_what_has_changed_is_woken() {
+        let text = "[clusters.main]\nservers = [\"a:1\"]\nprobe_user = \"p\"\n[databases.\"*\"]\ncluster = \"main\"\n[[users]]\nname = \"u\"\npassword = \"p\"";
+        let config = crate::run::parse(text, "test").expect("a configuration");
+        let lore = Lore::new("main", "db", &config);
+        lore.settled().await;
+        assert!(lore.is_current(1) && !lore.is_current(0));
+        lore.suspect();
+        assert!(!lore.is_current(1) && !lore.is_settled());
+        // What came in between is not settled by it.
+        lore.suspect();
+        lore.settle(1);
+        assert!(!lore.is_settled());
+        tokio::join!(lore.settled(), async { lore.settle(2) });
+        assert!(lore.is_current(1) && lore.news().is_none());
+    }
 }

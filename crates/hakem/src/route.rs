@@ -193,6 +193,7 @@ pub(crate) async fn find(
             wait_for_gate(tenant, now).await?;
             now = Instant::now();
         }
+        let is_settled = tenant.lore().is_settled();
         let need = wanted.need(tenant, now);
         let Chosen { choice, version, trail, is_behind } = wanted.choose(tenant, need, trail, &avoided, now);
         let loads = &tenant.cluster.loads;
@@ -208,7 +209,11 @@ pub(crate) async fn find(
                 if now >= wanted.deadline {
                     return Err(Failure::error("57P03", reason.to_string()).hint("Try again later.").into());
                 }
-                wait_for_news(tenant, version, wanted.deadline).await;
+                tokio::select! {
+                    () = wait_for_news(tenant, version, wanted.deadline) => {}
+                    // What had to be the primary's may be a replica's then.
+                    () = tenant.lore().settled(), if !is_settled => {}
+                }
                 continue;
             }
         };

@@ -47,7 +47,7 @@ async fn run(service: Weak<Service>, lore: Arc<Lore>) {
                 Some(pause.min(interval.unwrap_or(RETRY_PAUSE_MAX).max(RETRY_PAUSE)))
             }
         };
-        lore.seen.store(changes, Ordering::Release);
+        lore.settle(changes);
         drop(alive);
         // Whoever makes many changes in a row is not followed by as many loads.
         let settled = Instant::now() + (began.elapsed() * SETTLE_FACTOR).min(SETTLE_MAX);
