@@ -148,8 +148,7 @@ impl Session {
         // It may have been written, and if it was, reads that follow must see it.
         self.wrote = false;
         self.last_write = Some(now);
-        self.defined = false;
-        self.definitions += 1;
+        self.definitions += u64::from(std::mem::take(&mut self.defined) || self.request.defines);
     }
 }
 

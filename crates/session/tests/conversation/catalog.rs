@@ -83,5 +83,9 @@ fn what_is_in_doubt_counts() {
         ("!fault primary die create view v", "", ""),
         ("Q create view v", "p.Q(create view v)", "E(08007) Z(I)"),
         ("!definitions 1", "", ""),
+        // Not so what can have changed no catalogue: reads are to go on while there is no primary.
+        ("!fault primary die insert into t", "", ""),
+        ("Q insert into t", "p.Q(insert into t)", "E(08007) Z(I)"),
+        ("!definitions 1", "", ""),
     ]);
 }
