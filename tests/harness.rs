@@ -273,7 +273,10 @@ impl Stage {
         assert!(output.status.success(), "{sql}\n{output:?}");
         // It may have changed what statements are: until that is known, no read goes to a replica.
         until("the catalog to be read", async || {
-            self.proxy.series("hakem_catalog_current").await.iter().all(|(_, current)| *current == 1.0)
+            // What replication asks for by name need not be a database.
+            let ours = format!("database=\"{}\"", self.proxy.database);
+            let states = self.proxy.series("hakem_catalog_current").await;
+            states.iter().filter(|(labels, _)| labels.contains(&ours)).all(|(_, current)| *current == 1.0)
         })
         .await
         .unwrap();

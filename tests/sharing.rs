@@ -178,7 +178,7 @@ async fn a_slow_replica_gets_less() {
 }
 
 #[tokio::test]
-async fn a_frozen_replica_holds_no_more_than_its_half() {
+async fn a_frozen_replica_holds_about_half_of_them_at_most() {
     const CLIENTS: usize = 10;
     // Nobody is to find out that it is frozen but by having to wait.
     let setup = bounded(2).with("topology", "probe_timeout", "\"1h\"");
@@ -207,7 +207,8 @@ async fn a_frozen_replica_holds_no_more_than_its_half() {
         stuck
     };
     let (_, stuck) = tokio::join!(work, watch);
-    assert!((1..=CLIENTS / 2).contains(&stuck), "{stuck}");
+    // One more for each worker: two may choose at the same moment.
+    assert!((1..=CLIENTS / 2 + 2).contains(&stuck), "{stuck}");
 }
 
 #[tokio::test]
