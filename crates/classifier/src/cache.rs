@@ -3,7 +3,7 @@
 //! The first cache goes by the exact text. The second goes by the text with its literals blanked, and holds only classes that no literal
 //! can change: those without effects, and without functions whose arguments decide.
 
-use crate::blank::blank;
+use crate::blank::shape;
 use crate::catalog::Catalog;
 use crate::class::{Access, Class, Effect, Lesson, PinReason, Why};
 use crate::lexer::{Backslash, Lexed};
@@ -200,13 +200,13 @@ pub(crate) fn shape_key(lexed: &Lexed<'_>, statements: &[Tokens<'_>]) -> Option<
     if lexed.ambiguous || lexed.doubtful {
         return None;
     }
-    let mut key = String::with_capacity(lexed.sql.len().min(KEY_BYTES_MAX));
+    let mut key = String::with_capacity((lexed.sql.len() + 8).min(KEY_BYTES_MAX));
     match lexed.hint {
         None => key.push('-'),
         Some(hint) => write!(key, "{hint:?};").expect("a string takes everything"),
     }
     for statement in statements {
-        blank(*statement, &mut key);
+        shape(*statement, &mut key);
         key.push(';');
     }
     (key.len() <= KEY_BYTES_MAX).then_some(key)

@@ -65,7 +65,7 @@ impl<'a> Lexed<'a> {
         let escapes = backslash == Backslash::Escapes;
         let mut scanner =
             Scanner { bytes: sql.as_bytes(), at: 0, hint: None, escapes, ambiguous: false, doubtful: false };
-        let mut tokens = Vec::with_capacity(sql.len() / 5 + 4);
+        let mut tokens = Vec::with_capacity(sql.len() / 3 + 4);
         while let Some(token) = scanner.next() {
             tokens.push(token);
         }

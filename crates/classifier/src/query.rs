@@ -1,10 +1,10 @@
 //! SELECT, VALUES, TABLE and WITH: may a replica run the query?
 //!
-//! Two judges must agree. The tokens know every function, every system view and every dangerous word, in any position. The syntax tree,
-//! sqlparser's, proves that the text is a query, and tells where locks, INTO and data-modifying CTEs are. The tree is built from
-//! the text with its literals blanked, so that the two cannot disagree about where a string or a comment ends, and so that
-//! the verdict cannot depend on a literal, but for the few functions whose arguments are read here. What sqlparser cannot read, and
-//! PostgreSQL can, `plain` may still prove.
+//! The tokens know every function, every system view and every dangerous word, in any position. Where no word could make a write, that is
+//! the whole proof: see `plain`. A query with such a word, most often the name of a column, has to be read by sqlparser too: its tree tells
+//! where locks, INTO and data-modifying CTEs are. The tree is built from the text with its literals blanked, so that the two cannot
+//! disagree about where a string or a comment ends, and so that the verdict cannot depend on a literal, but for the few functions
+//! whose arguments are read here.
 
 use crate::blank::blank;
 use crate::calls::{Call, calls, names_columns};
@@ -36,14 +36,24 @@ pub(crate) fn judge(query: Tokens<'_>, catalog: &Catalog) -> Verdict {
     if let Some((why, at)) = dangerous_word(query) {
         return Verdict::write(why).at(query.range(at, at + 1));
     }
+    if is_plain(query) && is_bounded(query) {
+        return judge_functions(query, catalog);
+    }
     match parse(query) {
         Ok(()) => judge_functions(query, catalog),
-        Err(refusal) if refusal.why == Why::ParseFailure && is_plain(query) => {
-            let verdict = judge_functions(query, catalog);
-            Verdict { because: verdict.because.or(refusal.complaint.map(Because::Parser)), ..verdict }
-        }
         Err(refusal) => write_or_worse(query, catalog, refusal),
     }
+}
+
+/// Whether the query, its literals blanked, is short enough to be looked at closely.
+fn is_bounded(query: Tokens<'_>) -> bool {
+    query.written(0, query.len()).len() <= PARSED_BYTES_MAX || blanked(query).len() <= PARSED_BYTES_MAX
+}
+
+fn blanked(query: Tokens<'_>) -> String {
+    let mut text = String::with_capacity(query.len() * 6);
+    blank(query, &mut text);
+    text
 }
 
 /// The verdict on the identifiers alone: system views, and what the catalogue keeps on the primary.
@@ -198,8 +208,7 @@ fn parse(query: Tokens<'_>) -> Result<(), Refusal> {
     if links > CHAIN_LINKS_MAX {
         return Err(Why::TooComplex.into());
     }
-    let mut text = String::with_capacity(query.len() * 6);
-    blank(query, &mut text);
+    let text = blanked(query);
     if text.len() > PARSED_BYTES_MAX {
         return Err(Why::TooComplex.into());
     }
