@@ -57,6 +57,7 @@ pub(crate) fn open(address: SocketAddr) -> io::Result<TcpListener> {
 /// Deals connections until it is dropped.
 pub(crate) async fn deal(door: Door, service: Arc<Service>, workers: Arc<Vec<Handle>>) {
     loop {
+        service.lobby.calm().await;
         let stream = match door.accept(|| service.config().proxy.keepalive).await {
             Ok(Some(stream)) => stream,
             Ok(None) => continue,

@@ -2,6 +2,7 @@
 //!
 //! Owns their number. They do not count as clients, so that strangers who keep the door open keep nobody out; and when there are too
 //! many, the one leaves that has kept us waiting longest, of those from the address that has the most. Who waits for *us* stays.
+//! Nobody is let in while too many of those who were shown out have not gone yet, since they cost memory as long as they are here.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr};
@@ -15,7 +16,12 @@ use tokio::sync::Notify;
 pub(crate) struct Lobby {
     guests: Mutex<Guests>,
     shown_out: AtomicU64,
+    /// Somebody has gone.
+    gone: Notify,
 }
+
+/// How many of those who were shown out may be here still when the next one is let in.
+const LEAVING_MAX: usize = 64;
 
 /// One connection's place in the lobby; free when it is dropped.
 pub(crate) struct Seat {
@@ -41,6 +47,8 @@ struct Guests {
     /// Those that wait for us.
     served: HashSet<u64>,
     count: usize,
+    /// Those that were shown out and have not gone.
+    leaving: usize,
 }
 
 /// Where a connection comes from: an address, or a network that one host may have for itself; `None` for this machine's sockets.
@@ -65,6 +73,18 @@ impl Lobby {
         Some(Seat { lobby: self.clone(), number, origin, call })
     }
 
+    /// Waits while too many are on their way out. They leave as soon as they are scheduled, whatever their peers do.
+    pub(crate) async fn calm(&self) {
+        loop {
+            // Made first, so that nobody goes unnoticed.
+            let gone = self.gone.notified();
+            if self.lock().leaving <= LEAVING_MAX {
+                return;
+            }
+            gone.await;
+        }
+    }
+
     /// How many there are.
     pub(crate) fn count(&self) -> usize {
         self.lock().count
@@ -87,6 +107,7 @@ impl Guests {
         let (&origin, crowd) = crowd?;
         let &number = crowd.first_key_value()?.0;
         self.count -= 1;
+        self.leaving += 1;
         self.take(origin, number)
     }
 
@@ -119,9 +140,11 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut guests = self.lobby.lock();
-        // Whoever was shown out is not counted any more.
         if guests.take(self.origin, self.number).is_some() || guests.served.remove(&self.number) {
             guests.count -= 1;
+        } else {
+            guests.leaving -= 1;
+            self.lobby.gone.notify_waiters();
         }
     }
 }
@@ -171,6 +194,19 @@ mod tests {
         drop(guests);
         assert_eq!(lobby.count(), 0);
         assert!(lobby.lock().awaited.is_empty());
+    }
+
+    #[test]
+    fn nobody_is_let_in_while_many_leave() {
+        let lobby = Arc::<Lobby>::default();
+        let mut guests: Vec<_> = (0..LEAVING_MAX + 2).map(|_| lobby.enter(origin(1), 1).expect("room")).collect();
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut calm = std::pin::pin!(lobby.calm());
+        assert!(calm.as_mut().poll(&mut context).is_pending());
+        drop(guests.pop());
+        assert!(calm.as_mut().poll(&mut context).is_pending(), "the one that may stay has gone");
+        drop(guests.pop());
+        assert!(calm.as_mut().poll(&mut context).is_ready());
     }
 
     #[test]

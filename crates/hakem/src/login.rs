@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use config::ResolveError;
 use pool::{Parameters, Peer, Stream};
@@ -132,11 +132,17 @@ pub(crate) async fn log_in(stream: Stream, seat: Seat, worker: &Rc<Worker>, pres
     worker.counters.login(false);
     let mut farewell = Vec::new();
     failure.put(&mut farewell);
-    let _ = tokio::time::timeout(timeout, async {
+    // Whoever is shown out gets what its socket takes at once.
+    let timeout = if shown_out { Duration::ZERO } else { timeout };
+    let leave = async {
         guest.stream.write_all(&farewell).await?;
         guest.stream.shutdown().await
-    })
-    .await;
+    };
+    tokio::select! {
+        biased;
+        _ = tokio::time::timeout(timeout, leave) => {}
+        () = call.notified() => {}
+    }
     None
 }
 
