@@ -1,6 +1,6 @@
 # The front door. ARGS go to the program behind each target: make demo ARGS="--replicas 3"
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench regress ci lint fmt
+.PHONY: help demo test bench chaos regress ci lint fmt
 
 help: ## what there is to make
 	@sed -n 's/^\([a-z]*\): ## /\1 /p' $(MAKEFILE_LIST) | while read -r target what; do printf 'make %-7s %s\n' "$$target" "$$what"; done
@@ -16,6 +16,12 @@ bench: ## Hakem, PgBouncer and no proxy, compared by pgbench on this machine
 	@.ci/install bench
 	@cargo build --release --locked -p hakem
 	@benches/compare/run $(ARGS)
+
+chaos: ## a Patroni cluster killed, frozen and cut off behind Hakem and behind HAProxy with PgBouncer; the table goes to benches/results
+	@.ci/install chaos
+	@cargo build --release --locked -p hakem
+	@mkdir -p benches/results
+	@HAKEM_PG_BIN="$$(.ci/postgres)" cargo run --locked -p chaos -- --output benches/results/chaos.md $(ARGS)
 
 regress: ## PostgreSQL's own regression suite through Hakem, and what differs from a direct run
 	@.ci/install regress

@@ -183,6 +183,14 @@ impl Managed {
         }
     }
 
+    /// Changes the configuration that Patroni keeps in etcd; the change is JSON.
+    pub async fn configure(&self, change: &str) -> Result<()> {
+        let leader = self.settled().await?;
+        let (status, answer) = self.members[leader].ask("PATCH", "/config", change).await?;
+        ensure!(status == 200, "Patroni will not be configured: {status} {answer}");
+        Ok(())
+    }
+
     /// Kills every process of a member, its Patroni included, as when its machine dies.
     pub async fn kill(&mut self, number: usize) -> Result<()> {
         let member = &mut self.members[number];
