@@ -126,6 +126,8 @@ pub struct Pool {
     pub server_idle_timeout: Option<Duration>,
     /// The age at which a connection is closed instead of being reused; zero is after its first use.
     pub server_lifetime: Duration,
+    /// The most connections that are being made to one server at a time.
+    pub server_login_max: usize,
     /// The pause after a failed connection attempt.
     pub server_login_retry: Duration,
     /// What a connection must answer that has idled for `server_check_delay`, before it is lent; `None` for no check.
@@ -439,6 +441,7 @@ impl Pool {
                 Duration::ZERO..=DURATION_MAX,
             )),
             server_lifetime: section.within("server_lifetime", seconds(3600), Duration::ZERO..=DURATION_MAX),
+            server_login_max: count(section.within("server_login_max", 16, 1..=10_000)),
             server_login_retry: section.within("server_login_retry", seconds(1), TIMEOUT_MIN..=DURATION_MAX),
             server_check_query: match section.value("server_check_query", String::new()).as_str() {
                 "" => None,

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use config::Config;
-use pool::Tls;
+use pool::{Logins, Tls};
 use tokio::task::AbortHandle;
-use topology::{Freshness, Member, NodeState, Plan, Source, SourceKind, Watcher, Writer};
+use topology::{Freshness, Member, NodeId, NodeState, Plan, Source, SourceKind, Watcher, Writer};
 
 use crate::control::Order;
 use crate::load::Loads;
@@ -24,6 +24,8 @@ pub(crate) struct Cluster {
     pub(crate) watcher: Watcher,
     /// What its servers have to do.
     pub(crate) loads: Loads,
+    /// Whose turn it is to log in to each of them.
+    logins: Box<[Arc<Logins>]>,
     /// How its servers are connected to; `None` for in the clear.
     pub(crate) tls: Option<Tls>,
     manager_tls: Option<Tls>,
@@ -59,6 +61,7 @@ impl Cluster {
             name: name.to_owned(),
             watcher,
             loads: Loads::new(cluster.servers.len(), Instant::now()),
+            logins: cluster.servers.iter().map(|_| Arc::new(Logins::new(config.pool.server_login_max))).collect(),
             tls,
             manager_tls,
             cluster: cluster.clone(),
@@ -82,6 +85,11 @@ impl Cluster {
         };
         let encrypted = [&self.tls, &self.manager_tls] == tls.each_ref();
         watched(&self.cluster) == watched(cluster) && self.pace == pace(config) && encrypted
+    }
+
+    /// The turns at a node.
+    pub(crate) fn logins(&self, node: NodeId) -> Arc<Logins> {
+        self.logins[node.index()].clone()
     }
 
     /// Asks Patroni to make another member the leader; returns when it has.

@@ -258,6 +258,8 @@ pub(crate) async fn find(
                 }
                 Role::Primary => return Err(missed_for(&missed).into()),
             },
+            // The snapshot that says so is there already.
+            Err(CheckoutError::Severed) => {}
             Err(error @ CheckoutError::Timeout) => return Err(Failure::error("57014", error.to_string()).into()),
             Err(CheckoutError::Abandoned) => return Err(Missed::Superseded),
             Err(error @ CheckoutError::QueueFull) => return Err(Failure::error("53300", error.to_string()).into()),

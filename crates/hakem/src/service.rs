@@ -510,6 +510,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("\"http_listen\" in [proxy]", old.proxy.http_listen != new.proxy.http_listen),
         ("\"unix_socket_*\" in [proxy]", old.proxy.unix_socket != new.proxy.unix_socket),
         ("\"workers\" in [proxy]", old.proxy.workers != new.proxy.workers),
+        ("\"server_login_max\" in [pool]", old.pool.server_login_max != new.pool.server_login_max),
         ("\"classifier_cache\" in [routing]", old.routing.classifier_cache != new.routing.classifier_cache),
         ("[log]", old.log != new.log),
     ];

@@ -262,7 +262,8 @@ impl Tenant {
         self.pools[node.index()].get_or_init(|| {
             let target = self.target(node);
             let quotas = self.quotas.of(&target, &self.key);
-            Pool::new(target, self.pool_options.clone(), quotas, ServerMemory::new, self.prepared_max)
+            let logins = self.cluster.logins(node);
+            Pool::new(target, self.pool_options.clone(), quotas, logins, ServerMemory::new, self.prepared_max)
         })
     }
 

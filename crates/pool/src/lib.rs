@@ -11,6 +11,7 @@
 pub mod certificate;
 mod connection;
 mod dial;
+mod logins;
 mod pool;
 mod quota;
 mod reach;
@@ -21,6 +22,7 @@ mod wallet;
 
 pub use connection::{Connection, Parameters};
 pub use dial::{DialError, Keepalive, Target, dial, dial_with};
+pub use logins::Logins;
 pub use pool::{CheckoutError, Figures, Lease, Options, Pool};
 pub use quota::Quota;
 pub use reach::reach;

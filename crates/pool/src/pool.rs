@@ -17,10 +17,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::connection::Connection;
 use crate::dial::{DialError, Target, dial};
+use crate::logins::Logins;
 use crate::quota::{Grant, Quota, Shares};
 use crate::roster::{Entry, Roster};
 
@@ -66,6 +67,10 @@ pub struct Pool<M: Send + 'static> {
     roster: Roster,
     /// What it shares with others, and its number there.
     quotas: [(Arc<Quota>, u64); QUOTAS],
+    /// Whose turn it is to log in to the server.
+    logins: Arc<Logins>,
+    /// The node was given up: what is being made is not made.
+    severed: Notify,
     state: Mutex<State<M>>,
 }
 
@@ -89,6 +94,9 @@ pub enum CheckoutError {
     /// Another pool has taken this one's place ([`Pool::abandon`]).
     #[error("the pool has been replaced")]
     Abandoned,
+    /// The node was given up meanwhile ([`Pool::sever`]).
+    #[error("the server has been given up")]
+    Severed,
     /// A connection could not be made.
     #[error("{0}")]
     Dial(#[from] DialError),
@@ -103,6 +111,7 @@ impl CheckoutError {
     pub fn is_transient(&self) -> bool {
         match self {
             CheckoutError::Dial(error) | CheckoutError::Cached(error) => error.is_transient(),
+            CheckoutError::Severed => true,
             CheckoutError::Timeout | CheckoutError::QueueFull | CheckoutError::Abandoned => false,
         }
     }
@@ -159,6 +168,7 @@ impl<M: Send + 'static> Pool<M> {
         target: Target,
         options: Options,
         quotas: [Arc<Quota>; QUOTAS],
+        logins: Arc<Logins>,
         memory: fn(usize) -> M,
         memory_size: usize,
     ) -> Arc<Pool<M>> {
@@ -188,6 +198,8 @@ impl<M: Send + 'static> Pool<M> {
                 let member = quota.join(pool.clone());
                 (quota, member)
             }),
+            logins,
+            severed: Notify::new(),
             state: Mutex::new(state),
         })
     }
@@ -256,10 +268,13 @@ impl<M: Send + 'static> Pool<M> {
     }
 
     /// The node is out of reach, or must not be used any more: ends all connections now, those on loan too. Whoever waits for an answer
-    /// there finds it lost.
+    /// there finds it lost; whoever waits for a connection looks elsewhere, since one that is being made may never be.
     pub fn sever(self: &Arc<Self>) {
         let entries = self.roster.list();
+        let waiters = self.lock().take_waiters();
         self.retire();
+        dismiss(waiters, CheckoutError::Severed);
+        self.severed.notify_waiters();
         entries.iter().for_each(|entry| entry.sever());
     }
 
@@ -272,12 +287,9 @@ impl<M: Send + 'static> Pool<M> {
     pub fn abandon(self: &Arc<Self>) {
         let mut state = self.lock();
         state.abandoned = true;
-        let waiters: Vec<Waiter<M>> = state.waiters.iter_mut().flat_map(std::mem::take).collect();
+        let waiters = state.take_waiters();
         self.renew(state);
-        for waiter in waiters {
-            // Whoever has stopped waiting does not need to know.
-            let _ = waiter.sender.send(Err(CheckoutError::Abandoned));
-        }
+        dismiss(waiters, CheckoutError::Abandoned);
     }
 
     fn renew(self: &Arc<Self>, mut state: MutexGuard<'_, State<M>>) {
@@ -492,7 +504,18 @@ impl<M: Send + 'static> Pool<M> {
     async fn grow(self: Arc<Self>, worker: usize, generation: u64) {
         // Accounts for the connection also when the runtime stops and drops this task.
         let mut attempt = Attempt { pool: &self, worker, pending: true };
-        let made = dial(&self.target, (self.memory)(self.memory_size), worker).await;
+        let severed = self.severed.notified();
+        let dial = async {
+            let _turn = self.logins.turn().await;
+            dial(&self.target, (self.memory)(self.memory_size), worker).await
+        };
+        let made = tokio::select! {
+            made = dial => made,
+            () = severed => {
+                drop(attempt);
+                return self.replace();
+            }
+        };
         attempt.pending = false;
         match made {
             Ok(mut connection) => {
@@ -515,12 +538,9 @@ impl<M: Send + 'static> Pool<M> {
         state.dialing -= 1;
         state.failure = Some((Instant::now() + self.options.load().login_retry, error.clone()));
         if state.open == state.dialing {
-            let waiters: Vec<Waiter<M>> = state.waiters.iter_mut().flat_map(std::mem::take).collect();
+            let waiters = state.take_waiters();
             drop(state);
-            for waiter in waiters {
-                // Whoever has stopped waiting does not need to know.
-                let _ = waiter.sender.send(Err(error.clone().into()));
-            }
+            dismiss(waiters, error.into());
         } else {
             drop(state);
         }
@@ -600,10 +620,22 @@ impl<M: Send + 'static> Drop for Pool<M> {
     }
 }
 
+/// Tells those who have waited that there is nothing to wait for.
+fn dismiss<M: Send + 'static>(waiters: Vec<Waiter<M>>, error: CheckoutError) {
+    for waiter in waiters {
+        // Whoever has stopped waiting does not need to know.
+        let _ = waiter.sender.send(Err(error.clone()));
+    }
+}
+
 impl<M: Send + 'static> State<M> {
     /// The home of connections that were not made on a worker's runtime. Whoever takes one brings it home.
     fn nobody(&self) -> usize {
         self.homed.len() - 1
+    }
+
+    fn take_waiters(&mut self) -> Vec<Waiter<M>> {
+        self.waiters.iter_mut().flat_map(std::mem::take).collect()
     }
 
     fn waiting(&self) -> usize {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cluster::{Authentication, Cluster};
-use pool::{CheckoutError, Figures, Lease, Options, Pool, Quota, Target, Wallet};
+use pool::{CheckoutError, Figures, Lease, Logins, Options, Pool, Quota, Target, Wallet};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 use wire::frame::Frames;
@@ -43,7 +43,7 @@ impl Scene {
             workers: 1,
         };
         change(&mut options);
-        Pool::new(self.target(), options, Default::default(), |_| (), 0)
+        Pool::new(self.target(), options, Default::default(), Default::default(), |_| (), 0)
     }
 
     /// A pool that shares its quotas with others.
@@ -53,7 +53,7 @@ impl Scene {
             (made.quota_max, made.size, made.login_retry) = (max, size, LONG);
             options = Some(made.clone());
         });
-        Pool::new(self.target(), options.unwrap(), quotas.clone(), |_| (), 0)
+        Pool::new(self.target(), options.unwrap(), quotas.clone(), Default::default(), |_| (), 0)
     }
 
     fn target(&self) -> Target {
@@ -448,7 +448,7 @@ fn a_login_that_hangs_keeps_nobody_else_out() {
             made.size = 2;
             options = Some(made.clone());
         });
-        let pool = Pool::new(target, options.unwrap(), Default::default(), |_| (), 0);
+        let pool = Pool::new(target, options.unwrap(), Default::default(), Default::default(), |_| (), 0);
         let mut lease = pool.checkout(0, now()).await.unwrap();
         process(&mut lease).await;
         assert_eq!(pool.figures(), Figures { idle: 0, leased: 1, dialing: 1, waiting: 0 });
@@ -466,7 +466,7 @@ fn a_failure_is_remembered_as_such() {
             made.login_retry = LONG;
             options = Some(made.clone());
         });
-        let pool = Pool::new(target, options.unwrap(), Default::default(), |_| (), 0);
+        let pool = Pool::new(target, options.unwrap(), Default::default(), Default::default(), |_| (), 0);
         let text = "database \"nowhere\" does not exist";
         assert_eq!(pool.checkout(0, now()).await.unwrap_err().to_string(), text);
         let cached = format!("server login has been failing, cached error: {text} (server_login_retry)");
@@ -624,4 +624,78 @@ fn a_silent_peer_is_given_the_time_that_is_configured() {
         assert_eq!(socket.tcp_keepalive_retries().unwrap(), 5);
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(seconds(11)));
     });
+}
+
+#[test]
+fn who_waits_for_a_server_that_is_given_up_looks_elsewhere() {
+    run(async |scene| {
+        let pool = scene.pool(|options| options.size = 2);
+        let lease = pool.checkout(0, now()).await.unwrap();
+        // It takes connections, and says nothing.
+        scene.cluster.freeze(0).await.unwrap();
+        let queue = [start(&pool, 0), start(&pool, 0)];
+        waiting(&pool, 2).await;
+        until(|| pool.figures().dialing == 1).await;
+        pool.sever();
+        for waiter in queue {
+            let refused = waiter.await.unwrap();
+            assert!(matches!(&refused, Err(CheckoutError::Severed)), "{refused:?}");
+        }
+        // Nor is its place taken by what will never be there.
+        until(|| pool.figures().dialing == 0).await;
+        drop(lease);
+        check(&pool, 0, 0, 0);
+        scene.cluster.thaw(0);
+        process(&mut pool.checkout(0, now()).await.unwrap()).await;
+    });
+}
+
+#[test]
+fn a_herd_logs_in_a_few_at_a_time_and_in_order() {
+    const HERD: usize = 300;
+    const LOGINS: usize = 3;
+    const SIZE: usize = 20;
+    run(async |scene| {
+        let port = scene.target().port;
+        let mut options = None;
+        scene.pool(|made| {
+            (made.size, made.queue_max) = (SIZE, HERD);
+            options = Some(made.clone());
+        });
+        let logins = Arc::new(Logins::new(LOGINS));
+        let pools = [(); 2].map(|()| {
+            let (options, logins) = (options.clone().unwrap(), logins.clone());
+            Pool::new(scene.target(), options, Default::default(), logins, |_| (), 0)
+        });
+        // As long as nobody answers, nobody's turn ends.
+        scene.cluster.freeze(0).await.unwrap();
+        let served = Arc::new(std::sync::Mutex::new([Vec::new(), Vec::new()]));
+        let mut herd = Vec::new();
+        for number in 0..HERD {
+            let (pool, served) = (pools[number % 2].clone(), served.clone());
+            herd.push(tokio::spawn(async move {
+                let mut lease = pool.checkout(0, now()).await.unwrap();
+                served.lock().unwrap()[number % 2].push(number);
+                process(&mut lease).await;
+                lease.release(now());
+            }));
+        }
+        let dialing = || pools.iter().map(|pool| pool.figures().dialing).sum::<usize>();
+        until(|| dialing() == 2 * SIZE && connections(port) >= LOGINS).await;
+        assert_eq!(connections(port), LOGINS);
+        scene.cluster.thaw(0);
+        for one in herd {
+            one.await.unwrap();
+        }
+        let served = served.lock().unwrap().clone();
+        assert!(served.iter().all(|served| served.is_sorted()), "{served:?}");
+    });
+}
+
+/// How many TCP connections to a local port have been made and not been closed.
+fn connections(port: u16) -> usize {
+    let (table, remote) = (std::fs::read_to_string("/proc/self/net/tcp").unwrap(), format!("0100007F:{port:04X}"));
+    // The columns: number, local address, remote address, state; 01 is ESTABLISHED.
+    let established = |line: &&str| line.split_whitespace().skip(2).take(2).eq([remote.as_str(), "01"]);
+    table.lines().filter(established).count()
 }
