@@ -18,6 +18,7 @@ mod drivers;
 mod durability;
 mod encryption;
 mod failover;
+mod fences;
 mod freshness;
 mod harness;
 mod interloper;

@@ -11,7 +11,7 @@ use tokio_postgres::error::SqlState;
 use crate::harness::{Proxy, Setup, until};
 
 /// A cluster of so many servers, and the setup that knows where its managers are.
-async fn managed(members: usize) -> Managed {
+pub(crate) async fn managed(members: usize) -> Managed {
     let options = ManagedOptions {
         members,
         patroni: patroni(),
@@ -27,7 +27,7 @@ fn patroni() -> PathBuf {
     home.canonicalize().expect("Patroni is missing: run .ci/install test")
 }
 
-fn by_etcd(cluster: &Managed) -> Setup {
+pub(crate) fn by_etcd(cluster: &Managed) -> Setup {
     Setup::default().with("clusters.local", "etcd", &format!("[{:?}]", cluster.etcd().url())).with(
         "clusters.local",
         "patroni_scope",
@@ -41,7 +41,7 @@ fn by_patroni(cluster: &Managed) -> Setup {
 }
 
 /// Which of a cluster's servers writes go to.
-async fn writer(proxy: &Proxy, cluster: &Managed) -> Option<usize> {
+pub(crate) async fn writer(proxy: &Proxy, cluster: &Managed) -> Option<usize> {
     let states = proxy.series("hakem_node_state").await;
     let is_primary = |port: u16| {
         states.iter().any(|(labels, value)| {
@@ -51,7 +51,7 @@ async fn writer(proxy: &Proxy, cluster: &Managed) -> Option<usize> {
     cluster.members().iter().position(|member| is_primary(member.port()))
 }
 
-async fn ready(proxy: &Proxy) {
+pub(crate) async fn ready(proxy: &Proxy) {
     until("the program to be ready", async || proxy.page("/ready").await.is_ok_and(|(status, _)| status == 200))
         .await
         .unwrap();
