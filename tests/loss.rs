@@ -5,6 +5,7 @@ use futures_util::{SinkExt, TryStreamExt};
 use tokio_postgres::error::SqlState;
 
 use crate::harness::{Client, Setup, Stage, code, until};
+use crate::tap::Tap;
 
 async fn stage() -> Stage {
     let mut setup = Setup::replicas(1);
@@ -195,4 +196,27 @@ async fn in_a_copy() {
     }
     works(&client).await;
     assert_eq!(stage.direct(0, "select count(*) from t where n < 100").await, "0");
+}
+
+/// However many connections died unseen with a server, a read is run again on one that lives.
+#[tokio::test]
+async fn connections_that_died_unseen_fail_no_read() {
+    let setup = Setup::replicas(0);
+    let cluster = Cluster::start(setup.cluster.clone()).await.unwrap();
+    let tap = Tap::to(&cluster).await;
+    let setup = setup.with("clusters.local", "servers", &tap.servers()).with("proxy", "workers", "1");
+    let proxy = setup.proxy(&cluster).await.unwrap();
+    let mut clients = Vec::new();
+    for _ in 0..6 {
+        clients.push(proxy.connect().await);
+    }
+    for client in &clients {
+        client.batch_execute("begin; create temporary table own (n int) on commit drop").await.unwrap();
+    }
+    for client in &clients {
+        client.batch_execute("commit").await.unwrap();
+    }
+    tap.die_unseen();
+    assert_eq!(clients[0].value("select 1").await.unwrap(), "1");
+    assert!(proxy.metric("hakem_retries_total", &[("reason", "server_lost")]).await >= 1.0, "nothing had died");
 }

@@ -29,6 +29,8 @@ struct Shared {
     held: watch::Sender<bool>,
     cancels: AtomicUsize,
     change: Mutex<Option<Change>>,
+    dead: AtomicUsize,
+    opened: AtomicUsize,
 }
 
 impl Tap {
@@ -41,6 +43,8 @@ impl Tap {
             held: watch::Sender::new(false),
             cancels: AtomicUsize::new(0),
             change: Mutex::default(),
+            dead: AtomicUsize::new(0),
+            opened: AtomicUsize::new(0),
         });
         let state = shared.clone();
         let task = tokio::spawn(async move {
@@ -71,6 +75,11 @@ impl Tap {
     /// How many cancel requests have come.
     pub(crate) fn cancels(&self) -> usize {
         self.shared.cancels.load(Ordering::SeqCst)
+    }
+
+    /// All connections that there are have died; nobody hears of it before he says something on one.
+    pub(crate) fn die_unseen(&self) {
+        self.shared.dead.store(self.shared.opened.load(Ordering::SeqCst), Ordering::SeqCst);
     }
 
     /// Changes what the server says, on connections that are made from now on.
@@ -117,7 +126,15 @@ async fn pass(mut client: TcpStream, shared: Arc<Shared>) {
     }
     let change = *shared.change.lock().unwrap();
     match change {
-        None => drop(tokio::io::copy_bidirectional(&mut client, &mut server).await),
+        None => {
+            let number = shared.opened.fetch_add(1, Ordering::SeqCst) + 1;
+            let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+                (client.into_split(), server.into_split());
+            tokio::select! {
+                () = forward(&mut from_client, &mut to_server, || number > shared.dead.load(Ordering::SeqCst)) => {}
+                _ = tokio::io::copy(&mut from_server, &mut to_client) => {}
+            }
+        }
         Some(change) => {
             let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
                 (client.into_split(), server.into_split());
@@ -126,6 +143,20 @@ async fn pass(mut client: TcpStream, shared: Arc<Shared>) {
                 () = rewrite(&mut from_server, &mut to_client, change) => {}
             }
         }
+    }
+}
+
+async fn forward(
+    from: &mut (impl AsyncReadExt + Unpin),
+    to: &mut (impl AsyncWriteExt + Unpin),
+    lives: impl Fn() -> bool,
+) {
+    let mut received = Vec::new();
+    while from.read_buf(&mut received).await.is_ok_and(|length| length > 0) && lives() {
+        if to.write_all(&received).await.is_err() {
+            return;
+        }
+        received.clear();
     }
 }
 

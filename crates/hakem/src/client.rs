@@ -454,6 +454,7 @@ impl Client {
             RetryReason::ServerLost => {
                 self.tenant.watcher.suspect(node);
                 wanted.avoid(node);
+                wanted.doubt();
             }
             // Another connection, and its word awaited this time.
             RetryReason::Settings => {}

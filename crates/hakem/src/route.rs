@@ -25,6 +25,8 @@ pub(crate) struct Wanted {
     avoided: Vec<NodeId>,
     /// The replica that is to serve it, if it can.
     near: Option<NodeId>,
+    /// A server was lost under it: of those that have idled, it takes one that answers.
+    doubts: bool,
     deadline: Instant,
 }
 
@@ -54,7 +56,7 @@ impl From<Failure> for Missed {
 
 impl Wanted {
     pub(crate) fn new(need: Need, version: u64, deadline: Instant) -> Wanted {
-        Wanted { need, version, avoided: Vec::new(), near: None, deadline }
+        Wanted { need, version, avoided: Vec::new(), near: None, doubts: false, deadline }
     }
 
     /// Rather on this replica than on another.
@@ -72,6 +74,11 @@ impl Wanted {
     /// Not on this node again, unless it is the primary and nothing else will do.
     pub(crate) fn avoid(&mut self, node: NodeId) {
         self.avoided.push(node);
+    }
+
+    /// Not on a connection that may be as dead as the last one.
+    pub(crate) fn doubt(&mut self) {
+        self.doubts = true;
     }
 
     /// The question that is asked of a snapshot.
@@ -228,12 +235,14 @@ pub(crate) async fn find(
         };
         let Some(checkout) = checkout.await else { continue };
         match checkout {
-            Ok(lease) if check_query::is_due(tenant, &lease, now) => match check_query::passed(tenant, lease).await {
-                Some(lease) if still_holds(tenant, wanted, &taken, &need, trail) => return Ok((lease, taken)),
-                Some(lease) => lease.release(Instant::now()),
-                // It is closed; the next one, or another server, will do.
-                None => {}
-            },
+            Ok(lease) if check_query::is_due(tenant, &lease, wanted.doubts, now) => {
+                match check_query::passed(tenant, lease).await {
+                    Some(lease) if still_holds(tenant, wanted, &taken, &need, trail) => return Ok((lease, taken)),
+                    Some(lease) => lease.release(Instant::now()),
+                    // It is closed; the next one, or another server, will do.
+                    None => {}
+                }
+            }
             // While it waited for a connection, everything was paused.
             Ok(lease) if tenant.gate.is_closed() => lease.release(Instant::now()),
             Ok(lease) if still_holds(tenant, wanted, &taken, &need, trail) => return Ok((lease, taken)),
