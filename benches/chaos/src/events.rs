@@ -64,7 +64,13 @@ impl Event {
     pub(crate) async fn happen(self, cluster: &mut Managed, leader: usize) -> Result<usize> {
         let replica = (leader + 1) % cluster.members().len();
         match self {
-            Event::Switchover => cluster.switchover(leader, replica).await?,
+            Event::Switchover => {
+                // Where replication is synchronous, nobody else may take over.
+                let query = "select application_name from pg_stat_replication where sync_state = 'sync'";
+                let name = cluster.sql(leader, query).await?;
+                let candidate = cluster.members().iter().position(|member| member.name == name);
+                cluster.switchover(leader, candidate.unwrap_or(replica)).await?;
+            }
             Event::Postmaster => cluster.kill_postmaster(leader)?,
             Event::Node => {
                 cluster.kill(leader).await?;

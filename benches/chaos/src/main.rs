@@ -164,12 +164,14 @@ async fn happening(
     }
     sleep(QUIET).await;
     let mut all = Vec::new();
+    // One for all of them: reading their tables keeps the prober waiting.
+    let direct = prober.gap();
     for Contender { stack, crew } in contenders {
         let tally = crew.tally();
         // Asked for after the acknowledgements were taken, so that all of them have to be there.
         let rows = cluster.sql(leader, &format!("select n from {}", stack.doors.table)).await?;
         let rows: Vec<i64> = rows.lines().filter_map(|row| row.parse().ok()).collect();
-        let mut figures = Figures::new(event, stack.name, tally, prober.gap(), began, &rows);
+        let mut figures = Figures::new(event, stack.name, tally, direct, began, &rows);
         figures.memory_kb = stack.memory_kb();
         println!("{}", figures.line());
         all.push(figures);
@@ -186,7 +188,7 @@ fn page(options: &Options, all: &[Figures]) -> String {
     let versions = [
         said(&options.hakem.to_string_lossy(), &["--version"]),
         said("psql", &["--version"]),
-        said(&options.patroni.to_string_lossy(), &["--version"]),
+        said(&options.patroni.to_string_lossy(), &["--version"]).replace("__main__.py", "Patroni"),
         said("etcd", &["--version"]),
         said("/usr/sbin/haproxy", &["-v"]),
         said("/usr/sbin/pgbouncer", &["--version"]),

@@ -146,5 +146,5 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
     }
 }
 
-/// Below it, a server was busy.
-const GAP_MIN: Duration = Duration::from_millis(300);
+/// Below it, the machine was busy, and the cluster had a primary all the time.
+const GAP_MIN: Duration = Duration::from_secs(1);
