@@ -24,15 +24,15 @@ use crate::harness::{Proxy, Setup, Stage, WAIT_MAX, driver, postgres_program, pr
 use crate::interloper;
 
 /// The files of an authority and of what it has signed.
-struct Files {
+pub(crate) struct Files {
     authority: Authority,
-    root: PathBuf,
-    cert: PathBuf,
-    key: PathBuf,
+    pub(crate) root: PathBuf,
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 impl Files {
-    fn new(cluster: &Cluster) -> Files {
+    pub(crate) fn new(cluster: &Cluster) -> Files {
         let directory = cluster.directory();
         let authority = Authority::new("authority");
         let root = certificates::write(directory, "root.crt", &authority.pem);
@@ -41,7 +41,7 @@ impl Files {
     }
 
     /// A configuration in which clients may encrypt.
-    fn offered(&self, setup: &Setup, mode: &str) -> Setup {
+    pub(crate) fn offered(&self, setup: &Setup, mode: &str) -> Setup {
         let quoted = |path: &Path| format!("{:?}", path.to_str().unwrap());
         setup
             .clone()
@@ -73,7 +73,7 @@ async fn stage(mode: &str) -> (Stage, Files) {
 }
 
 /// What a handshake of ours offers.
-fn connector(files: &Files, alpn: &[&[u8]]) -> TlsConnector {
+pub(crate) fn connector(files: &Files, alpn: &[&[u8]]) -> TlsConnector {
     let mut roots = rustls::RootCertStore::empty();
     roots.add_parsable_certificates(pool::tls::certificates(files.authority.pem.as_bytes()).unwrap());
     let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))

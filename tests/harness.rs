@@ -19,8 +19,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio_postgres::config::SslMode;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{AsyncMessage, NoTls};
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{AsyncMessage, NoTls, Socket};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// A cluster with the program in front of it. Both end when it is dropped.
 pub(crate) struct Stage {
@@ -309,7 +312,15 @@ impl Proxy {
         config.host(self.address.ip().to_string()).port(self.address.port());
         config.user(&self.user).password(&self.password).dbname(&self.database);
         change(&mut config);
-        Client::connect(&config).await
+        Client::connect(&config, NoTls).await
+    }
+
+    /// An encrypted one.
+    pub(crate) async fn connect_encrypted(&self, tls: rustls::ClientConfig) -> Client {
+        let mut config = tokio_postgres::Config::new();
+        config.host("localhost").hostaddr(self.address.ip()).port(self.address.port()).ssl_mode(SslMode::Require);
+        config.user(&self.user).password(&self.password).dbname(&self.database);
+        Client::connect(&config, MakeRustlsConnect::new(tls)).await.unwrap()
     }
 
     /// A bare connection, for a test that speaks the protocol itself.
@@ -414,8 +425,11 @@ impl Drop for Proxy {
 }
 
 impl Client {
-    async fn connect(config: &tokio_postgres::Config) -> Result<Client, tokio_postgres::Error> {
-        let (client, mut connection) = config.connect(NoTls).await?;
+    async fn connect<T>(config: &tokio_postgres::Config, tls: T) -> Result<Client, tokio_postgres::Error>
+    where
+        T: MakeTlsConnect<Socket, Stream: Send + 'static>,
+    {
+        let (client, mut connection) = config.connect(tls).await?;
         let (sender, messages) = mpsc::unbounded_channel();
         let connection = tokio::spawn(async move {
             while let Some(Ok(message)) = std::future::poll_fn(|context| connection.poll_message(context)).await {

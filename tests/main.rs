@@ -48,6 +48,7 @@ mod signals;
 mod smoke;
 mod startup;
 mod strangers;
+mod table;
 mod tap;
 mod timeouts;
 mod tokens;

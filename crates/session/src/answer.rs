@@ -270,11 +270,35 @@ impl Session {
             self.clear_request();
             return Step::Answered;
         }
+        if extended && self.prepares_an_end() {
+            self.answer_extended("");
+            if self.request.end == End::Ready {
+                return self.answer_ready();
+            }
+            self.clear_request();
+            return Step::Answered;
+        }
         let failure = if told { aborted() } else { crate::loss::lost_in_transaction() };
         self.transaction = Transaction::Lost { told: true };
         failure.put(&mut self.output);
         self.conclude_refusal();
         Step::Answered
+    }
+
+    /// Whether the request does nothing but prepare the statement that ends the transaction, as drivers do on the way to executing it.
+    /// PostgreSQL takes that in an aborted transaction (`exec_parse_message`).
+    fn prepares_an_end(&self) -> bool {
+        let [parsed] = &*self.parsed else { return false };
+        let is_end = parsed.class.statements == 1
+            && matches!(*parsed.class.effects, [Effect::Commit { .. } | Effect::Rollback { .. }]);
+        let mut prepared = None;
+        is_end
+            && Frames::new(&self.request.frames).all(|frame| match Frontend::read(frame) {
+                Ok(Frontend::Parse(parse)) => prepared.replace(parse.name).is_none(),
+                Ok(Frontend::Describe(Target::Statement(name))) => prepared == Some(name),
+                Ok(Frontend::Bind(_) | Frontend::Execute | Frontend::Close(_) | Frontend::Describe(_)) => false,
+                _ => true,
+            })
     }
 
     /// The class of the one statement that an extended request executes.
