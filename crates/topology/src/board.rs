@@ -19,7 +19,7 @@ use crate::combine::{Identity, LossKind, Memory, Sight, Standing, combine};
 use crate::dcs::Word;
 use crate::history::History;
 use crate::lsn::WalShape;
-use crate::snapshot::{Epoch, Fence, Figures, NoPrimary, Node, NodeId, NodeState, Snapshot, Writer};
+use crate::snapshot::{Epoch, Fence, Figures, Fork, NoPrimary, Node, NodeId, NodeState, Snapshot, Writer};
 
 /// All that is known.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ pub(crate) struct Answer {
 /// What a server does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    Primary { insert_lsn: u64, shape: WalShape },
+    Primary { insert_lsn: u64, shape: WalShape, fork: Option<Fork> },
     Replica { replay_lsn: u64, receive_lsn: u64, streaming: bool },
 }
 
@@ -211,7 +211,7 @@ impl Board {
         let Some(answer) = self.nodes[id.index()].last.clone() else { return };
         let same_wal = answer.system_identifier == epoch.system_identifier && answer.timeline == epoch.timeline;
         match answer.role {
-            Role::Primary { insert_lsn, shape } if writer_known && id == epoch.primary && same_wal => {
+            Role::Primary { insert_lsn, shape, .. } if writer_known && id == epoch.primary && same_wal => {
                 let end = shape.end_of_inserted(insert_lsn);
                 self.history.record(end, answer.asked);
                 self.inserted = Some(end);
@@ -357,7 +357,9 @@ impl Entry {
         };
         match (standing, answer.role, self.proof) {
             (Standing::Fenced(cause), _, _) => fenced(cause),
-            (_, Role::Primary { insert_lsn, .. }, _) => NodeState::Primary { timeline, system_identifier, insert_lsn },
+            (_, Role::Primary { insert_lsn, fork, .. }, _) => {
+                NodeState::Primary { timeline, system_identifier, insert_lsn, fork }
+            }
             (_, Role::Replica { .. }, Proof::Diverged) => fenced(Fence::Diverged),
             (_, Role::Replica { replay_lsn, streaming, .. }, proof) => NodeState::Replica {
                 timeline,

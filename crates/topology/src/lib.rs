@@ -32,6 +32,6 @@ pub use dcs::{Announcement, Member};
 pub use options::Options;
 pub use pick::{Ask, Choice, Freshness, Need, Trail, WhyPrimary};
 pub use share::{Load, Plan, SLOW_START_MIN};
-pub use snapshot::{Epoch, Fence, Figures, NoPrimary, Node, NodeId, NodeState, Snapshot, Writer};
+pub use snapshot::{Epoch, Fence, Figures, Fork, NoPrimary, Node, NodeId, NodeState, Snapshot, Writer};
 pub use sources::{Source, SourceKind, ask_switchover};
 pub use watcher::{Handover, Waiting, Watcher};

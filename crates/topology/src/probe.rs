@@ -25,6 +25,7 @@ use crate::board::{Answer, Lost, Report, Role};
 use crate::combine::LossKind;
 use crate::lsn::WalShape;
 use crate::options::Options;
+use crate::snapshot::Fork;
 
 /// Asks one server.
 pub(crate) struct Prober {
@@ -55,6 +56,10 @@ struct Link {
     timeline: u32,
     /// When the control file was read.
     identified: Instant,
+    /// It has been seen in recovery.
+    followed: bool,
+    /// Where it has left recovery, as a primary that was seen in it on this very connection: since then it has not been restarted.
+    fork: Option<Fork>,
     /// The login may not see the WAL receiver, and that has been logged.
     blindfold: bool,
     answers: u64,
@@ -132,6 +137,8 @@ impl Link {
             shape: control.shape,
             timeline: control.timeline,
             identified: Instant::now(),
+            followed: false,
+            fork: None,
             blindfold: false,
             answers: 0,
         })
@@ -166,6 +173,7 @@ impl Link {
                 }
                 None => {}
             }
+            self.followed = true;
             let status: Option<String> = row.try_get("status").map_err(PoolError::Backend)?;
             Role::Replica {
                 replay_lsn: lsn("lsn")?,
@@ -173,12 +181,17 @@ impl Link {
                 streaming: status.as_deref() == Some("streaming"),
             }
         } else {
+            let parent = self.timeline;
             let file: Option<String> = row.try_get("walfile").map_err(PoolError::Backend)?;
             self.timeline = file
                 .as_deref()
                 .and_then(|file| u32::from_str_radix(file.get(..8)?, 16).ok())
                 .ok_or(Failure::Nonsense("the WAL file's name does not begin with a timeline"))?;
-            Role::Primary { insert_lsn: lsn("lsn")?, shape: self.shape }
+            // The next number: there is no timeline that it can have followed in between unseen.
+            if std::mem::take(&mut self.followed) && self.timeline == parent + 1 {
+                self.fork = Some(Fork { parent, lsn: lsn("replayed")? });
+            }
+            Role::Primary { insert_lsn: lsn("lsn")?, shape: self.shape, fork: self.fork }
         };
         self.answers += 1;
         Ok(Answer {
@@ -327,12 +340,15 @@ const CONTROL: &str = "
 /// receiver for a timeline only when that timeline's history contains the position it has replayed up to
 /// (`rescanLatestTimeLine`). A standby that is ahead of the fork never asks for the new timeline.
 ///
+/// "If recovery has completed, then this will remain static at the location of the last WAL record replayed during that recovery"
+/// (`pg_last_wal_replay_lsn`): on a server that was promoted that is where its timeline begins.
+///
 /// A primary's timeline is the one in its current WAL file's name. The control file of a server just promoted still
 /// shows the old one, until the checkpoint that follows is done.
 const STATE: &str = "
     SELECT r.in_recovery,
            CASE WHEN r.in_recovery THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END AS lsn,
-           pg_last_wal_receive_lsn() AS receive_lsn,
+           pg_last_wal_receive_lsn() AS receive_lsn, pg_last_wal_replay_lsn() AS replayed,
            CASE WHEN NOT r.in_recovery THEN pg_walfile_name(pg_current_wal_insert_lsn()) END AS walfile,
            w.pid IS NOT NULL AS has_receiver, w.received_tli, w.status
       FROM (SELECT pg_is_in_recovery() AS in_recovery OFFSET 0) r

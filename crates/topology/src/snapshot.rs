@@ -21,6 +21,15 @@ pub struct Epoch {
     pub primary: NodeId,
 }
 
+/// Where a timeline begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fork {
+    /// The timeline that was followed until then.
+    pub parent: u32,
+    /// The end of what was replayed of it: what lies beyond is not part of the new one.
+    pub lsn: u64,
+}
+
 /// What is known of all nodes at one moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -104,6 +113,8 @@ pub enum NodeState {
         system_identifier: u64,
         /// `pg_current_wal_insert_lsn()` as reported.
         insert_lsn: u64,
+        /// Where its timeline begins; `None` unless it was seen from before its promotion on, without a gap.
+        fork: Option<Fork>,
     },
     /// A standby of our cluster.
     Replica {

@@ -28,7 +28,7 @@ fn report(text: &str, start: Instant) -> (NodeId, Report) {
                 system_identifier: if answer.contains('x') { 8 } else { 7 },
                 timeline: claim[1..].parse().unwrap(),
                 role: match &claim[..1] {
-                    "P" => Role::Primary { insert_lsn: lsn, shape },
+                    "P" => Role::Primary { insert_lsn: lsn, shape, fork: None },
                     _ => Role::Replica { replay_lsn: lsn, receive_lsn: lsn, streaming: true },
                 },
             })

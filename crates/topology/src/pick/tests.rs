@@ -16,7 +16,7 @@ pub(crate) fn node(index: u16, letter: &str, start: Instant) -> Node {
         streaming: true,
     };
     let state = match letter {
-        "P" => NodeState::Primary { timeline: 1, system_identifier: 7, insert_lsn: 100 },
+        "P" => NodeState::Primary { timeline: 1, system_identifier: 7, insert_lsn: 100, fork: None },
         "U" => NodeState::Unreachable { since: start, reason: "refused".into(), rejects: false },
         "?" => NodeState::Unknown,
         "F" => NodeState::Fenced { claims_primary: false, timeline: 1, system_identifier: 7, cause: Fence::Diverged },
