@@ -28,6 +28,7 @@ impl Conversation {
             consistency: Consistency::Session,
             max_lag: Some(Duration::from_secs(1)),
             affinity: session::Affinity::None,
+            commit_resolution: false,
             pin: false,
             durability: std::sync::Arc::new([]),
             keeps_server: false,

@@ -18,6 +18,7 @@ mod drivers;
 mod durability;
 mod encryption;
 mod failover;
+mod fates;
 mod fences;
 mod freshness;
 mod harness;

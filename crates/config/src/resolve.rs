@@ -47,6 +47,8 @@ pub struct Resolved {
     pub primary_read_share: Share,
     /// What keeps a session's statements on one node.
     pub affinity: Affinity,
+    /// Whether what became of a commit is found out when its answer is lost.
+    pub commit_resolution: bool,
     /// How long a client may take.
     pub timeouts: Timeouts,
 }
@@ -99,6 +101,10 @@ impl Config {
                 .or(second.primary_read_share)
                 .unwrap_or(self.routing.primary_read_share),
             affinity: first.affinity.or(second.affinity).unwrap_or(self.routing.affinity),
+            commit_resolution: first
+                .commit_resolution
+                .or(second.commit_resolution)
+                .unwrap_or(self.routing.commit_resolution),
             timeouts: self.pool.timeouts.with(&first.timeouts, &second.timeouts),
         })
     }

@@ -33,6 +33,8 @@ pub struct Rule {
     pub max_lag: Option<Duration>,
     /// What keeps its statements on one node.
     pub affinity: Option<Affinity>,
+    /// Whether what became of a commit is found out when its answer is lost.
+    pub commit_resolution: Option<bool>,
 }
 
 /// The values of PostgreSQL's `synchronous_commit`.
@@ -75,6 +77,7 @@ impl Rule {
             consistency: section.optional("consistency"),
             max_lag: section.optional_within("max_lag", TIMEOUT_MIN..=DURATION_MAX),
             affinity: section.optional("affinity"),
+            commit_resolution: section.optional("commit_resolution"),
         };
         let of_statements = !rule.tables.is_empty() || !rule.statements.is_empty();
         let place = section.place();
@@ -82,7 +85,7 @@ impl Rule {
             let text = "\"tables\" and \"statements\" are for \"synchronous_commit\" alone: what else a rule says holds for a session";
             section.problem(place, text);
         } else if rule.synchronous_commit.is_none() && !rule.is_of_sessions() {
-            section.problem(place, "a rule must say something: \"synchronous_commit\", \"pin\", \"route\", \"consistency\", \"max_lag\" or \"affinity\"");
+            section.problem(place, "a rule must say something: \"synchronous_commit\", \"pin\", \"route\", \"consistency\", \"max_lag\", \"affinity\" or \"commit_resolution\"");
         }
         rule
     }
@@ -110,6 +113,7 @@ impl Rule {
             || self.consistency.is_some()
             || self.max_lag.is_some()
             || self.affinity.is_some()
+            || self.commit_resolution.is_some()
     }
 }
 

@@ -153,6 +153,8 @@ pub struct Routing {
     pub max_lag: Duration,
     /// What keeps a session's statements on one node.
     pub affinity: Affinity,
+    /// Whether what became of a commit is found out when its answer is lost.
+    pub commit_resolution: bool,
     /// The number of classified statements that are remembered.
     pub classifier_cache: usize,
     /// The part of the reads that the primary takes though a replica would do.
@@ -270,6 +272,8 @@ pub struct Overrides {
     pub primary_read_share: Option<Share>,
     /// Instead of [`Routing::affinity`].
     pub affinity: Option<Affinity>,
+    /// Instead of [`Routing::commit_resolution`].
+    pub commit_resolution: Option<bool>,
     /// Instead of [`Pool::timeouts`].
     pub timeouts: TimeoutOverrides,
 }
@@ -467,6 +471,7 @@ impl Routing {
             consistency: section.value("consistency", Consistency::Session),
             max_lag: section.within("max_lag", seconds(1), TIMEOUT_MIN..=DURATION_MAX),
             affinity: section.value("affinity", Affinity::None),
+            commit_resolution: section.value("commit_resolution", false),
             classifier_cache: count(section.within("classifier_cache", 10_000, 1..=10_000_000)),
             primary_read_share: section.within("primary_read_share", Share::NONE, Share::NONE..=Share::ALL),
             slow_start: section.within("slow_start", seconds(10), Duration::ZERO..=seconds(3600)),
@@ -571,6 +576,7 @@ impl Overrides {
             route: section.optional("route"),
             primary_read_share: section.optional_within("primary_read_share", Share::NONE..=Share::ALL),
             affinity: section.optional("affinity"),
+            commit_resolution: section.optional("commit_resolution"),
             timeouts: TimeoutOverrides::read(section),
         }
     }

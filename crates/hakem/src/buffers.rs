@@ -182,6 +182,11 @@ impl Outgoing {
         self.released > 0
     }
 
+    /// How much of it is final.
+    pub(crate) fn released(&self) -> usize {
+        self.released
+    }
+
     /// Forgets what is not final.
     pub(crate) fn revoke(&mut self) {
         let copied = self.copied.len() - self.written;

@@ -16,7 +16,7 @@ use config::{Config, Routing};
 use tokio::sync::Notify;
 
 pub(crate) use keeper::keep;
-pub(crate) use read::ask;
+pub(crate) use read::{ReadError, ask, connect};
 
 /// What is known of one database on the servers.
 pub(crate) struct Lore {

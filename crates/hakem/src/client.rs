@@ -14,9 +14,9 @@ use std::time::Instant;
 
 use classifier::{Classifier, Options};
 use pool::{Lease, Stream};
-use session::{Intent, Need, RetryReason, Role, ServerMemory, Session, Step, Transaction};
+use session::{Fate, Intent, Loss, Need, RetryReason, Role, ServerMemory, Session, Step, Transaction};
 use tokio::io::AsyncWriteExt;
-use topology::{NodeId, Trail};
+use topology::{Epoch, NodeId, Trail};
 use wire::backend::Failure;
 use wire::frontend;
 
@@ -30,8 +30,9 @@ use crate::listen::Ears;
 use crate::lobby::Seat;
 use crate::login::{self, Entrance, Welcome};
 use crate::pins::Pins;
-use crate::relay::{Gone, Outcome, Place, relay};
+use crate::relay::{Gone, Outcome, Place, Unresolved, relay};
 use crate::reset::reset;
+use crate::resolution;
 use crate::route::{self, Missed, Taken, Wanted};
 use crate::service::Tenant;
 use crate::waiting::Presence;
@@ -303,7 +304,7 @@ impl Client {
             session.refuse(&failure);
             return None;
         }
-        let (mut retries, mut losses) = (0, 0);
+        let mut tries = Tries::default();
         let now = Instant::now();
         self.note_request(now);
         self.time_request(now);
@@ -345,6 +346,8 @@ impl Client {
             }
             self.note_lease(&lease);
             cancel.aim(&lease);
+            let reign =
+                session.resolves_commits().then(|| resolution::reign(&self.tenant.watcher.snapshot())).flatten();
             let outcome = relay(self, session, &mut lease, Place { wanted: &wanted, taken: &taken }).await;
             let flights = cancel.lower();
             self.note_return(&lease);
@@ -361,18 +364,12 @@ impl Client {
                     return None;
                 }
                 Outcome::Retry { reason, clean } => {
-                    self.worker.counters.retried(reason);
                     tracing::debug!(client = self.id, reason = reason.as_str(), node = %taken.node, "running a request again");
                     session.restart();
                     if clean {
                         self.give_back(session, lease, flights);
                     }
-                    retries += 1;
-                    losses += u32::from(reason == RetryReason::ServerLost);
-                    if retries > RETRIES_MAX || losses > LOSSES_MAX {
-                        self.tenant.watcher.suspect(taken.node);
-                        session
-                            .refuse(&Failure::error("08006", "the servers that ran this were lost, one after another"));
+                    if !self.runs_again(session, &mut tries, reason, taken.node) {
                         return None;
                     }
                     self.reconsider(&mut wanted, reason, taken.node).await;
@@ -380,6 +377,20 @@ impl Client {
                     if let Err(gone) = self.flush().await {
                         return Some(gone);
                     }
+                }
+                Outcome::Unresolved(lost) => {
+                    drop(lease);
+                    self.worker.counters.lost();
+                    self.tenant.watcher.suspect(taken.node);
+                    match self.resolve(session, lost, reign).await {
+                        Err(gone) => return Some(gone),
+                        Ok(false) => return None,
+                        Ok(true) => {}
+                    }
+                    if !self.runs_again(session, &mut tries, RetryReason::ServerLost, taken.node) {
+                        return None;
+                    }
+                    self.reconsider(&mut wanted, RetryReason::ServerLost, taken.node).await;
                 }
                 Outcome::Lost => {
                     self.note_read(&taken, Instant::now());
@@ -408,6 +419,45 @@ impl Client {
                 }
             }
         }
+    }
+
+    /// Whether a request that has to be run again is; if not, the client is told.
+    fn runs_again(&self, session: &mut Session, tries: &mut Tries, reason: RetryReason, node: NodeId) -> bool {
+        self.worker.counters.retried(reason);
+        tries.retries += 1;
+        tries.losses += u32::from(reason == RetryReason::ServerLost);
+        if tries.retries <= RETRIES_MAX && tries.losses <= LOSSES_MAX {
+            return true;
+        }
+        self.tenant.watcher.suspect(node);
+        session.refuse(&Failure::error("08006", "the servers that ran this were lost, one after another"));
+        false
+    }
+
+    /// Finds out what became of a commit and tells the client; `true` when it is to be run again instead.
+    async fn resolve(&mut self, session: &mut Session, lost: Unresolved, reign: Option<Epoch>) -> Result<bool, Gone> {
+        let held = self.unsent.split_off(lost.released);
+        self.flush().await?;
+        let deadline = self.tenant.failover_deadline(Instant::now());
+        let (tenant, worker) = (self.tenant.clone(), self.worker.clone());
+        let fate = match reign {
+            Some(origin) => {
+                let found = resolution::find(&worker, tenant, lost.trace, origin, deadline);
+                self.split().1.during(found).await?
+            }
+            None => Fate::Unknown,
+        };
+        worker.counters.resolved(fate);
+        if session.resolve(fate, lost.code, Instant::now()) == Loss::Retry {
+            session.restart();
+            return Ok(true);
+        }
+        if fate == Fate::Committed {
+            self.unsent.extend_from_slice(&held);
+        }
+        self.note_write(session);
+        self.settle(session);
+        Ok(false)
     }
 
     /// Goes over to the configuration in force. The session keeps what it has set itself.
@@ -527,6 +577,13 @@ impl Client {
         let _ = tokio::time::timeout(FAREWELL_MAX, self.stream.write_all(&farewell)).await;
         let _ = tokio::time::timeout(FAREWELL_MAX, self.stream.shutdown()).await;
     }
+}
+
+/// How often a request has been run again, and how often for a server that was lost.
+#[derive(Default)]
+struct Tries {
+    retries: u32,
+    losses: u32,
 }
 
 /// How often a request is run again, whatever the reason.

@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use classifier::{PinReason, Why};
-use session::{RetryReason, Role};
+use session::{Fate, RetryReason, Role};
 use wire::backend::Failure;
 
 use crate::deadline::Overdue;
@@ -19,6 +19,7 @@ pub(crate) struct Counters {
     refused: [AtomicU64; REFUSALS.len()],
     overdue: [AtomicU64; Overdue::ALL.len()],
     lost: AtomicU64,
+    fates: [AtomicU64; FATES.len()],
     pins: [AtomicU64; PINS.len()],
     unpinned: [AtomicU64; PINS.len()],
     logins: AtomicU64,
@@ -110,6 +111,15 @@ impl Counters {
         add(&self.lost);
     }
 
+    /// It has been found out what became of a commit, or not.
+    pub(crate) fn resolved(&self, fate: Fate) {
+        add(&self.fates[fate as usize]);
+    }
+
+    pub(crate) fn resolved_total(&self, at: usize) -> u64 {
+        self.fates[at].load(Ordering::Relaxed)
+    }
+
     pub(crate) fn login(&self, succeeded: bool) {
         add(if succeeded { &self.logins } else { &self.failed_logins });
     }
@@ -156,6 +166,9 @@ pub(crate) const RETRIES: [RetryReason; 7] = [
     RetryReason::Outdated,
     RetryReason::Settings,
 ];
+
+/// What became of commits, in the order of their counters, which is that of their numbers.
+pub(crate) const FATES: [&str; 3] = ["committed", "aborted", "unknown"];
 
 /// The reasons for pins, in the order of their counters, which is that of their numbers.
 pub(crate) const PINS: [PinReason; PinReason::ALL.len()] = PinReason::ALL;

@@ -43,6 +43,7 @@ mod quotas;
 mod relay;
 mod replication;
 mod reset;
+mod resolution;
 mod route;
 mod rules;
 mod run;

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use pool::Lease;
-use session::{Loss, RetryReason, Role, ServerMemory, Session, Step, Verdict};
+use session::{Loss, RetryReason, Role, ServerMemory, Session, Step, Trace, Verdict};
 use tokio::io::AsyncWrite;
 use wire::backend::{self, Failure, Report, SqlState, tag};
 use wire::frame::Header;
@@ -35,8 +35,20 @@ pub(crate) enum Outcome {
     },
     /// The server is gone; the client knows, or will.
     Lost,
+    /// The server is gone, and a commit with it: what became of that can be found out.
+    Unresolved(Unresolved),
     /// The client is gone, or must go.
     Gone(Gone),
+}
+
+/// A commit that was sent and not answered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unresolved {
+    pub(crate) trace: Trace,
+    /// What the server said before it went, if anything.
+    pub(crate) code: Option<SqlState>,
+    /// How many bytes of `client.unsent` are final; the rest is for the case that it is committed.
+    pub(crate) released: usize,
 }
 
 /// Why a client goes.
@@ -93,7 +105,14 @@ pub(crate) async fn relay(
         Ok(_) => poll_fn(|context| pump.poll(context)).await,
         Err(violation) => Outcome::Gone(Gone::Violation(violation)),
     };
-    let Pump { to_server, mut from_server, outgoing, client, copy_span, .. } = pump;
+    let Pump { to_server, mut from_server, outgoing, client, copy_span, session, .. } = pump;
+    let outcome = match outcome {
+        Outcome::Unresolved(lost) => {
+            let released = if session.may_flush() { outgoing.len() } else { outgoing.released() };
+            Outcome::Unresolved(Unresolved { released, ..lost })
+        }
+        outcome => outcome,
+    };
     client.skip = copy_span;
     if outgoing.is_empty() {
         spares.give_outbox(outgoing.into_rest(&from_server));
@@ -175,6 +194,10 @@ impl Pump<'_> {
                     Poll::Ready(_) => self.lose(None),
                     Poll::Pending => {}
                 }
+            }
+            // Whoever has lost a server looks at what there is to be told before it is.
+            if let Some(Outcome::Lost | Outcome::Unresolved(_)) = self.finished {
+                return Poll::Ready(self.finished.take().unwrap_or(Outcome::Lost));
             }
             match self.poll_answer(context) {
                 Poll::Ready(Ok(written)) => progress |= written,
@@ -546,15 +569,20 @@ impl Pump<'_> {
     /// The server is gone.
     fn lose(&mut self, code: Option<SqlState>) {
         let inside_message = matches!(self.span, Span::Forward(_));
+        let withheld = self.session.withholds();
         self.finished = Some(match self.session.on_lost(inside_message, code, Instant::now()) {
             Loss::Retry => {
                 self.outgoing.revoke();
                 Outcome::Retry { reason: RetryReason::of_farewell(code), clean: false }
             }
             Loss::Told => {
+                if withheld {
+                    self.outgoing.revoke();
+                }
                 self.take_output();
                 Outcome::Lost
             }
+            Loss::Resolve(trace) => Outcome::Unresolved(Unresolved { trace, code, released: 0 }),
             Loss::Close => Outcome::Gone(Gone::Cut),
         });
     }

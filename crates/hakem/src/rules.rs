@@ -24,6 +24,9 @@ pub(crate) fn applied(policy: &Policy, rules: &[Rule], application_name: &str) -
     if let Some(found) = fitting().find_map(|rule| rule.affinity) {
         policy.affinity = affinity(found);
     }
+    if let Some(resolves) = fitting().find_map(|rule| rule.commit_resolution) {
+        policy.commit_resolution = resolves;
+    }
     policy.durability = fitting().filter_map(durability).collect::<Arc<[DurabilityRule]>>();
     policy
 }

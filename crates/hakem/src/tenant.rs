@@ -133,6 +133,7 @@ impl Tenant {
             consistency: rules::consistency(resolved.consistency),
             max_lag: Some(resolved.max_lag),
             affinity: rules::affinity(resolved.affinity),
+            commit_resolution: resolved.commit_resolution,
             pin: false,
             durability: Arc::new([]),
             keeps_server: resolved.pool_mode == config::PoolMode::Session,

@@ -15,13 +15,14 @@ use std::time::Instant;
 
 use pool::{Detached, Stream};
 use tokio::runtime::LocalOptions;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::buffers::Spares;
 use crate::census::Membership;
 use crate::counters::{Counters, PINS, Place};
 use crate::deadline::Alarm;
 use crate::lobby::Seat;
+use crate::resolution::RESOLUTIONS_MAX;
 use crate::service::Service;
 use crate::standing::{Sighting, Standing};
 
@@ -35,6 +36,8 @@ pub(crate) struct Worker {
     dismissed: Cell<bool>,
     /// Somebody looks at the clients' alarms from time to time.
     pub(crate) ticking: Cell<bool>,
+    /// Who may ask what became of a commit.
+    pub(crate) resolutions: Semaphore,
     load: Arc<AtomicUsize>,
 }
 
@@ -105,6 +108,7 @@ impl Handle {
                 slots: RefCell::default(),
                 dismissed: Cell::new(false),
                 ticking: Cell::new(false),
+                resolutions: Semaphore::new(RESOLUTIONS_MAX),
                 load: shared,
             });
             runtime.block_on(run(worker, received));

@@ -49,6 +49,7 @@ impl Session {
     pub(crate) fn encode_settled(&mut self, memory: &mut ServerMemory) {
         let mut out = std::mem::take(&mut self.to_server);
         self.encode_begin(&mut out);
+        self.encode_wrap(&mut out);
         self.encode_next(memory, &mut out);
         self.encode(memory, &mut out);
         self.to_server = out;
@@ -89,6 +90,8 @@ impl Session {
         if at == 0 {
             self.progress.unflushed = !whole && !frames.ends_with(&FLUSH);
         }
+        self.encode_trace(at, memory, out);
+        let sent = &mut self.flight[at];
         // What ends a transaction may have to be answered without a server.
         if at == 0 || sent.holds || sent.request.controls {
             sent.request.frames = frames;
@@ -144,6 +147,9 @@ impl Session {
         }
         if !continues && self.transaction == (Transaction::Open { failed: false }) {
             self.encode_level(false, out);
+        }
+        if !continues {
+            self.encode_wrap(out);
         }
         true
     }

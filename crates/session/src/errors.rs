@@ -90,6 +90,11 @@ impl Session {
             }
             return Verdict::Swallow;
         }
+        if let Some(Owed::HiddenTraced) = self.owed.iter().find(|owed| owed.is_end()) {
+            self.miss_trace();
+            self.discard_until_sync(memory);
+            return Verdict::Swallow;
+        }
         let retry = match self.outdated(&report) {
             Some(id) => {
                 memory.outdate(id);
@@ -124,7 +129,7 @@ impl Session {
             self.progress.retrying = retry;
             return Verdict::Swallow;
         }
-        self.progress.holding = false;
+        self.give_up_retry();
         match instead {
             Some(error) => {
                 self.output.extend_from_slice(&error);
@@ -215,10 +220,11 @@ impl Session {
     fn discard_until_sync(&mut self, memory: &mut ServerMemory) {
         let unnamed_failed = match self.owed.front() {
             // Not the extended protocol: the server goes on with what comes next.
-            None | Some(Owed::Query { .. } | Owed::Function) => return,
+            None | Some(Owed::Query { .. } | Owed::Function | Owed::WrapEnd) => return,
             Some(owed) => matches!(owed, Owed::UnnamedParse { .. }),
         };
-        let is_sync = |owed: &Owed| matches!(owed, Owed::Sync | Owed::HiddenSync | Owed::HiddenEnd);
+        let is_sync =
+            |owed: &Owed| matches!(owed, Owed::Sync | Owed::HiddenSync | Owed::HiddenEnd | Owed::HiddenTraced);
         let sync = self.owed.iter().position(is_sync).unwrap_or(self.owed.len());
         let end = self.flight.front().map_or(self.changes.end(), |sent| sent.changes);
         let mark = self.owed.iter().take(sync).find_map(Owed::mark).unwrap_or(end);

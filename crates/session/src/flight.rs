@@ -14,6 +14,7 @@ use crate::request::{End, Request};
 use crate::session::{Need, Role, Session, Transaction};
 use crate::shapes::Shapes;
 use crate::statements::{Identity, Prepared, Statements};
+use crate::trace::Wrap;
 
 /// A request that a server has got, or is to get again.
 #[derive(Debug)]
@@ -123,6 +124,7 @@ impl Session {
             return true;
         }
         if self.progress.awaits_settings
+            || self.progress.wrap != Wrap::None
             || self.progress.shapes != Shapes::Settled
             || matches!(self.owed.front(), Some(Owed::HiddenCheck(_) | Owed::HiddenMove(_)))
         {
@@ -150,7 +152,7 @@ impl Session {
 
     /// Whether the client's frames come behind requests that have not been answered.
     pub(crate) fn is_behind(&self) -> bool {
-        !self.flight.is_empty() && !self.progress.part && !self.progress.copy_in
+        (!self.flight.is_empty() || self.awaits_trace()) && !self.progress.part && !self.progress.copy_in
     }
 
     /// Whether a request may be sent behind those that have not been answered: it goes to the same server whatever they do.
@@ -159,7 +161,11 @@ impl Session {
         if last.bars() || request.copies || request.mixed || !request.needs_server || request.local {
             return false;
         }
-        if (request.begins && self.policy.refuses_blocks) || !self.suits_level(request) {
+        if (request.begins && self.policy.refuses_blocks) || !self.suits_level(request) || self.wraps(request) {
+            return false;
+        }
+        // It waits for what is to be known when its answer is lost; and what comes behind it would have to be told, too.
+        if self.own().commit_resolution && (last.request.commits || (request.commits && self.awaits_trace())) {
             return false;
         }
         let within = matches!(self.transaction, Transaction::Open { .. } | Transaction::Deferred(_)) && !last.controls;

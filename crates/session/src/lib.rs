@@ -9,6 +9,7 @@
 //! - `encode`: the request as it is sent to one particular server: settings, BEGIN and statements that it lacks come first.
 //! - `reply`: the server's messages against what is `owed` ([`Verdict`]); `errors` among them, and what is run again ([`RetryReason`]).
 //! - `loss`: what a client is told when its server is gone ([`Loss`]).
+//! - `fate`: what became of a COMMIT whose answer is lost, and `trace`: how that can be found out.
 //! - `pins`: what ties a session to its server, and how it ends.
 //! - `settings`: tracked SETs with PostgreSQL's transactional rules.
 //! - `statements`: prepared statements, the client's names for them and the servers'.
@@ -22,6 +23,7 @@ mod answer;
 mod durability;
 mod encode;
 mod errors;
+mod fate;
 mod flight;
 mod lessons;
 mod loss;
@@ -39,12 +41,14 @@ mod shapes;
 mod sql;
 mod statements;
 mod token;
+mod trace;
 mod transaction;
 mod words;
 
 pub use classifier::Consistency;
 pub use durability::{DurabilityRule, Level};
 pub use errors::RetryReason;
+pub use fate::{Fate, Inquiry, Trace, XactStatus};
 pub use flight::{FLIGHT_REQUESTS_MAX, LEASE_REQUESTS_MAX};
 pub use loss::Loss;
 pub use memory::ServerMemory;

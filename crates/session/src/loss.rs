@@ -5,11 +5,13 @@
 
 use std::time::Instant;
 
-use classifier::{Access, Effect, PinReason};
+use classifier::{Access, Effect, PinReason, Why};
 use wire::backend::{Failure, SqlState};
 
+use crate::fate::Trace;
 use crate::flight::Sent;
 use crate::session::{Lease, Role, Session, Transaction};
+use crate::trace::Wrap;
 
 /// What follows from a lost server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,26 +22,48 @@ pub enum Loss {
     Told,
     /// The client has got a part of a message: its connection cannot go on.
     Close,
+    /// A commit was sent and not answered. What became of it can be found out by this, and is then told to [`Session::resolve`].
+    Resolve(Trace),
 }
 
 impl Session {
     /// The server of the lease is gone. `inside_message`: the client has got the beginning of a message whose rest is lost.
     /// `code`: what the server said before it went, if anything. `now`: a moment after the loss.
     pub fn on_lost(&mut self, inside_message: bool, code: Option<SqlState>, now: Instant) -> Loss {
+        if inside_message {
+            self.lease = Lease::default();
+            return Loss::Close;
+        }
+        match self.resolvable() {
+            Some(trace) => Loss::Resolve(trace),
+            None => self.mourn(code, false, now),
+        }
+    }
+
+    /// The same when nothing more can be found out. `aborted`: the commit that was sent has not taken effect.
+    pub(crate) fn mourn(&mut self, code: Option<SqlState>, aborted: bool, now: Instant) -> Loss {
         let on_replica = self.lease.role == Some(Role::Replica);
         self.lease = Lease::default();
         self.portals.clear();
         let in_transaction = matches!(self.transaction, Transaction::Open { .. } | Transaction::Deferred(_));
-        if inside_message {
-            return Loss::Close;
-        }
         if self.flight.is_empty() {
             // What the proxy has asked for itself is no longer of interest.
             self.owed.clear();
             self.lose_idle(in_transaction);
             return Loss::Told;
         }
-        let told = self.flight.len() - self.rerunnable(on_replica);
+        // A transaction of the proxy's own has done nothing before its COMMIT is sent.
+        let undone = match self.progress.wrap {
+            Wrap::None => aborted,
+            Wrap::Running => true,
+            Wrap::Ending => aborted || self.progress.failed,
+        };
+        let wrapped = self.progress.wrap != Wrap::None;
+        let reported = wrapped && self.progress.failed;
+        // What functions do beside the transaction is not undone with it.
+        let repeatable = self.flight.front().is_some_and(|sent| sent.request.why == Why::WritesRows);
+        let told = self.flight.len() - self.rerunnable(on_replica || (wrapped && undone && repeatable));
+        self.forget_trace();
         if told == 0 {
             return Loss::Retry;
         }
@@ -55,7 +79,7 @@ impl Session {
             let commits = self.flight.iter().take(told - at).any(|sent| sent.request.commits);
             let Some(sent) = self.flight.pop_front() else { break };
             (self.request, self.parsed) = (sent.request, sent.parsed);
-            self.tell_lost(Told { first: at == 0, commits, rolls_back, code, now }, &mut left_behind);
+            self.tell_lost(Told { first: at == 0, commits, rolls_back, undone, reported, code, now }, &mut left_behind);
         }
         if !self.skips_until_sync {
             (self.request, self.parsed) = gathered;
@@ -85,6 +109,9 @@ impl Session {
             return;
         }
         let in_transaction = matches!(self.transaction, Transaction::Open { .. } | Transaction::Deferred(_));
+        if told.first && told.undone {
+            return self.tell_undone(told, in_transaction, left_behind);
+        }
         if in_transaction && told.first && told.rolls_back {
             // That is what has happened.
             self.transaction = Transaction::Lost { told: true };
@@ -113,6 +140,23 @@ impl Session {
         self.conclude_refusal();
     }
 
+    /// Answers a commit that has not taken effect, and a write outside of a transaction that has not either.
+    fn tell_undone(&mut self, told: Told, in_transaction: bool, left_behind: &mut Option<Failure>) {
+        if in_transaction {
+            self.transaction = Transaction::Lost { told: false };
+            self.answer_lost();
+            self.refusal = left_behind.take();
+            return;
+        }
+        self.settings.rollback();
+        self.wrote = false;
+        self.refusal = left_behind.take();
+        if !told.reported {
+            lost_in_transaction().put(&mut self.output);
+        }
+        self.conclude_refusal();
+    }
+
     fn lose_idle(&mut self, in_transaction: bool) {
         self.progress = crate::session::Progress::default();
         self.refusal = self.lose_pins();
@@ -122,7 +166,7 @@ impl Session {
     }
 
     /// What a session has left on its server is gone with it, which the client has to be told.
-    fn lose_pins(&mut self) -> Option<Failure> {
+    pub(crate) fn lose_pins(&mut self) -> Option<Failure> {
         self.rechecks = false;
         self.restores.clear();
         self.settings.take_unread();
@@ -161,6 +205,10 @@ struct Told {
     commits: bool,
     /// The first is a ROLLBACK that has not been answered.
     rolls_back: bool,
+    /// What the first was to commit is not committed.
+    undone: bool,
+    /// The client has got an error of the first one's.
+    reported: bool,
     /// What the server said before it went.
     code: Option<SqlState>,
     now: Instant,

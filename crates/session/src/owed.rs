@@ -66,8 +66,14 @@ pub(crate) enum Owed {
     Doomed { mark: usize, instead: Option<Box<Failure>> },
     /// Something that the proxy says.
     Said { mark: usize, what: Said },
-    /// A step of a PREPARE of the proxy's own.
+    /// A step of something of the proxy's own.
     HiddenStep,
+    /// The step that tells of the transaction.
+    HiddenTrace,
+    /// ReadyForQuery, which ends that.
+    HiddenTraced,
+    /// The end of a transaction of the proxy's own around a request: its ReadyForQuery is the request's.
+    WrapEnd,
     /// The step that gives the server this statement.
     HiddenExecute(Identity),
     /// ReadyForQuery, which ends such a PREPARE ahead of a simple query.
@@ -122,6 +128,8 @@ impl Owed {
             Owed::Sync
                 | Owed::HiddenSync
                 | Owed::HiddenEnd
+                | Owed::HiddenTraced
+                | Owed::WrapEnd
                 | Owed::Query { .. }
                 | Owed::Function
                 | Owed::Hidden

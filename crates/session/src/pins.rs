@@ -119,7 +119,7 @@ impl Session {
 }
 
 /// The columns of a DataRow message; `None` is NULL.
-fn columns(row: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
+pub(crate) fn columns(row: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
     let mut rest = row.get(2..).unwrap_or_default();
     std::iter::from_fn(move || {
         let (length, after) = rest.split_first_chunk::<4>()?;

@@ -27,6 +27,8 @@ pub struct Policy {
     pub affinity: Affinity,
     /// Whether the server connection is kept from the first statement on.
     pub pin: bool,
+    /// Whether what became of a commit is found out when its answer is lost.
+    pub commit_resolution: bool,
     /// The `synchronous_commit` of what is written; the first rule that fits counts.
     pub durability: Arc<[DurabilityRule]>,
     /// Whether the server connection is kept until the client leaves (session pooling).
@@ -70,6 +72,7 @@ pub(crate) struct Own {
     pub(crate) max_lag: Option<Duration>,
     pub(crate) affinity: Affinity,
     pub(crate) pin: bool,
+    pub(crate) commit_resolution: bool,
     pub(crate) token: Option<Token>,
 }
 
@@ -81,6 +84,7 @@ impl Default for Own {
             max_lag: None,
             affinity: Affinity::None,
             pin: false,
+            commit_resolution: false,
             token: None,
         }
     }
@@ -88,8 +92,8 @@ impl Default for Own {
 
 impl Own {
     pub(crate) fn of(policy: &Policy) -> Own {
-        let Policy { route, consistency, max_lag, affinity, pin, .. } = *policy;
-        Own { route, consistency, max_lag, affinity, pin, token: None }
+        let Policy { route, consistency, max_lag, affinity, pin, commit_resolution, .. } = *policy;
+        Own { route, consistency, max_lag, affinity, pin, commit_resolution, token: None }
     }
 
     /// The setting of this name, as SHOW shows it.
@@ -99,7 +103,8 @@ impl Own {
             "consistency" => self.consistency.as_str().to_owned(),
             "max_lag" => self.max_lag.map_or("0".to_owned(), |lag| format!("{}ms", lag.as_millis())),
             "affinity" => self.affinity.as_str().to_owned(),
-            "pin" => if self.pin { "on" } else { "off" }.to_owned(),
+            "pin" => on_or_off(self.pin),
+            "commit_resolution" => on_or_off(self.commit_resolution),
             _ => return None,
         })
     }
@@ -112,6 +117,7 @@ impl Own {
             "max_lag" => self.max_lag = from.max_lag,
             "affinity" => self.affinity = from.affinity,
             "pin" => self.pin = from.pin,
+            "commit_resolution" => self.commit_resolution = from.commit_resolution,
             _ => self.token = from.token,
         }
     }
@@ -132,6 +138,10 @@ impl Affinity {
     fn as_str(self) -> &'static str {
         word(&Affinity::ALL, self)
     }
+}
+
+fn on_or_off(value: bool) -> String {
+    if value { "on" } else { "off" }.to_owned()
 }
 
 fn word<T: Copy + PartialEq>(words: &[(&'static str, T)], value: T) -> &'static str {
@@ -205,7 +215,7 @@ impl Session {
         let (old, now) = (Own::of(&self.policy), Own::of(new));
         self.policy = new.clone();
         self.settings.begin_with(|own| {
-            for name in ["route", "consistency", "max_lag", "affinity", "pin"] {
+            for name in NAMES {
                 if own.show(name) == old.show(name) {
                     own.take(name, &now);
                 }
@@ -291,6 +301,7 @@ impl Session {
             "max_lag" => own.max_lag = Some(duration(text).ok_or_else(invalid)?),
             "affinity" => own.affinity = self::value(&Affinity::ALL, text).ok_or_else(invalid)?,
             "pin" => own.pin = self::value(&BOOLEANS, text).ok_or_else(invalid)?,
+            "commit_resolution" => own.commit_resolution = self::value(&BOOLEANS, text).ok_or_else(invalid)?,
             TOKEN if text.is_empty() => own.token = None,
             TOKEN => own.token = Some(Token::read(text).ok_or_else(invalid)?),
             _ => return Err(unrecognized(name)),
@@ -301,9 +312,13 @@ impl Session {
 
 fn unrecognized(name: &str) -> Failure {
     Failure::error("42704", format!("unrecognized configuration parameter \"hakem.{name}\"")).hint(
-        "There are hakem.route, hakem.consistency, hakem.max_lag, hakem.affinity, hakem.pin, hakem.token and hakem.last_route.",
+        "There are hakem.route, hakem.consistency, hakem.max_lag, hakem.affinity, hakem.pin, hakem.commit_resolution, \
+         hakem.token and hakem.last_route.",
     )
 }
+
+/// Those that are configured.
+const NAMES: [&str; 6] = ["route", "consistency", "max_lag", "affinity", "pin", "commit_resolution"];
 
 /// Another session's word for what this one must see.
 pub(crate) const TOKEN: &str = "token";

@@ -15,6 +15,7 @@ use crate::owed::Owed;
 use crate::session::{Progress, Role, Session, Transaction};
 use crate::shapes::Shapes;
 use crate::statements::Prepared;
+use crate::trace::Wrap;
 
 /// What is to be done with a server's message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +58,10 @@ impl Session {
     fn judge(&mut self, tag: u8, body: &[u8], memory: &mut ServerMemory, now: Instant) -> Verdict {
         let hidden = self.owed.front().is_some_and(Owed::is_hidden);
         match tag {
+            tag::DATA_ROW if matches!(self.owed.front(), Some(Owed::HiddenTrace)) => {
+                self.learn_trace(body);
+                Verdict::Swallow
+            }
             tag::DATA_ROW if hidden => {
                 self.learn_what_is_left(body);
                 Verdict::Swallow
@@ -74,7 +79,7 @@ impl Session {
             tag::NOTICE_RESPONSE if hidden || self.progress.retrying.is_some() => Verdict::Swallow,
             // "...so that the client has some clue" (send_message_to_frontend): it tells of a long work's progress, and what can be
             // run again after it is hardly worth keeping it back.
-            tag::NOTICE_RESPONSE if self.lease.role == Some(Role::Primary) => {
+            tag::NOTICE_RESPONSE if self.lease.role == Some(Role::Primary) && self.progress.wrap == Wrap::None => {
                 self.progress.holding = false;
                 Verdict::Forward
             }
@@ -166,7 +171,8 @@ impl Session {
         if hidden || self.progress.retrying.is_some() {
             return Verdict::Swallow;
         }
-        self.progress.holding = false;
+        // What is not committed can be run again until it is told.
+        self.progress.holding &= self.progress.wrap != Wrap::None;
         Verdict::Forward
     }
 
@@ -181,14 +187,23 @@ impl Session {
     }
 
     fn on_complete(&mut self, tag: u8, body: &[u8], memory: &mut ServerMemory) -> Verdict {
-        if let Some(Owed::HiddenExecute(_)) = self.owed.front() {
-            self.owed.pop_front();
-            return Verdict::Swallow;
+        match self.owed.front() {
+            Some(Owed::HiddenExecute(_) | Owed::HiddenTrace) => {
+                self.owed.pop_front();
+                return Verdict::Swallow;
+            }
+            Some(Owed::WrapEnd) => {
+                if !self.progress.failed {
+                    self.tell_completion();
+                }
+                return Verdict::Swallow;
+            }
+            _ => {}
         }
         // A BEGIN in front of reads, by the extended protocol, can be run again with them.
         let begins = |class: &Arc<Class>| matches!(&*class.effects, [Effect::Begin(_)]);
-        self.progress.holding &=
-            matches!(self.owed.front(), Some(Owed::Execute { class: Some(class), .. }) if begins(class));
+        self.progress.holding &= self.progress.wrap != Wrap::None
+            || matches!(self.owed.front(), Some(Owed::Execute { class: Some(class), .. }) if begins(class));
         self.progress.suspended |= tag == tag::PORTAL_SUSPENDED;
         self.progress.copy_in = false;
         let command = body.strip_suffix(b"\0").unwrap_or(body);
@@ -197,6 +212,7 @@ impl Session {
             Some(Owed::Execute { class, .. }) => {
                 let class = class.clone();
                 self.owed.pop_front();
+                self.progress.withheld = self.progress.wrap == Wrap::Running;
                 for effect in class.iter().flat_map(|class| &class.effects) {
                     // Part of a result is enough for what is left behind.
                     if tag == tag::COMMAND_COMPLETE || matches!(effect, Effect::Pin(_)) {
@@ -206,6 +222,7 @@ impl Session {
                 self.settle_owed();
                 self.release_sync();
             }
+            Some(Owed::Query { .. }) if self.progress.wrap == Wrap::Running => return self.put_aside(tag, body),
             Some(Owed::Query { .. }) => {
                 if let Some(class) = self.flight.front().and_then(|sent| sent.request.simple.clone())
                     && let Some(effect) = class.effects.get(self.progress.effects)
@@ -291,6 +308,7 @@ impl Session {
                 return Verdict::Swallow;
             }
             Some(Owed::HiddenEnd | Owed::HiddenQuery) => return Verdict::Swallow,
+            Some(Owed::HiddenTraced) => return self.traced(),
             Some(Owed::HiddenCheck(_)) => {
                 self.end_check(memory);
                 return if self.keeps_server() { Verdict::Swallow } else { Verdict::HiddenReady { free: true } };
@@ -298,7 +316,7 @@ impl Session {
             Some(Owed::HiddenMove(how)) => return self.left_replica(how, memory),
             Some(Owed::HiddenRestore) => {}
             Some(Owed::HiddenSync) => hidden = true,
-            Some(Owed::Sync | Owed::Query { .. } | Owed::Function) => {}
+            Some(Owed::Sync | Owed::Query { .. } | Owed::Function | Owed::WrapEnd) => {}
             // A ReadyForQuery that nothing was owed for: the conversation is out of step.
             _ => return Verdict::Broken,
         }
@@ -308,6 +326,9 @@ impl Session {
             let alone = self.flight.len() == 1;
             return Verdict::Retry { reason, clean: alone && status == Status::Idle && reason != RetryReason::Demoted };
         }
+        if self.progress.wrap == Wrap::Running {
+            return self.on_wrapped(status, memory);
+        }
         if !self.restores.is_empty() && self.restore(status) {
             return Verdict::Swallow;
         }
@@ -315,11 +336,12 @@ impl Session {
         self.skips_until_sync = hidden && self.progress.failed;
         let chained = self.flight.front().is_some_and(|sent| sent.request.chains);
         self.conclude(status, memory, now);
+        self.trace_copy(status, memory);
         self.settle_owed();
         self.unchain(chained);
         let rests = self.flight.is_empty() && status == Status::Idle && !self.policy.keeps_server;
         let asks = rests && self.ask_what_is_left();
-        let free = self.flight.is_empty() && !asks && !self.keeps_server();
+        let free = self.flight.is_empty() && !asks && !self.awaits_trace() && !self.keeps_server();
         if hidden { Verdict::HiddenReady { free } } else { Verdict::Ready { free } }
     }
 
@@ -427,6 +449,7 @@ impl Session {
                 }
                 self.definitions += u64::from(std::mem::take(&mut self.defined) && !is_undone);
                 self.transaction = Transaction::None;
+                self.forget_trace();
                 if self.flight.is_empty() {
                     self.portals.clear();
                 }

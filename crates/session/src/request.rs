@@ -81,6 +81,8 @@ pub(crate) struct Request {
     pub(crate) local: bool,
     /// Whether it ends with a Query behind other messages, which an error of theirs discards.
     pub(crate) mixed: bool,
+    /// Whether it would do the same in a transaction block: it reads and writes rows and does nothing else.
+    pub(crate) wrappable: bool,
     /// How often it has been sent to a server before.
     pub(crate) attempts: u32,
 }
@@ -143,6 +145,7 @@ impl Request {
             alters: false,
             local: false,
             mixed: false,
+            wrappable: true,
             attempts: 0,
         }
     }
@@ -211,6 +214,7 @@ impl Request {
         self.controls |= more.controls;
         self.alters |= more.alters;
         self.mixed |= more.mixed;
+        self.wrappable &= more.wrappable;
         self.simple = more.simple;
         self.rewrite = more.rewrite;
         self.end = more.end;
@@ -251,6 +255,7 @@ impl Request {
         self.plain &= opens || (class.access == Access::Read && class.effects.is_empty() && class.why != Why::Cursor);
         self.leaves_replica |= crate::transaction::leaves_replica(class) || class.lesson.is_learnt();
         self.ties |= crate::transaction::ties(class);
+        self.wrappable &= class.effects.is_empty() && (class.access == Access::Read || writes_rows(class));
         self.place = self.place.max(class.hint.and_then(|hint| hint.place));
         self.wishes.add(class.hint);
         let (access, why) = class.place();
@@ -283,6 +288,13 @@ impl Request {
         self.commits |=
             class.effects.iter().any(|effect| matches!(effect, Effect::Commit { .. } | Effect::PrepareTransaction));
     }
+}
+
+/// Whether a statement writes nothing but rows, as far as its words say: no command that must not be in a transaction block, and none
+/// that commits by itself.
+fn writes_rows(class: &Class) -> bool {
+    use Why::{CopyFrom, PrimaryRelation, UnknownFunction, UserFunction, VolatileFunction, WritesRows};
+    matches!(class.why, WritesRows | CopyFrom | VolatileFunction | UnknownFunction | UserFunction | PrimaryRelation)
 }
 
 /// Whether a statement that is no replica's business leaves the data alone all the same.

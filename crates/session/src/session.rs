@@ -24,6 +24,7 @@ use crate::settings::Settings;
 use crate::shapes::{Shape, Shapes};
 use crate::sql::Rewrite;
 use crate::statements::{Identity, Named, Prepared, Statements};
+use crate::trace::{Tracing, Wrap};
 use crate::transaction::{Block, Move};
 
 /// The conversation with one client.
@@ -93,6 +94,8 @@ pub struct Session {
     pub(crate) refusal: Option<Failure>,
     /// What a replica has refused: if the primary does not, something was learnt.
     pub(crate) refused: Vec<Arc<Class>>,
+    /// What is known of the transaction, should its COMMIT be lost.
+    pub(crate) tracing: Tracing,
     /// Why a statement could not be prepared that the next one executes: what that one fails with.
     pub(crate) cause: Option<Vec<u8>>,
 }
@@ -181,6 +184,11 @@ pub(crate) struct Progress {
     pub(crate) effects: usize,
     /// The transaction block that the request has begun in is over.
     pub(crate) ended: bool,
+    /// A statement is complete, in a transaction that is not committed yet: the client is told when it is. Servers keep such messages to
+    /// themselves up to the end, too.
+    pub(crate) withheld: bool,
+    /// The transaction of the proxy's own that the request is in.
+    pub(crate) wrap: Wrap,
 }
 
 /// What a frame from the client asks for.
@@ -314,6 +322,7 @@ impl Session {
             to_server: Vec::new(),
             refusal: None,
             refused: Vec::new(),
+            tracing: Tracing::default(),
             cause: None,
         };
         session.settle_pin();
@@ -566,12 +575,13 @@ impl Session {
     /// Whether what the server answered may be written to the client; else it is kept, since the request may yet be run again.
     #[must_use]
     pub fn may_flush(&self) -> bool {
-        !self.progress.holding
+        !self.progress.holding && !self.progress.withheld
     }
 
     /// Lets the answer go: too much of it has come to keep it.
     pub fn give_up_retry(&mut self) {
         self.progress.holding = false;
+        self.progress.withheld = false;
     }
 
     /// Whether the proxy itself has something to say to the client, at this point of the conversation.

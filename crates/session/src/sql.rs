@@ -374,14 +374,14 @@ fn missing(name: &str) -> Failure {
     Failure::error("26000", format!("prepared statement \"{name}\" does not exist"))
 }
 
-fn put_execute(out: &mut Vec<u8>, portal: &[u8]) {
+pub(crate) fn put_execute(out: &mut Vec<u8>, portal: &[u8]) {
     out.push(frontend::tag::EXECUTE);
     out.extend_from_slice(&(portal.len() as u32 + 9).to_be_bytes());
     out.extend_from_slice(portal);
     out.extend_from_slice(&[0; 5]);
 }
 
-fn put_close_portal(out: &mut Vec<u8>, portal: &[u8]) {
+pub(crate) fn put_close_portal(out: &mut Vec<u8>, portal: &[u8]) {
     out.push(frontend::tag::CLOSE);
     out.extend_from_slice(&(portal.len() as u32 + 6).to_be_bytes());
     out.push(b'P');

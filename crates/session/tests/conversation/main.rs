@@ -12,6 +12,7 @@ mod catalog;
 mod copy;
 mod durability;
 mod errors;
+mod fates;
 mod losses;
 mod own;
 mod proxy;

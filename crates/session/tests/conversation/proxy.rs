@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use classifier::{Catalog, Classifier, Options, Volatility};
-use session::{Consistency, Loss, Need, Policy, Role, Route, ServerMemory, Session, Settings, Step, Verdict};
+use session::{Consistency, Fate, Loss, Need, Policy, Role, Route, ServerMemory, Session, Settings, Step, Verdict};
 use wire::backend::Report;
 use wire::frame::Frame;
 use wire::frontend::tag;
@@ -34,6 +34,8 @@ pub(crate) struct Proxy {
     fresh: bool,
     /// Whether there is any server.
     up: bool,
+    /// What will be found out of a commit that is lost.
+    fate: Fate,
     /// Decides, by chance, whether a client is listened to before its server; zero listens to the client first.
     pub(crate) order: u64,
     /// How many requests went out ahead of the answers to earlier ones.
@@ -68,6 +70,7 @@ pub(crate) fn policy() -> Policy {
         consistency: Consistency::Session,
         max_lag: Some(Duration::from_secs(1)),
         affinity: session::Affinity::None,
+        commit_resolution: false,
         pin: false,
         durability: std::sync::Arc::new([]),
         keeps_server: false,
@@ -90,6 +93,7 @@ impl Proxy {
             now: Instant::now(),
             fresh: true,
             up: true,
+            fate: Fate::Unknown,
             order: 0,
             ahead: 0,
             most_ahead: 0,
@@ -97,6 +101,14 @@ impl Proxy {
         };
         (0..clients).for_each(|_| proxy.connect(policy(), &[]));
         proxy
+    }
+
+    /// The same, whose clients want to know what becomes of their commits.
+    pub(crate) fn resolving(mut self, resolves: bool) -> Proxy {
+        for _ in 0..std::mem::take(&mut self.clients).len() {
+            self.connect(Policy { commit_resolution: resolves, ..policy() }, &[]);
+        }
+        self
     }
 
     pub(crate) fn prepared_max(mut self, prepared_max: usize) -> Proxy {
@@ -125,7 +137,7 @@ impl Proxy {
                 }
             }
             let received = replies(&std::mem::take(&mut self.clients[client].received));
-            let sent = std::mem::take(&mut self.log).join(" ");
+            let sent = std::mem::take(&mut self.log).join(" ").replace(TRACE, "trace?");
             assert_eq!((sent.as_str(), received.as_str()), (*to_servers, *to_client), "line {}: {line}", number + 1);
         }
     }
@@ -166,6 +178,13 @@ impl Proxy {
             "fresh" => self.fresh = true,
             "alter" => self.faults.borrow_mut().alterations += 1,
             "lag" => self.faults.borrow_mut().lag += 1,
+            "fate" => {
+                self.fate = match words[1] {
+                    "committed" => Fate::Committed,
+                    "aborted" => Fate::Aborted,
+                    _ => Fate::Unknown,
+                }
+            }
             "down" => self.up = false,
             "up" => self.up = true,
             "immutable" | "volatile" => {
@@ -428,7 +447,12 @@ impl Proxy {
 
     fn lose(&mut self, client: &mut Client, inside: bool, code: Option<wire::backend::SqlState>) {
         client.lease = None;
-        match client.session.on_lost(inside, code, self.now) {
+        let mut loss = client.session.on_lost(inside, code, self.now);
+        if let Loss::Resolve(trace) = loss {
+            self.log.push(format!("resolve({})", trace.xid.unwrap_or_default()));
+            loss = client.session.resolve(self.fate, code, self.now);
+        }
+        match loss {
             Loss::Retry => {
                 self.log.push("retry.lost".to_owned());
                 client.outgoing.clear();
@@ -440,6 +464,7 @@ impl Proxy {
                 client.session.take_output(&mut client.outgoing);
                 client.received.append(&mut client.outgoing);
             }
+            Loss::Resolve(_) => unreachable!("that has been answered"),
             Loss::Close => {
                 client.received.append(&mut client.outgoing);
                 client.closed = true;
@@ -458,3 +483,8 @@ fn take(client: &mut Client, classifier: &Classifier) -> Option<Step> {
     }
     Some(step)
 }
+
+/// What the proxy asks behind a request that writes, where it wants to know what becomes of a commit.
+const TRACE: &str = "SELECT pg_catalog.pg_current_xact_id_if_assigned(), pg_catalog.pg_current_wal_insert_lsn(), \
+     pg_catalog.pg_last_wal_replay_lsn(), \
+     (pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8";

@@ -119,7 +119,7 @@ fn as_good(replies: &str) -> String {
 
 /// Runs requests of several clients through one proxy, and each client's on a server of its own.
 pub(crate) fn check(clients: usize, requests_made: &[(usize, usize)], prepared_max: usize) {
-    let mut proxy = Proxy::new(clients).prepared_max(prepared_max);
+    let mut proxy = Proxy::new(clients).prepared_max(prepared_max).resolving(requests_made.len() % 2 == 1);
     let mut own: Vec<Server> = (0..clients).map(|_| Server::new(Role::Primary, Rc::new(RefCell::default()))).collect();
     let mut done = Vec::new();
     // What a client has got since its last request ended, here and there.
@@ -161,7 +161,7 @@ pub(crate) fn check(clients: usize, requests_made: &[(usize, usize)], prepared_m
 /// Runs requests of several clients through one proxy, several requests of a client at once, and each client's on a server of its
 /// own. `order` decides when the proxy listens to whom.
 pub(crate) fn check_pipelined(clients: usize, batches: &[(usize, Vec<usize>)], prepared_max: usize, order: u64) {
-    let mut proxy = Proxy::new(clients).prepared_max(prepared_max);
+    let mut proxy = Proxy::new(clients).prepared_max(prepared_max).resolving(order % 4 == 1);
     proxy.order = order;
     let mut own: Vec<Server> = (0..clients).map(|_| Server::new(Role::Primary, Rc::new(RefCell::default()))).collect();
     let mut done = Vec::new();
