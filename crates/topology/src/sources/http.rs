@@ -49,12 +49,14 @@ impl Question<'_> {
     /// # Errors
     /// When there is none, or it is not a success, or too long.
     pub(super) async fn ask(self, tls: Option<&ClientConfig>) -> Result<Bytes, Failure> {
+        let is_asked = self.method == Method::GET;
         let answer = self.begin(tls).await?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(|_| Failure::Body)?;
-        // Patroni answers 503 with the truth when it holds no lock.
         match status {
-            hyper::StatusCode::OK | hyper::StatusCode::SERVICE_UNAVAILABLE => Ok(body.to_bytes()),
+            hyper::StatusCode::OK => Ok(body.to_bytes()),
+            // Patroni answers 503 with the truth when it holds no lock. When it was told to do something, that has failed.
+            hyper::StatusCode::SERVICE_UNAVAILABLE if is_asked => Ok(body.to_bytes()),
             other => Err(Failure::Status(other, String::from_utf8_lossy(&body.to_bytes()).into_owned())),
         }
     }
@@ -100,3 +102,35 @@ async fn exchange(
 
 /// Bytes of an answer.
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Whether an answer of 503 is one.
+    async fn takes_unavailable(method: Method) -> bool {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url: Uri = format!("http://{}", listener.local_addr().expect("bound")).parse().expect("an address");
+        let server = async {
+            let (mut stream, _) = listener.accept().await.expect("somebody asks");
+            let _ = stream.read(&mut [0; 4096]).await;
+            let answer = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 17\r\n\r\nSwitchover failed";
+            stream.write_all(answer).await.expect("somebody listens");
+        };
+        let question = Question { method, url: &url, path: "/", body: String::new(), token: None };
+        let (answer, ()) = tokio::join!(question.ask(None), server);
+        if let Err(failure) = &answer {
+            assert!(failure.to_string().contains("Switchover failed"), "{failure}");
+        }
+        answer.is_ok()
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_done_is_no_answer() {
+        assert!(takes_unavailable(Method::GET).await);
+        assert!(!takes_unavailable(Method::POST).await);
+    }
+}
