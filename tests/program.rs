@@ -84,6 +84,10 @@ async fn logs_are_json_and_keep_secrets() {
             config.user("someone").password("battery staple");
         });
         assert!(wrong.await.is_err());
+        let forger = stage.proxy.connect_with(|config| {
+            config.user("mallory\nWARN forged").password("wrong");
+        });
+        assert!(forger.await.is_err());
         stage.cluster.kill(0).await.unwrap();
         stage.cluster.start_node(0).await.unwrap();
         until("the server to be back", async || someone.failure("create table if not exists t ()").await.is_none())
@@ -96,6 +100,7 @@ async fn logs_are_json_and_keep_secrets() {
             assert!(!log.contains(secret), "{secret} is in the log:\n{log}");
         }
         assert!(log.contains("authentication failed") && log.contains("user"), "{log}");
+        assert!(log.contains("forged") && !log.contains("\nWARN forged"), "{log}");
         if format == "json" {
             for line in log.lines() {
                 let line: serde_json::Value =

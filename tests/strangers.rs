@@ -87,6 +87,11 @@ async fn a_full_house_can_be_cancelled() {
     let refused = stage.proxy.connect_with(|_| {}).await.err().unwrap();
     assert_eq!(refused.code(), Some(&tokio_postgres::error::SqlState::TOO_MANY_CONNECTIONS));
     assert_eq!(refused.as_db_error().unwrap().message(), "no more connections allowed (max_client_conn)");
+    // Nor is there room for who says that he wants the console and then does not.
+    let psql = crate::harness::postgres_program("psql");
+    let tunnel = ["-c", "IDENTIFY_SYSTEM", "dbname=hakem replication=true"];
+    let output = stage.proxy.client_program(&psql, &tunnel, "").await;
+    assert!(output.stderr.contains("no more connections allowed (max_client_conn)"), "{output:?}");
     let token = client.cancel_token();
     let cancel = async {
         let asleep = "select count(*) from pg_stat_activity where query = 'select pg_sleep(600)' and state = 'active'";

@@ -15,8 +15,6 @@ use crate::cancel;
 /// Ends a connection in the background, on the current worker, within the limit. `busy`: something runs there.
 pub(crate) fn abandon(mut lease: Lease<ServerMemory>, busy: bool, limit: Duration) {
     drop(tokio::task::spawn_local(async move {
-        // The end of our side is the end of the session, whatever was begun and not completed.
-        let _ = lease.stream.shutdown().await;
         let ended = tokio::time::timeout(limit, end(&mut lease, busy, limit)).await.is_ok();
         if !ended {
             let target = lease.pool().target();
@@ -26,6 +24,8 @@ pub(crate) fn abandon(mut lease: Lease<ServerMemory>, busy: bool, limit: Duratio
 }
 
 async fn end(lease: &mut Lease<ServerMemory>, busy: bool, limit: Duration) {
+    // The end of our side is the end of the session, whatever was begun and not completed. A server that stands still may not take it.
+    let _ = lease.stream.shutdown().await;
     // A server that is gone has nothing to be told.
     let mut patience = Duration::ZERO;
     while tokio::time::timeout(patience, drain(lease)).await.is_err() {

@@ -511,7 +511,15 @@ impl Client {
             // What it is now must be known before anything is sent anywhere.
             RetryReason::Demoted => {
                 wanted.need = Need::Primary;
-                self.tenant.watcher.reprobe(node).await;
+                let probed = async {
+                    tokio::select! {
+                        () = self.tenant.watcher.reprobe(node) => {}
+                        // Nobody may probe for this one any more.
+                        () = self.tenant.until_superseded() => {}
+                    }
+                };
+                // If that takes too long, so be it: who the primary is will be asked again.
+                let _ = tokio::time::timeout_at(wanted.deadline().into(), probed).await;
             }
         }
     }

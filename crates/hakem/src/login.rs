@@ -22,6 +22,7 @@ use crate::buffers::Inbox;
 use crate::cancel::Registered;
 use crate::console;
 use crate::lobby::{Seat, Served};
+use crate::printable::Printable;
 use crate::replication::{Replication, Tunnel};
 use crate::route::{self, Missed, Wanted};
 use crate::service::Tenant;
@@ -111,7 +112,7 @@ pub(crate) async fn log_in(stream: Stream, seat: Seat, worker: &Rc<Worker>, pres
         Ok(Err(Refusal::Told(failure))) => {
             // A crowd is not to fill the log, too: it is counted.
             if !shown_out {
-                tracing::info!(client = id, %peer, code = failure.code, message = %failure.message, "login refused");
+                tracing::info!(client = id, %peer, code = failure.code, message = %Printable(&failure.message), "login refused");
             }
             failure
         }
@@ -162,13 +163,15 @@ async fn admit(guest: &mut Guest, worker: &Rc<Worker>, presence: &Presence) -> R
     let is_physical = matches!(replication, Some(Replication::Physical));
     let claim = Claim { user: &user, database: &database, replication: is_physical };
     let credential = authenticate(guest, worker, &claim).await?;
-    tracing::debug!(client = id, %user, %database, encrypted = guest.security.tls.is_some(), "authenticated");
+    let encrypted = guest.security.tls.is_some();
+    tracing::debug!(client = id, user = %Printable(&user), database = %Printable(&database), encrypted, "authenticated");
     // Whoever has to see to a full house must get in.
-    if !presence.count() && !console::is_console(&database) {
+    let administers = console::is_console(&database) && replication.is_none();
+    if !presence.count() && !administers {
         return Err(too_many("no more connections allowed (max_client_conn)"));
     }
     guest.seat = None;
-    if console::is_console(&database) && replication.is_none() {
+    if administers {
         let admitted = admit_to_console(guest, worker, &user, version).await?;
         presence.slot.standing.enter(console::NAME, &user, named(&settings), &guest.stream);
         return Ok(admitted);

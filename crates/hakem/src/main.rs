@@ -39,6 +39,7 @@ mod lookup;
 mod metrics;
 mod notify;
 mod pins;
+mod printable;
 mod quotas;
 mod relay;
 mod replication;

@@ -76,6 +76,11 @@ impl Wanted {
         self.avoided.push(node);
     }
 
+    /// Until when it is waited for.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
     /// Not on a connection that may be as dead as the last one.
     pub(crate) fn doubt(&mut self) {
         self.doubts = true;
