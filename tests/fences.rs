@@ -106,6 +106,42 @@ async fn a_primary_that_slept_through_a_failover() {
     assert_eq!(wrong, [] as [&i64; 0], "written on the old primary");
 }
 
+/// The configuration is reloaded while the primary stands still: servers are watched anew, and pools replaced, and what is known of the
+/// sleeper is known all the same.
+#[tokio::test]
+async fn a_primary_that_slept_through_a_reload() {
+    for (section, key, value) in
+        [("topology", "probe_interval", "\"90ms\""), ("pool", "server_connect_timeout", "\"9min\"")]
+    {
+        let setup = setup(1).with("pool", "server_connect_timeout", "\"10min\"");
+        let stage = start(setup.clone()).await;
+        let [open, writer] = [stage.connect().await, stage.connect().await];
+        open.batch_execute("begin; insert into kept values (1000)").await.unwrap();
+        writer.batch_execute("insert into kept values (0)").await.unwrap();
+        stage.cluster.caught_up().await.unwrap();
+
+        stage.cluster.freeze(0).await.unwrap();
+        let write = async { writer.failure("insert into kept values (1)").await };
+        let failover = async {
+            in_state(&stage.proxy, &stage.cluster, 0, "unreachable").await;
+            setup.clone().with(section, key, value).reload(&stage).await.unwrap();
+            in_state(&stage.proxy, &stage.cluster, 0, "unreachable").await;
+            assert_eq!(stage.cluster.sql(1, "select pg_promote()").await.unwrap(), "t");
+        };
+        let (in_flight, ()) = tokio::join!(write, failover);
+        assert_eq!(in_flight, Some(SqlState::TRANSACTION_RESOLUTION_UNKNOWN), "{key}");
+        assert_eq!(open.failure("commit").await, Some(SqlState::T_R_SERIALIZATION_FAILURE), "{key}");
+        assert_eq!(writer.failure("insert into kept values (2)").await, None, "{key}");
+        stage.cluster.thaw(0);
+        in_state(&stage.proxy, &stage.cluster, 0, "fenced").await;
+        assert_eq!(open.failure("insert into kept values (3)").await, None, "{key}");
+        assert_eq!(rows(&stage.cluster, 1).await, BTreeSet::from([0, 2, 3]), "{key}");
+        // Of what it had been sent before, nobody knows what it does.
+        let wrong: Vec<i64> = rows(&stage.cluster, 0).await.into_iter().filter(|n| *n > 1).collect();
+        assert_eq!(wrong, [] as [i64; 0], "{key}");
+    }
+}
+
 /// Somebody promotes a replica while the primary lives.
 #[tokio::test]
 async fn a_promotion_beside_a_living_primary() {

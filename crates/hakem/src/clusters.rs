@@ -2,14 +2,14 @@
 //!
 //! A cluster is watched anew when its configuration changes; what the topology then is, is `topology`'s to say.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use config::Config;
 use pool::{Logins, Tls};
 use tokio::task::AbortHandle;
-use topology::{Freshness, Member, NodeId, NodeState, Plan, Source, SourceKind, Watcher, Writer};
+use topology::{Freshness, Member, NodeId, NodeState, Plan, Source, SourceKind, Watcher};
 
 use crate::control::Order;
 use crate::load::Loads;
@@ -18,9 +18,19 @@ use crate::service::{Service, Tenant};
 /// The clusters by name.
 pub(crate) type Clusters = BTreeMap<String, Arc<Cluster>>;
 
+/// A server's host and port.
+pub(crate) type Spot = (Arc<str>, u16);
+
+/// What has been seen of a cluster's servers. Whoever watches it anew goes on from there: what is lost meanwhile is lost all the same.
+#[derive(Default)]
+struct Past {
+    known: HashMap<Spot, &'static str>,
+    primary: Option<Spot>,
+}
+
 /// A cluster and its watcher.
 pub(crate) struct Cluster {
-    name: String,
+    pub(crate) name: String,
     pub(crate) watcher: Watcher,
     /// What its servers have to do.
     pub(crate) loads: Loads,
@@ -32,17 +42,19 @@ pub(crate) struct Cluster {
     pub(crate) cluster: config::Cluster,
     /// The keys of `[topology]` that the watcher goes by.
     pace: [Duration; 4],
+    past: Arc<Mutex<Past>>,
     followers: Mutex<Vec<AbortHandle>>,
 }
 
 impl Cluster {
-    /// Starts watching, on the current runtime.
+    /// Starts watching, on the current runtime; in place of `before`, if it was watched.
     pub(crate) fn watch(
         service: &Arc<Service>,
         name: &str,
         cluster: &config::Cluster,
         config: &Config,
         [tls, manager_tls]: [Option<Tls>; 2],
+        before: Option<&Arc<Cluster>>,
     ) -> Arc<Cluster> {
         let watcher = Watcher::spawn(topology::Options {
             servers: cluster.servers.iter().map(|server| (server.host.clone(), server.port)).collect(),
@@ -66,13 +78,36 @@ impl Cluster {
             manager_tls,
             cluster: cluster.clone(),
             pace: pace(config),
+            past: before.map(|before| before.past.clone()).unwrap_or_default(),
             followers: Mutex::default(),
         });
+        if let Some(before) = before {
+            watched.part(service, before);
+        }
         let follower = tokio::spawn(follow(service.clone(), watched.clone())).abort_handle();
         let hurrier = tokio::spawn(hurry(service.clone(), watched.clone())).abort_handle();
         let enlister = tokio::spawn(enlist(service.clone(), watched.clone())).abort_handle();
         *watched.followers.lock().unwrap_or_else(PoisonError::into_inner) = vec![follower, hurrier, enlister];
         watched
+    }
+
+    /// Servers that have left: nobody watches them any more. One that was in order finishes what it does; from one that was not nobody is to
+    /// wait for an answer, which would be none when it comes.
+    fn part(&self, service: &Service, before: &Cluster) {
+        let stays =
+            |spot: &Spot| self.cluster.servers.iter().any(|server| *server.host == *spot.0 && server.port == spot.1);
+        for node in &before.watcher.snapshot().nodes {
+            let spot = (node.host.clone(), node.port);
+            let is_in_order = matches!(node.state, NodeState::Primary { .. } | NodeState::Replica { .. });
+            if !stays(&spot) && !is_in_order {
+                service.sever(&self.name, &spot);
+            }
+        }
+        self.past().known.retain(|spot, _| stays(spot));
+    }
+
+    fn past(&self) -> MutexGuard<'_, Past> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the watcher does what another configuration says.
@@ -171,16 +206,15 @@ pub(crate) fn sources(cluster: &config::Cluster, config: &Config, tls: Option<&T
 /// keeps them: what was sent there may have been done, and it may yet say so. A replica does not: what was asked of it, another
 /// answers.
 async fn follow(service: Arc<Service>, cluster: Arc<Cluster>) {
-    let mut known: Vec<Option<&'static str>> = Vec::new();
-    let mut primary = None;
     loop {
         let snapshot = cluster.watcher.snapshot().clone();
-        known.resize(snapshot.nodes.len(), None);
-        for (node, known) in snapshot.nodes.iter().zip(&mut known) {
+        for node in &snapshot.nodes {
+            let spot = (node.host.clone(), node.port);
+            let known = cluster.past().known.get(&spot).copied();
             let state = match node.state {
-                NodeState::Unreachable { rejects: false, .. } if *known == Some("replica") => {
-                    service.sever(&cluster, node.id);
-                    *known = None;
+                NodeState::Unreachable { rejects: false, .. } if known == Some("replica") => {
+                    service.sever(&cluster.name, &spot);
+                    cluster.past().known.remove(&spot);
                     continue;
                 }
                 NodeState::Unknown | NodeState::Unreachable { .. } => continue,
@@ -188,14 +222,15 @@ async fn follow(service: Arc<Service>, cluster: Arc<Cluster>) {
             };
             // A replica that has become the primary keeps its connections; they notice nothing.
             if known.is_some_and(|known| known != state && (known, state) != ("replica", "primary")) {
-                service.sever(&cluster, node.id);
+                service.sever(&cluster.name, &spot);
             }
-            *known = Some(state);
+            cluster.past().known.insert(spot, state);
         }
-        if let Writer::Known(epoch) = snapshot.writer {
-            let deposed = primary.replace(epoch.primary).filter(|before| *before != epoch.primary);
-            if let Some(node) = deposed {
-                service.sever(&cluster, node);
+        if let Some(node) = snapshot.primary() {
+            let spot = (node.host.clone(), node.port);
+            let before = cluster.past().primary.replace(spot.clone());
+            if let Some(deposed) = before.filter(|before| *before != spot) {
+                service.sever(&cluster.name, &deposed);
                 service.suspect_catalogs(&cluster);
             }
         }

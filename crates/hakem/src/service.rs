@@ -13,13 +13,14 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use auth::{Credential, Penalties, PenaltyOptions};
 use config::{Address, Config, ResolveError};
+use pool::Pool;
+use session::ServerMemory;
 use tokio::sync::mpsc;
-use topology::NodeId;
 
 use crate::cancel::Cancels;
 use crate::catalog::Lore;
 use crate::census::Census;
-use crate::clusters::{Cluster, Clusters};
+use crate::clusters::{Cluster, Clusters, Spot};
 use crate::console::settings;
 use crate::control::Order;
 use crate::counters::{self, PINS};
@@ -64,6 +65,8 @@ pub(crate) struct Service {
     clusters: ArcSwap<Clusters>,
     /// Clusters that only clients of removed databases still use.
     departing: Mutex<Vec<Arc<Cluster>>>,
+    /// Pools, with their clusters, that others have taken the places of and that somebody still holds a server of.
+    abandoned: Mutex<Vec<(String, Weak<Pool<ServerMemory>>)>>,
     tenants: Mutex<HashMap<(String, String), Arc<Tenant>>>,
     reloading: tokio::sync::Mutex<()>,
     secrets: ArcSwap<Secrets>,
@@ -108,6 +111,7 @@ impl Service {
             workers,
             clusters: ArcSwap::default(),
             departing: Mutex::default(),
+            abandoned: Mutex::default(),
             tenants: Mutex::default(),
             reloading: tokio::sync::Mutex::default(),
             secrets: ArcSwap::from_pointee(secrets),
@@ -121,7 +125,7 @@ impl Service {
         });
         service.warm();
         let watch = |((name, cluster), tls): ((&String, &config::Cluster), _)| {
-            (name.clone(), Cluster::watch(&service, name, cluster, &config, tls))
+            (name.clone(), Cluster::watch(&service, name, cluster, &config, tls, None))
         };
         service.clusters.store(Arc::new(config.clusters.iter().zip(encrypted).map(watch).collect()));
         service
@@ -338,7 +342,7 @@ impl Service {
             let tls = files.cluster(name);
             let kept = known.get(name).filter(|known| known.is_as(cluster, &config, &tls));
             let watched = kept.cloned().unwrap_or_else(|| {
-                let watched = Cluster::watch(self, name, cluster, &config, tls);
+                let watched = Cluster::watch(self, name, cluster, &config, tls, known.get(name));
                 fresh.push(watched.clone());
                 watched
             });
@@ -374,7 +378,9 @@ impl Service {
                     // What is said of functions by name may be something else now, as may be who is asked.
                     tenant.lore().remind();
                     tenants.insert(old.key.clone(), tenant.clone());
-                    tenant.supersede(&old);
+                    let abandoned = tenant.supersede(&old);
+                    let of_cluster = abandoned.iter().map(|pool| (old.cluster.name.clone(), Arc::downgrade(pool)));
+                    lock(&self.abandoned).extend(of_cluster);
                 }
                 // Its clients finish what they do; nobody else gets in.
                 Err(_) => old.remove(),
@@ -460,6 +466,7 @@ impl Service {
         // The map's own hold is the only one left of a removed tenant when its last client has gone.
         lock(&self.tenants).retain(|_, tenant| !tenant.is_removed() || Arc::strong_count(tenant) > 1);
         self.gates.sweep();
+        lock(&self.abandoned).retain(|(_, pool)| pool.strong_count() > 0);
         let tenants = self.tenants();
         for tenant in &tenants {
             let in_use = self.census.has(&tenant.key);
@@ -482,13 +489,19 @@ impl Service {
             .for_each(|tenant| tenant.lore().suspect());
     }
 
-    /// Ends the connections to a node of a cluster, at once: it is not what it was, or cannot be reached.
-    pub(crate) fn sever(&self, cluster: &Arc<Cluster>, node: NodeId) {
+    /// Ends the connections to a server of a cluster, at once: it is not what it was, or cannot be reached. Those of pools, too, that others
+    /// have taken the places of.
+    pub(crate) fn sever(&self, cluster: &str, (host, port): &Spot) {
+        let is_there = |pool: &Pool<ServerMemory>| *pool.target().host == **host && pool.target().port == *port;
+        let abandoned: Vec<_> = lock(&self.abandoned).iter().filter(|(of, _)| of == cluster).cloned().collect();
+        abandoned
+            .iter()
+            .filter_map(|(_, pool)| pool.upgrade())
+            .filter(|pool| is_there(pool))
+            .for_each(|pool| pool.sever());
         for tenant in self.tenants() {
-            if Arc::ptr_eq(&tenant.cluster, cluster)
-                && let Some((_, pool)) = tenant.pools().find(|(of, _)| *of == node)
-            {
-                pool.sever();
+            if tenant.cluster.name == cluster {
+                tenant.pools().filter(|(_, pool)| is_there(pool)).for_each(|(_, pool)| pool.sever());
             }
         }
     }

@@ -222,14 +222,13 @@ impl Tenant {
     }
 
     /// This one has taken another's place, which can be found from now on.
-    pub(crate) fn supersede(&self, old: &Tenant) {
+    pub(crate) fn supersede(&self, old: &Tenant) -> Vec<Arc<Pool<ServerMemory>>> {
         old.superseded.store(true, Ordering::Release);
         old.news.send_replace(());
-        for (_, pool) in old.pools() {
-            if !self.pools().any(|(_, kept)| Arc::ptr_eq(kept, pool)) {
-                pool.abandon();
-            }
-        }
+        let goes = |pool: &&Arc<Pool<ServerMemory>>| !self.pools().any(|(_, kept)| Arc::ptr_eq(kept, pool));
+        let abandoned: Vec<_> = old.pools().map(|(_, pool)| pool).filter(goes).cloned().collect();
+        abandoned.iter().for_each(Pool::abandon);
+        abandoned
     }
 
     /// Whether clients are to go over to its successor.
