@@ -365,9 +365,18 @@ impl Scanner<'_> {
 
     /// Any number of any version: 15's decimal ones, 16's 0x1F and 1_000 too.
     fn scan_number(&mut self) -> Kind {
-        if self.peek(0) == b'0' && matches!(self.peek(1) | 0x20, b'x' | b'o' | b'b') {
-            self.at += 2;
-            while self.peek(0).is_ascii_alphanumeric() || self.peek(0) == b'_' {
+        // Before PostgreSQL 16 such a number ends behind its zero, and what follows is a word of its own: what cannot be its digits never is.
+        let base = match self.peek(1) | 0x20 {
+            b'x' => 16,
+            b'o' => 8,
+            b'b' => 2,
+            _ => 0,
+        };
+        let is_digit = |byte: u8| base > 0 && char::from(byte).is_digit(base);
+        let first = 2 + usize::from(self.peek(2) == b'_');
+        if self.peek(0) == b'0' && is_digit(self.peek(first)) {
+            self.at += first;
+            while is_digit(self.peek(0)) || (self.peek(0) == b'_' && is_digit(self.peek(1))) {
                 self.at += 1;
             }
             return Kind::Number;

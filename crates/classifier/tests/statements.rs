@@ -692,3 +692,19 @@ fn hints() {
     check("delete from t /* hakem: replica */", Some(Hint::place(Place::Replica)), Access::Write);
     check("select '/* hakem: primary */'", None, Access::Read);
 }
+
+#[test]
+fn words_that_call_functions() {
+    for sql in [
+        // `makeFuncCall(SystemFuncName(...))`, of the last name of the type.
+        "select treat('s'::regclass as nextval)",
+        "select treat(1::bigint as pg_advisory_lock)",
+        "select isnull(1)",
+        "select 1 from t where notnull(a)",
+        "select 1 from t where a = 0or f(1)",
+        "select 1 from t where a = 0between f(1) and 2",
+    ] {
+        let class = Classifier::new(Options::default()).classify(sql);
+        assert_eq!(class.access, Access::Write, "{sql}");
+    }
+}
