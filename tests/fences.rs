@@ -142,6 +142,28 @@ async fn a_primary_that_slept_through_a_reload() {
     }
 }
 
+/// The new primary is away when the servers are watched anew: the old one is still no primary.
+#[tokio::test]
+async fn a_reload_does_not_forget_who_was_deposed() {
+    let setup = setup(1).with("topology", "failover_timeout", "\"300ms\"");
+    let mut stage = start(setup.clone()).await;
+    let client = stage.connect().await;
+    assert_eq!(client.failure("insert into kept values (0)").await, None);
+    stage.cluster.caught_up().await.unwrap();
+    stage.cluster.promote(1).await.unwrap();
+    in_state(&stage.proxy, &stage.cluster, 0, "fenced").await;
+    stage.cluster.kill(1).await.unwrap();
+    in_state(&stage.proxy, &stage.cluster, 1, "unreachable").await;
+
+    setup.with("topology", "probe_timeout", "\"900ms\"").reload(&stage).await.unwrap();
+    in_state(&stage.proxy, &stage.cluster, 0, "fenced").await;
+    assert_eq!(client.failure("insert into kept values (1)").await, Some(SqlState::CANNOT_CONNECT_NOW));
+    assert_eq!(rows(&stage.cluster, 0).await, BTreeSet::from([0]));
+    stage.cluster.start_node(1).await.unwrap();
+    until("writes to go on", async || client.failure("insert into kept values (2)").await.is_none()).await.unwrap();
+    assert_eq!(rows(&stage.cluster, 1).await, BTreeSet::from([0, 2]));
+}
+
 /// Somebody promotes a replica while the primary lives.
 #[tokio::test]
 async fn a_promotion_beside_a_living_primary() {

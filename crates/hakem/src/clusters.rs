@@ -56,7 +56,7 @@ impl Cluster {
         [tls, manager_tls]: [Option<Tls>; 2],
         before: Option<&Arc<Cluster>>,
     ) -> Arc<Cluster> {
-        let watcher = Watcher::spawn(topology::Options {
+        let options = topology::Options {
             servers: cluster.servers.iter().map(|server| (server.host.clone(), server.port)).collect(),
             sources: sources(cluster, config, manager_tls.as_ref()),
             user: cluster.probe_user.clone(),
@@ -68,7 +68,11 @@ impl Cluster {
             probe_interval_waiting: config.topology.probe_interval_waiting,
             probe_timeout: config.topology.probe_timeout,
             ..topology::Options::default()
-        });
+        };
+        let watcher = match before {
+            Some(before) => before.watcher.succeed(options),
+            None => Watcher::spawn(options),
+        };
         let watched = Arc::new(Cluster {
             name: name.to_owned(),
             watcher,

@@ -142,6 +142,22 @@ impl Board {
         }
     }
 
+    /// The board of a watcher that takes this one's place, of these servers: each has to be asked anew, but what it has said last still counts
+    /// if it does not answer, and what was proven of our cluster stays proven.
+    pub(crate) fn heir(&self, servers: &[(String, u16)]) -> Board {
+        let mut heir = Board::new(servers);
+        for entry in &mut heir.nodes {
+            let known = self.nodes.iter().find(|known| known.is_at(&entry.host, entry.port));
+            entry.last = known.and_then(|known| known.last.clone());
+        }
+        let number = |node: NodeId| {
+            let old = &self.nodes[node.index()];
+            (0..).map(NodeId).zip(&heir.nodes).find(|(_, new)| new.is_at(&old.host, old.port)).map(|(id, _)| id)
+        };
+        heir.memory = self.memory.renumbered(number);
+        heir
+    }
+
     /// The newest snapshot.
     pub(crate) fn current(&self) -> Arc<Snapshot> {
         Arc::clone(&self.current)
@@ -242,6 +258,10 @@ impl Board {
 }
 
 impl Entry {
+    fn is_at(&self, host: &str, port: u16) -> bool {
+        &*self.host == host && self.port == port
+    }
+
     fn note(&mut self, report: Report) {
         match report {
             Report::Answered(answer) => {
@@ -281,7 +301,8 @@ impl Entry {
         match (&self.contact, identity) {
             (Contact::Lost { last, .. }, identity) => Sight::Lost(last.kind, identity),
             (Contact::Answering, Some(identity)) => Sight::Answered(identity),
-            (Contact::Never, _) | (Contact::Answering, None) => Sight::Never,
+            (Contact::Never, identity) => Sight::Never(identity),
+            (Contact::Answering, None) => Sight::Never(None),
         }
     }
 

@@ -8,7 +8,8 @@
 //!    first after our start gets no write.
 //! 3. **The newest timeline** is the highest that any of our nodes ever showed, replicas included: a replica on
 //!    timeline 3 proves that somebody was promoted. A primary of an older timeline is fenced, also while the newer
-//!    one is out of reach. Timelines only grow, so this holds until the watcher is started anew.
+//!    one is out of reach. Timelines only grow, so this holds for as long as the program runs: a watcher that takes another's
+//!    place takes over what that one knew.
 //! 4. **A lost primary's claim** depends on how it was lost. *Refused* (nobody listens, or the postmaster says that it
 //!    is starting or stopping) ends the claim: such a server writes nothing. *Silent* (no answer within the probe's
 //!    timeout on the old connection and on a new one) means that it gets no writes, but it may be alive behind a
@@ -31,8 +32,8 @@ use crate::snapshot::{Epoch, Fence, NoPrimary, NodeId, Writer};
 /// One node as seen by its last probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sight {
-    /// Not asked yet.
-    Never,
+    /// Not asked yet; with what it said to the watcher before this one.
+    Never(Option<Identity>),
     /// It answered.
     Answered(Identity),
     /// It did not; with what it last said, if it ever answered.
@@ -58,7 +59,7 @@ pub(crate) enum LossKind {
     Rejected,
 }
 
-/// What must outlive one round.
+/// What must outlive one round, and the watcher too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Memory {
     /// Our system identifier and its newest timeline.
@@ -85,6 +86,14 @@ pub(crate) enum Standing {
     Fenced(Fence),
 }
 
+impl Memory {
+    /// The same where the nodes have other numbers; one that is gone has none.
+    pub(crate) fn renumbered(self, number: impl Fn(NodeId) -> Option<NodeId>) -> Memory {
+        let last = self.last.and_then(|epoch| Some(Epoch { primary: number(epoch.primary)?, ..epoch }));
+        Memory { last, ..self }
+    }
+}
+
 /// Applies the rules to what was seen of all nodes, in the configured order.
 pub(crate) fn combine(sights: &[Sight], word: Word, memory: Memory) -> Verdict {
     let ours = ours(sights, word, memory);
@@ -103,7 +112,7 @@ fn ours(sights: &[Sight], word: Word, memory: Memory) -> Option<(u64, u32)> {
     let known = || sights.iter().filter_map(|sight| sight.identity());
     let votes = |system: u64| known().filter(|identity| identity.system_identifier == system).count();
     let before = memory.ours.map(|(system, _)| system);
-    let most = known().map(|identity| votes(identity.system_identifier)).max()?;
+    let Some(most) = known().map(|identity| votes(identity.system_identifier)).max() else { return memory.ours };
     let system = before
         .filter(|&system| votes(system) == most)
         .or_else(|| known().map(|identity| identity.system_identifier).find(|&system| votes(system) == most))?;
@@ -126,14 +135,14 @@ fn ours(sights: &[Sight], word: Word, memory: Memory) -> Option<(u64, u32)> {
 fn writer(sights: &[Sight], word: Word, ours: Option<(u64, u32)>, memory: Memory) -> Writer {
     let not_found = Writer::None(NoPrimary::NotFound { last: memory.last });
     let Some((system_identifier, timeline)) = ours else { return not_found };
-    if sights.contains(&Sight::Never) {
+    if sights.iter().any(|sight| matches!(sight, Sight::Never(_))) {
         return not_found;
     }
     let claim = |sight: &Sight| match sight {
         Sight::Answered(identity) | Sight::Lost(LossKind::Silent | LossKind::Rejected, Some(identity)) => {
             identity.claims_primary && identity.system_identifier == system_identifier && identity.timeline == timeline
         }
-        Sight::Never | Sight::Lost(..) => false,
+        Sight::Never(_) | Sight::Lost(..) => false,
     };
     let claimants: Box<[NodeId]> =
         (0..).zip(sights).filter(|(_, sight)| claim(sight)).map(|(index, _)| NodeId(index)).collect();
@@ -150,7 +159,7 @@ fn writer(sights: &[Sight], word: Word, ours: Option<(u64, u32)>, memory: Memory
 
 fn standing(sight: Sight, admitted: bool, ours: Option<(u64, u32)>) -> Standing {
     let (identity, answered) = match sight {
-        Sight::Never => return Standing::Unknown,
+        Sight::Never(_) => return Standing::Unknown,
         Sight::Answered(identity) => (identity, true),
         Sight::Lost(LossKind::Rejected, Some(identity)) if identity.claims_primary => (identity, false),
         Sight::Lost(..) => return Standing::Unreachable,
@@ -174,9 +183,8 @@ impl Sight {
     /// What the node said of itself, now or when it last answered.
     pub(crate) fn identity(&self) -> Option<Identity> {
         match *self {
-            Sight::Never => None,
             Sight::Answered(identity) => Some(identity),
-            Sight::Lost(_, identity) => identity,
+            Sight::Never(identity) | Sight::Lost(_, identity) => identity,
         }
     }
 }
@@ -196,7 +204,7 @@ mod tests {
             _ => None,
         };
         if text == "?" {
-            return Sight::Never;
+            return Sight::Never(None);
         }
         let claim = text.trim_end_matches(['!', '~', '%']);
         let (system_identifier, claim) = match claim.strip_prefix('x') {

@@ -1,10 +1,10 @@
 //! The tasks, and the handle that the rest of the program holds.
 //!
-//! One task per server probes it; one task owns the board and publishes. The handle reads what was published and
+//! One task per server probes it; one task tells the board and publishes. The handle reads what was published and
 //! never waits for a probe unless asked to.
 
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
@@ -44,6 +44,8 @@ struct Inner {
 
 /// What the tasks and the handles have in common.
 struct Shared {
+    /// The publisher's; a watcher that takes this one's place reads it once.
+    board: Mutex<Board>,
     current: ArcSwap<Snapshot>,
     version: watch::Sender<u64>,
     /// What the cluster manager has said last.
@@ -68,8 +70,23 @@ impl Watcher {
     /// Outside of a tokio runtime.
     pub fn spawn(options: Options) -> Watcher {
         let board = Board::new(&options.servers);
+        Watcher::start(options, board)
+    }
+
+    /// Starts watching the same cluster in another way, in this one's place: with what this one has learnt of timelines, so that whoever was
+    /// deposed stays so. This one goes on until it is shut down.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn succeed(&self, options: Options) -> Watcher {
+        let board = self.inner.shared.board().heir(&options.servers);
+        Watcher::start(options, board)
+    }
+
+    fn start(options: Options, board: Board) -> Watcher {
         let shared = Arc::new(Shared {
             current: ArcSwap::new(board.current()),
+            board: Mutex::new(board),
             version: watch::Sender::new(0),
             announced: watch::Sender::new(None),
             handovers: watch::Sender::new((0, 0)),
@@ -111,7 +128,6 @@ impl Watcher {
         }
         // It ends when the probers and the sources have: their ends of the channel are the only ones.
         let publisher = Publisher {
-            board,
             servers: options.servers,
             said,
             announced_handover: None,
@@ -190,6 +206,10 @@ impl Drop for Waiting {
 }
 
 impl Shared {
+    fn board(&self) -> MutexGuard<'_, Board> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn count_waiting(&self, change: isize) {
         self.waiting.send_if_modified(|count| {
             let before = *count;
@@ -265,9 +285,8 @@ pub(crate) enum News {
     Heard(usize, Option<Announcement>),
 }
 
-/// Owns the board.
+/// Tells the board, and publishes what that says.
 struct Publisher {
-    board: Board,
     servers: Vec<(String, u16)>,
     /// What each of the sources has said last.
     said: Vec<Option<Announcement>>,
@@ -291,11 +310,11 @@ impl Publisher {
                 // Its sender lives in `shared`.
                 _changed = handovers.changed() => None,
             };
-            let old = self.board.current();
+            let old = self.shared.current.load_full();
             let probed = match news {
                 None => None,
                 Some(News::Probed(id, report)) => {
-                    self.board.observe(id, report);
+                    self.shared.board().observe(id, report);
                     Some(id)
                 }
                 Some(News::Heard(place, said)) => {
@@ -305,7 +324,7 @@ impl Publisher {
                 }
             };
             self.hand_over();
-            let (new, shared) = (self.board.current(), &self.shared);
+            let (new, shared) = (self.shared.board().current(), &self.shared);
             tell(&old, &new);
             // The snapshot first: whoever is woken by the version or the probe must find it.
             shared.current.store(Arc::clone(&new));
@@ -331,14 +350,15 @@ impl Publisher {
         let now = (credible || count > 0, begun);
         if now != self.handing_over {
             self.handing_over = now;
-            self.board.hand_over(now.0);
+            self.shared.board().hand_over(now.0);
         }
     }
 
     /// The first source that answers counts.
     fn hear(&mut self) {
         let heard = self.said.iter().flatten().next().cloned();
-        self.board.hear(heard.as_ref().map_or(Word::Unheard, |heard| heard.word(&self.servers)));
+        let word = heard.as_ref().map_or(Word::Unheard, |heard| heard.word(&self.servers));
+        self.shared.board().hear(word);
         self.shared.announced.send_if_modified(|known| {
             let changed = *known != heard;
             // The last word stays when nobody answers any more: who was a member still is one.

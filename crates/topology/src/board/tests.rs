@@ -59,14 +59,62 @@ fn show(snapshot: &Snapshot, start: Instant) -> String {
 
 /// Reports one after the other and what the snapshot then shows.
 fn check(servers: usize, steps: &[(&str, &str)]) -> Arc<Snapshot> {
-    let start = Instant::now();
     let mut board = Board::new(&vec![("host".to_owned(), 5432); servers]);
+    tell(&mut board, Instant::now(), steps);
+    board.current()
+}
+
+fn tell(board: &mut Board, start: Instant, steps: &[(&str, &str)]) {
     for (step, expected) in steps {
         let (id, report) = report(step, start);
         board.observe(id, report);
         assert_eq!(show(&board.current(), start), *expected, "after {step}");
     }
-    board.current()
+}
+
+/// Watchers one after the other, each of these servers (a letter each), with its reports.
+fn check_heirs(watchers: &[(&str, &[(&str, &str)])]) {
+    let start = Instant::now();
+    let mut board: Option<Board> = None;
+    for (letters, steps) in watchers {
+        let servers: Vec<(String, u16)> = letters.chars().map(|letter| (letter.to_string(), 5432)).collect();
+        let mut heir = board.map_or_else(|| Board::new(&servers), |board| board.heir(&servers));
+        assert!(show(&heir.current(), start).starts_with("0 none: ?"), "nothing is known before anybody is asked");
+        tell(&mut heir, start, steps);
+        board = Some(heir);
+    }
+}
+
+#[test]
+fn a_watcher_that_takes_anothers_place_knows_who_was_deposed() {
+    let promoted: &[_] = &[("10 0 +P1:500", "1 none: P ?"), ("20 1 +P2:600", "2 1@2: x P")];
+    // The new primary dies, and the old one lives.
+    check_heirs(&[("ab", promoted), ("ab", &[("30 0 +P1:500", "1 none: x ?"), ("40 1 !", "2 none: x -")])]);
+    check_heirs(&[("ab", promoted), ("ab", &[("30 1 ~", "1 none: ? -"), ("40 0 +P1:500", "2 none: x -")])]);
+    // Also where it is watched no more, under another number, and by a watcher that has heard of nobody.
+    check_heirs(&[("ab", promoted), ("a", &[("30 0 +P1:500", "1 none: x")])]);
+    check_heirs(&[("ab", promoted), ("ca", &[("30 0 !", "1 none: - ?"), ("40 1 +P1:500", "2 none: - x")])]);
+    check_heirs(&[("ab", promoted), ("c", &[("30 0 !", "1 none: -")]), ("a", &[("40 0 +P1:500", "1 none: x")])]);
+    check_heirs(&[("ab", promoted), ("ba", &[("30 1 +P1:500", "1 none: ? x"), ("40 0 +P2:700", "2 0@2: P x")])]);
+}
+
+#[test]
+fn a_watcher_that_takes_anothers_place_knows_whose_the_cluster_is() {
+    let known: &[_] =
+        &[("10 0 +P1:500", "1 none: P ? ?"), ("20 1 +R1:500", "2 none: P R ?"), ("30 2 +xP1:9", "3 0@1: P R x")];
+    // Whoever is lost votes on, and whoever has not been asked yet.
+    let lost: &[_] = &[("40 2 +xP1:9", "1 none: ? ? x"), ("50 0 !", "2 none: - ? x"), ("60 1 !", "3 none: - - x")];
+    check_heirs(&[("abc", known), ("abc", lost)]);
+    // Another cluster altogether is believed.
+    check_heirs(&[("abc", known), ("d", &[("40 0 +xP1:9", "1 0@1: P")])]);
+}
+
+#[test]
+fn a_watcher_that_takes_anothers_place_proves_freshness_anew() {
+    let known: &[_] =
+        &[("10 0 +P1:500", "1 none: P ?"), ("20 1 +R1:500", "2 0@1: P R"), ("30 0 P1:500", "2 0@1: P 30")];
+    let anew: &[_] = &[("40 0 +P1:500", "1 none: P ?"), ("50 1 +R1:400", "2 0@1: P R"), ("60 0 P1:500", "2 0@1: P R")];
+    check_heirs(&[("ab", known), ("ab", anew)]);
 }
 
 #[test]
