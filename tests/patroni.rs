@@ -296,6 +296,41 @@ async fn a_switchover_by_the_console_fails_nothing() {
     }
 }
 
+/// Who began before the pools were replaced may finish, too.
+#[tokio::test]
+async fn a_switchover_waits_for_transactions_of_before_a_reload() {
+    let cluster = managed(2).await;
+    let setup = by_etcd(&cluster).with("topology", "switchover_grace", "\"60s\"");
+    let admin = format!("[{:?}]", setup.cluster.user);
+    let proxy = setup.with("console", "admin_users", &admin).proxy(&cluster).await.unwrap();
+    ready(&proxy).await;
+    let leader = cluster.settled().await.unwrap();
+    let (client, console) = (
+        proxy.connect().await,
+        proxy
+            .connect_with(|config| {
+                config.dbname("hakem");
+            })
+            .await
+            .unwrap(),
+    );
+    client.batch_execute("create table kept (n bigint)").await.unwrap();
+    client.batch_execute("begin; insert into kept values (1)").await.unwrap();
+    console.batch_execute("SET server_connect_timeout = '9s'").await.unwrap();
+    let target = format!("127.0.0.1:{}", cluster.members()[1 - leader].port());
+    let asked = format!("SWITCHOVER TO \"{target}\"");
+    let finish = async {
+        until("the handover to begin", async || proxy.log().contains("writes wait")).await.unwrap();
+        // Longer than a server takes that is stopped.
+        client.batch_execute("select pg_sleep(5)").await.unwrap();
+        client.batch_execute("commit").await.unwrap();
+    };
+    let (switched, ()) = tokio::join!(console.batch_execute(&asked), finish);
+    switched.unwrap();
+    assert_eq!(writer(&proxy, &cluster).await, Some(1 - leader));
+    assert_eq!(cluster.sql(1 - leader, "select n from kept").await.unwrap(), "1");
+}
+
 /// One that is asked for elsewhere is announced in etcd: statements wait for it.
 #[tokio::test]
 async fn a_switchover_by_patroni_fails_no_statement() {

@@ -489,21 +489,26 @@ impl Service {
             .for_each(|tenant| tenant.lore().suspect());
     }
 
-    /// Ends the connections to a server of a cluster, at once: it is not what it was, or cannot be reached. Those of pools, too, that others
-    /// have taken the places of.
-    pub(crate) fn sever(&self, cluster: &str, (host, port): &Spot) {
-        let is_there = |pool: &Pool<ServerMemory>| *pool.target().host == **host && pool.target().port == *port;
-        let abandoned: Vec<_> = lock(&self.abandoned).iter().filter(|(of, _)| of == cluster).cloned().collect();
-        abandoned
-            .iter()
-            .filter_map(|(_, pool)| pool.upgrade())
-            .filter(|pool| is_there(pool))
-            .for_each(|pool| pool.sever());
-        for tenant in self.tenants() {
-            if tenant.cluster.name == cluster {
-                tenant.pools().filter(|(_, pool)| is_there(pool)).for_each(|(_, pool)| pool.sever());
-            }
+    /// Ends the connections to a server of a cluster, at once: it is not what it was, or cannot be reached.
+    pub(crate) fn sever(&self, cluster: &str, spot: &Spot) {
+        self.pools_at(cluster, spot).iter().for_each(|pool| pool.sever());
+    }
+
+    /// How many connections to a server of a cluster are in use.
+    pub(crate) fn leased(&self, cluster: &str, spot: &Spot) -> usize {
+        self.pools_at(cluster, spot).iter().map(|pool| pool.figures().leased).sum()
+    }
+
+    /// The pools of a server of a cluster, those too that others have taken the places of.
+    fn pools_at(&self, cluster: &str, (host, port): &Spot) -> Vec<Arc<Pool<ServerMemory>>> {
+        let abandoned = lock(&self.abandoned).clone();
+        let mut pools: Vec<_> =
+            abandoned.iter().filter(|(of, _)| of == cluster).filter_map(|(_, pool)| pool.upgrade()).collect();
+        for tenant in self.tenants().iter().filter(|tenant| tenant.cluster.name == cluster) {
+            pools.extend(tenant.pools().map(|(_, pool)| pool.clone()));
         }
+        pools.retain(|pool| *pool.target().host == **host && pool.target().port == *port);
+        pools
     }
 }
 

@@ -52,16 +52,8 @@ pub(crate) async fn switch_over(service: &Arc<Service>, target: &str) -> Result<
 async fn finish_transactions(service: &Service, cluster: &Arc<Cluster>, deadline: Instant) {
     loop {
         let snapshot = cluster.watcher.snapshot().clone();
-        let primaries: Vec<NodeId> =
-            snapshot.nodes.iter().filter(|node| node.state.name() == "primary").map(|node| node.id).collect();
-        let held: usize = service
-            .tenants()
-            .iter()
-            .filter(|tenant| Arc::ptr_eq(&tenant.cluster, cluster))
-            .flat_map(|tenant| tenant.pools().map(|(node, pool)| (node, pool.figures().leased)).collect::<Vec<_>>())
-            .filter(|(node, _)| primaries.contains(node))
-            .map(|(_, leased)| leased)
-            .sum();
+        let primaries = snapshot.nodes.iter().filter(|node| node.state.name() == "primary");
+        let held: usize = primaries.map(|node| service.leased(&cluster.name, &(node.host.clone(), node.port))).sum();
         if held == 0 || Instant::now() >= deadline {
             return;
         }
