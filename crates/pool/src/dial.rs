@@ -198,8 +198,9 @@ async fn log_in(target: &Target, more: &[(String, String)], stream: Stream) -> R
         login = login.bound_to(end_point);
     }
     let mut login = Some(login);
-    let (mut parameters, mut cancel, mut admitted) = (Parameters::new(), None, false);
-    loop {
+    let (mut parameters, mut cancel, mut admitted, mut ready) = (Parameters::new(), None, false, false);
+    // What a server says of itself may come behind ReadyForQuery at once ("Asynchronous Operations", protocol-flow): that it is ended, too.
+    while !ready || !peer.received.is_empty() {
         let message = peer.receive().await?;
         let frame = Frame { tag: message[0], whole: &message };
         match frame.tag {
@@ -228,13 +229,12 @@ async fn log_in(target: &Target, more: &[(String, String)], stream: Stream) -> R
                 }
                 parameters.push((name.into(), value.into()));
             }
-            tag::BACKEND_KEY_DATA if admitted => cancel = backend::backend_key_data(frame.body()).map(Arc::new),
-            tag::READY_FOR_QUERY if admitted => break,
+            tag::BACKEND_KEY_DATA if admitted && !ready => {
+                cancel = backend::backend_key_data(frame.body()).map(Arc::new)
+            }
+            tag::READY_FOR_QUERY if admitted && !ready => ready = true,
             _ => return Err(DialError::Protocol("an unexpected message during login")),
         }
-    }
-    if !peer.received.is_empty() {
-        return Err(DialError::Protocol("bytes after ReadyForQuery"));
     }
     Ok(Admitted { stream: peer.stream, parameters, cancel })
 }

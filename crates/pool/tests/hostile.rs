@@ -84,6 +84,17 @@ async fn errors_without_a_sqlstate() {
     }
 }
 
+/// A server that is ended as soon as it has let us in says so in the same breath: that is no breach of the protocol, and will pass.
+#[tokio::test]
+async fn a_farewell_behind_the_end_of_the_login() {
+    let ready = message(b'Z', b"I");
+    let farewell = message(b'E', b"SFATAL\0C57P01\0Mterminating connection\0\0");
+    let (error, _) = meet(Credential::None, &[[OK, &ready, &farewell].concat()]).await;
+    assert!(error.is_transient() && error.to_string() == "terminating connection", "{error:?}");
+    let (error, _) = meet(Credential::None, &[[OK, &ready, &ready].concat()]).await;
+    assert!(matches!(error, DialError::Protocol(_)), "{error:?}");
+}
+
 /// CVE-2026-6664 and 6665: lengths that are lies, and fields that are too long.
 #[tokio::test]
 async fn oversized_fields() {
