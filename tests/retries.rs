@@ -376,6 +376,8 @@ async fn what_has_not_been_replayed() {
     // Once it is replayed it is the replica's; and what is wrong everywhere is the client's own error.
     stage.cluster.resume_replay(1).await.unwrap();
     stage.cluster.caught_up().await.unwrap();
+    // What has only just caught up is not yet known to have.
+    stage.ready().await.unwrap();
     let count = retries(&stage, "not_replayed").await;
     assert_eq!(client.value("select n from young").await.unwrap(), "42");
     assert_eq!(client.failure("selec 1").await, Some(SqlState::SYNTAX_ERROR));
