@@ -126,6 +126,16 @@ impl Cluster {
         watched(&self.cluster) == watched(cluster) && self.pace == pace(config) && encrypted
     }
 
+    /// How a database on one of its servers is connected to for the proxy's own questions.
+    pub(crate) fn login(&self, host: &str, port: u16, dbname: &str) -> tokio_postgres::Config {
+        let mut options = tokio_postgres::Config::new();
+        options.host(host).port(port).dbname(dbname).user(&self.cluster.probe_user);
+        if let Some(password) = &self.cluster.probe_password {
+            options.password(password.expose());
+        }
+        options
+    }
+
     /// The turns at a node.
     pub(crate) fn logins(&self, node: NodeId) -> Arc<Logins> {
         self.logins[node.index()].clone()

@@ -76,12 +76,7 @@ async fn ask(
     trace: Trace,
 ) -> Result<Inquiry, ReadError> {
     let node = snapshot.node(epoch.primary).ok_or(ReadError::NoServer)?;
-    let mut options = tokio_postgres::Config::new();
-    options.host(&*node.host).port(node.port).dbname(&cluster.cluster.probe_database);
-    options.user(&cluster.cluster.probe_user);
-    if let Some(password) = &cluster.cluster.probe_password {
-        options.password(password.expose());
-    }
+    let options = cluster.login(&node.host, node.port, &cluster.cluster.probe_database);
     let asking = async {
         let client = connect(options, cluster.tls.as_ref(), ASK_TIME_MAX).await?;
         let failed = |error: tokio_postgres::Error| ReadError::Failed(error.to_string());

@@ -165,7 +165,7 @@ impl Session {
             return false;
         }
         // It waits for what is to be known when its answer is lost; and what comes behind it would have to be told, too.
-        if self.own().commit_resolution && (last.request.commits || (request.commits && self.awaits_trace())) {
+        if self.resolves_commits() && (last.request.commits || (request.commits && self.awaits_trace())) {
             return false;
         }
         let within = matches!(self.transaction, Transaction::Open { .. } | Transaction::Deferred(_)) && !last.controls;

@@ -336,7 +336,7 @@ impl Session {
         self.skips_until_sync = hidden && self.progress.failed;
         let chained = self.flight.front().is_some_and(|sent| sent.request.chains);
         self.conclude(status, memory, now);
-        self.trace_copy(status, memory);
+        self.trace_late(status, memory);
         self.settle_owed();
         self.unchain(chained);
         let rests = self.flight.is_empty() && status == Status::Idle && !self.policy.keeps_server;

@@ -53,7 +53,7 @@ pub(crate) enum Wrap {
 impl Session {
     /// Whether a request outside of a block is put into one: it writes rows and does nothing that a block would make different.
     pub(crate) fn wraps(&self, request: &Request) -> bool {
-        self.own().commit_resolution
+        self.resolves_commits()
             && self.transaction == Transaction::None
             && self.lease.role == Some(Role::Primary)
             && request.end == End::Ready
@@ -92,7 +92,7 @@ impl Session {
     /// Asks for a trace behind a request that has just been written, if it writes in a transaction.
     pub(crate) fn encode_trace(&mut self, at: usize, memory: &mut ServerMemory, out: &mut Vec<u8>) {
         let request = &self.flight[at].request;
-        if !self.own().commit_resolution
+        if !self.resolves_commits()
             || self.lease.role != Some(Role::Primary)
             || !(request.writes && request.executes)
             || !(self.progress.wrap != Wrap::None || self.is_in_block(at))
@@ -142,10 +142,17 @@ impl Session {
         self.tracing.blind = false;
     }
 
+    /// Asks behind what has been answered.
+    fn ask_late(&mut self, memory: &mut ServerMemory) {
+        let mut out = std::mem::take(&mut self.to_server);
+        self.ask_for_trace(memory, &mut out);
+        self.to_server = out;
+    }
+
     /// Whether an answer has not come.
     pub(crate) fn awaits_trace(&self) -> bool {
         // Without the setting none was asked for.
-        self.own().commit_resolution && self.owed.iter().any(|owed| matches!(owed, Owed::HiddenTraced))
+        self.resolves_commits() && self.owed.iter().any(|owed| matches!(owed, Owed::HiddenTraced))
     }
 
     pub(crate) fn learn_trace(&mut self, row: &[u8]) {
@@ -181,9 +188,7 @@ impl Session {
         if status != Status::Open {
             self.end_wrap("ROLLBACK");
         } else if !self.awaits_trace() {
-            let mut out = std::mem::take(&mut self.to_server);
-            self.ask_for_trace(memory, &mut out);
-            self.to_server = out;
+            self.ask_late(memory);
         }
         self.settle_owed();
         Verdict::Swallow
@@ -209,17 +214,15 @@ impl Session {
         self.output.append(&mut self.tracing.completion);
     }
 
-    /// A request that writes through COPY in a transaction is over: it could not be asked behind it.
-    pub(crate) fn trace_copy(&mut self, status: Status, memory: &mut ServerMemory) {
+    /// A request is over that writes in a transaction, and behind which it could not be asked at once.
+    pub(crate) fn trace_late(&mut self, status: Status, memory: &mut ServerMemory) {
         if self.tracing.blind
             && !self.progress.discarding
             && status == Status::Open
-            && self.own().commit_resolution
+            && self.resolves_commits()
             && self.owed.is_empty()
         {
-            let mut out = std::mem::take(&mut self.to_server);
-            self.ask_for_trace(memory, &mut out);
-            self.to_server = out;
+            self.ask_late(memory);
         }
     }
 

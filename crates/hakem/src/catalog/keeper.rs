@@ -79,11 +79,7 @@ async fn refresh(
     let rules = rules(&service.config().routing);
     let is_first = known.is_none() && changes == lore.seen.load(Ordering::Acquire);
     let (host, port) = place(&cluster, is_first).await?;
-    let mut options = tokio_postgres::Config::new();
-    options.host(&host).port(port).dbname(&lore.dbname).user(&cluster.cluster.probe_user);
-    if let Some(password) = &cluster.cluster.probe_password {
-        options.password(password.expose());
-    }
+    let options = cluster.login(&host, port, &lore.dbname);
     let client = connect(options, cluster.tls.as_ref(), CONNECT_TIME_MAX).await?;
     if let Some(known) = known
         && known.rules == rules
