@@ -53,25 +53,35 @@ impl Overdue {
     }
 }
 
-/// When a client's time is up, and whether it is.
-#[derive(Default)]
-pub(crate) struct Alarm {
-    at: Cell<Option<(Instant, Overdue)>>,
+/// When something is due for a client, and whether it is.
+pub(crate) struct Alarm<T> {
+    at: Cell<Option<(Instant, T)>>,
     rung: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
-impl Alarm {
-    fn set(&self, at: Option<(Instant, Overdue)>) {
+impl<T> Default for Alarm<T> {
+    fn default() -> Alarm<T> {
+        Alarm { at: Cell::default(), rung: Cell::default(), waker: RefCell::default() }
+    }
+}
+
+impl<T: Copy> Alarm<T> {
+    fn set(&self, at: Option<(Instant, T)>) {
         self.at.set(at);
         self.rung.set(false);
     }
 
-    /// What the client has no more time for; else the task is woken when that comes.
-    pub(crate) fn poll(&self, context: &mut Context<'_>) -> Option<Overdue> {
-        let (_, overdue) = self.at.get()?;
+    /// Nothing is due.
+    pub(crate) fn clear(&self) {
+        self.set(None);
+    }
+
+    /// What is due; else the task is woken when that comes.
+    pub(crate) fn poll(&self, context: &mut Context<'_>) -> Option<T> {
+        let (_, due) = self.at.get()?;
         if self.rung.get() {
-            return Some(overdue);
+            return Some(due);
         }
         let mut waker = self.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
@@ -80,7 +90,7 @@ impl Alarm {
         None
     }
 
-    /// Wakes the client when its time is up. `false` when it has all the time in the world.
+    /// Wakes the client when that has come. `false` when nothing is to come.
     fn tick(&self, now: Instant) -> bool {
         let Some((at, _)) = self.at.get() else { return false };
         if at <= now
@@ -147,9 +157,16 @@ impl Client {
     }
 
     fn set_alarm(&self, at: Option<(Instant, Overdue)>) {
-        self.slot.alarm.set(at);
-        if at.is_some() && !self.worker.ticking.replace(true) {
-            drop(tokio::task::spawn_local(tick(self.worker.clone())));
+        self.worker.set_alarm(&self.slot.alarm, at);
+    }
+}
+
+impl Worker {
+    /// Sets an alarm of one of the worker's slots.
+    pub(crate) fn set_alarm<T: Copy>(self: &Rc<Worker>, alarm: &Alarm<T>, at: Option<(Instant, T)>) {
+        alarm.set(at);
+        if at.is_some() && !self.ticking.replace(true) {
+            drop(tokio::task::spawn_local(tick(self.clone())));
         }
     }
 }
@@ -160,7 +177,7 @@ async fn tick(worker: Rc<Worker>) {
         tokio::time::sleep(TICK).await;
         let now = Instant::now();
         let mut any = false;
-        worker.each_slot(|slot| any |= slot.alarm.tick(now));
+        worker.each_slot(|slot| any |= slot.alarm.tick(now) | slot.notice.tick(now));
         if !any {
             worker.ticking.set(false);
             return;

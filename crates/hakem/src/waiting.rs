@@ -4,14 +4,16 @@
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::Instant;
 
 use pool::Stream;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use wire::backend;
 
 use crate::buffers::Inbox;
+use crate::deadline::Alarm;
 use crate::relay::Gone;
 use crate::worker::{Slot, Worker};
 
@@ -20,7 +22,7 @@ pub(crate) struct Presence<'a> {
     pub(crate) stream: &'a mut Stream,
     pub(crate) inbox: &'a mut Inbox,
     pub(crate) slot: &'a Slot,
-    pub(crate) worker: &'a Worker,
+    pub(crate) worker: &'a Rc<Worker>,
 }
 
 impl Presence<'_> {
@@ -32,8 +34,10 @@ impl Presence<'_> {
             return Ok(done);
         }
         let patience = self.worker.service.config().pool.query_wait_notify;
-        let mut notify = pin!(tokio::time::sleep(patience.unwrap_or(Duration::MAX)));
-        let (mut told, mut rest) = (false, Vec::new());
+        let notice = patience.map(|patience| (Instant::now() + patience, ()));
+        self.worker.set_alarm(&self.slot.notice, notice);
+        let _silence = Silence(&self.slot.notice);
+        let mut rest = Vec::new();
         let done = poll_fn(|context| {
             if let Poll::Ready(done) = work.as_mut().poll(context) {
                 return Poll::Ready(Ok(done));
@@ -41,8 +45,8 @@ impl Presence<'_> {
             if let Some(overdue) = self.slot.alarm.poll(context) {
                 return Poll::Ready(Err(Gone::Overdue(overdue)));
             }
-            if !told && notify.as_mut().poll(context).is_ready() {
-                told = true;
+            if self.slot.notice.poll(context).is_some() {
+                self.slot.notice.clear();
                 match self.tell(context) {
                     Ok(unwritten) => rest = unwritten,
                     Err(_) => return Poll::Ready(Err(Gone::Vanished)),
@@ -61,7 +65,11 @@ impl Presence<'_> {
     fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<Gone> {
         loop {
             if self.inbox.is_bare() {
-                *self.inbox = self.worker.spares.inbox();
+                match self.stream.poll_read_ready(context) {
+                    Poll::Ready(Ok(())) => *self.inbox = self.worker.spares.inbox(),
+                    Poll::Ready(Err(_)) => return Poll::Ready(Gone::Vanished),
+                    Poll::Pending => return Poll::Pending,
+                }
             }
             // A client that has said so much ahead is looked at again when its turn has come.
             if self.inbox.is_full() {
@@ -84,6 +92,15 @@ impl Presence<'_> {
             Poll::Pending => notice.clear(),
         }
         Ok(notice)
+    }
+}
+
+/// Whoever does not wait any more is not told that it does.
+struct Silence<'a>(&'a Alarm<()>);
+
+impl Drop for Silence<'_> {
+    fn drop(&mut self) {
+        self.0.clear();
     }
 }
 

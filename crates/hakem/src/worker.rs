@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use crate::buffers::Spares;
 use crate::census::Membership;
 use crate::counters::{Counters, PINS, Place};
-use crate::deadline::Alarm;
+use crate::deadline::{Alarm, Overdue};
 use crate::lobby::Seat;
 use crate::resolution::RESOLUTIONS_MAX;
 use crate::service::Service;
@@ -48,7 +48,9 @@ pub(crate) struct Slot {
     pub(crate) standing: Standing,
     killed: Cell<bool>,
     /// When its time is up.
-    pub(crate) alarm: Alarm,
+    pub(crate) alarm: Alarm<Overdue>,
+    /// When it is to be told that it waits.
+    pub(crate) notice: Alarm<()>,
     waker: RefCell<Option<Waker>>,
     dismissed: Cell<bool>,
 }
@@ -202,6 +204,7 @@ impl Worker {
             standing: Standing::new(Instant::now()),
             killed: Cell::new(false),
             alarm: Alarm::default(),
+            notice: Alarm::default(),
             waker: RefCell::default(),
             dismissed: Cell::new(self.dismissed.get()),
         });

@@ -135,6 +135,8 @@ struct State<M: Send + 'static> {
     idle: Vec<Vec<Box<Connection<M>>>>,
     /// By worker, first come first.
     waiters: Vec<VecDeque<Waiter<M>>>,
+    /// By worker: somebody looks after those who wait ([`Pool::look_after`]).
+    looked_after: Vec<bool>,
     /// By worker: the connections that it is the home of, idle, leased or being made. The last is nobody's ([`State::nobody`]).
     homed: Vec<usize>,
     /// Their sum.
@@ -148,8 +150,11 @@ struct State<M: Send + 'static> {
 
 struct Waiter<M: Send + 'static> {
     ticket: u64,
+    since: Instant,
     /// It has waited for [`PATIENCE`]: a connection of any worker will do.
     impatient: bool,
+    /// It has waited for [`LOGIN_PATIENCE`].
+    doubts: bool,
     /// It has waited for so long that the reserve is there for it.
     overdue: bool,
     sender: oneshot::Sender<Answer<M>>,
@@ -176,6 +181,7 @@ impl<M: Send + 'static> Pool<M> {
         let state = State {
             idle: (0..homes).map(|_| Vec::new()).collect(),
             waiters: (0..homes).map(|_| VecDeque::new()).collect(),
+            looked_after: vec![false; homes],
             homed: vec![0; homes],
             open: 0,
             dialing: 0,
@@ -392,7 +398,11 @@ impl<M: Send + 'static> Pool<M> {
         let (sender, receiver) = oneshot::channel();
         let ticket = state.next_ticket;
         state.next_ticket += 1;
-        state.waiters[worker].push_back(Waiter { ticket, impatient: false, overdue: false, sender });
+        let waiter = Waiter { ticket, since: now, impatient: false, doubts: false, overdue: false, sender };
+        state.waiters[worker].push_back(waiter);
+        if !std::mem::replace(&mut state.looked_after[worker], true) {
+            tokio::spawn(Pool::look_after(Arc::downgrade(self), worker));
+        }
         if state.open < self.options.load().size && state.dialing <= waiting && state.idle.iter().all(Vec::is_empty) {
             match self.take_places(true, now) {
                 Grant::Taken => self.spawn_grow(&mut state, Some(worker)),
@@ -409,60 +419,70 @@ impl<M: Send + 'static> Pool<M> {
         Ok(Found::Wait(ticket, receiver))
     }
 
-    /// Waits for a connection to be given; after a while, one that idles elsewhere is taken.
-    async fn wait(
-        self: &Arc<Self>,
-        worker: usize,
-        ticket: u64,
-        mut receiver: oneshot::Receiver<Answer<M>>,
-    ) -> Answer<M> {
+    /// Waits for a connection to be given, or for word that none will be ([`Pool::look`]).
+    async fn wait(&self, worker: usize, ticket: u64, receiver: oneshot::Receiver<Answer<M>>) -> Answer<M> {
         // Whoever stops waiting leaves the queue, also when nobody polls this any more.
-        let place = Place { pool: self, worker, ticket };
-        let (mut waited, limit, mut stages) = {
-            let options = self.options.load();
-            let reserve = if options.reserve > 0 { options.reserve_timeout } else { Duration::MAX };
-            (Duration::ZERO, options.wait_timeout, [PATIENCE, LOGIN_PATIENCE, reserve])
-        };
-        stages.sort();
-        for until in stages.into_iter().chain([limit]) {
-            let until = until.min(limit);
-            match tokio::time::timeout(until.saturating_sub(waited), &mut receiver).await {
-                Ok(answer) => return answer.unwrap_or(Err(CheckoutError::Timeout)),
-                Err(_) if until >= limit => break,
-                Err(_) => waited = until,
-            }
-            if let Some(lease) = self.insist(worker, ticket, waited) {
-                return Ok(lease);
-            }
-        }
-        drop(place);
-        // It may have been served in the last moment.
-        receiver.try_recv().unwrap_or(Err(CheckoutError::Timeout))
+        let _place = Place { pool: self, worker, ticket };
+        receiver.await.unwrap_or(Err(CheckoutError::Timeout))
     }
 
-    /// A client has waited for so long: a connection that idles elsewhere will do, or one more attempt to make one.
-    fn insist(self: &Arc<Self>, worker: usize, ticket: u64, waited: Duration) -> Option<Lease<M>> {
-        let options = self.options.load();
-        let mut state = self.lock();
-        // When it is not in the queue any more, the answer is on its way.
-        let at = state.place(worker, ticket)?;
-        if let Some(idle) = state.take_any_idle() {
-            state.waiters[worker].remove(at);
-            return Some(self.lease(idle, self.generation()));
-        }
-        let waiter = &mut state.waiters[worker][at];
-        waiter.impatient = true;
-        waiter.overdue = options.reserve > 0 && waited >= options.reserve_timeout;
-        let overdue = waiter.overdue;
-        // Whatever was begun for it hangs, maybe, while others would be let in.
-        let hangs = waited >= LOGIN_PATIENCE && state.dialing > 0;
-        if (overdue || hangs) && state.open < self.size(&state) {
-            // A login takes a while; here the clock may be read.
-            if self.take_places(true, Instant::now()) == Grant::Taken {
-                self.spawn_grow(&mut state, Some(worker));
+    /// Looks after those who wait at a worker, for as long as anybody does. No client registers a timer: one that is due before all others
+    /// wakes the event loop through the kernel, and of those who wait, each would be.
+    async fn look_after(pool: Weak<Self>, worker: usize) {
+        loop {
+            tokio::time::sleep(PATIENCE).await;
+            if !pool.upgrade().is_some_and(|pool| pool.look(worker, Instant::now())) {
+                return;
             }
         }
-        None
+    }
+
+    /// Does what is due for those who wait at a worker; `false` when nobody does.
+    fn look(self: &Arc<Self>, worker: usize, now: Instant) -> bool {
+        let options = self.options.load();
+        let mut answers = Vec::new();
+        let mut state = self.lock();
+        let waits = !state.waiters[worker].is_empty();
+        state.looked_after[worker] = waits;
+        // In the order in which they came.
+        while let Some(first) = state.waiters[worker].front() {
+            let waited = now.saturating_duration_since(first.since);
+            let answer = if waited >= options.wait_timeout {
+                Err(CheckoutError::Timeout)
+            } else if waited >= PATIENCE
+                && let Some(idle) = state.take_any_idle()
+            {
+                Ok(self.lease(idle, self.generation()))
+            } else {
+                break;
+            };
+            answers.extend(state.waiters[worker].pop_front().map(|waiter| (waiter, answer)));
+        }
+        for at in 0..state.waiters[worker].len() {
+            self.insist(&mut state, worker, at, now, &options);
+        }
+        drop(state);
+        for (waiter, answer) in answers {
+            if let Err(Ok(lease)) = waiter.sender.send(answer) {
+                lease.enter(now);
+            }
+        }
+        waits
+    }
+
+    /// Once a client has waited for so long, a connection of any worker will do, or one more attempt to make one.
+    fn insist(self: &Arc<Self>, state: &mut State<M>, worker: usize, at: usize, now: Instant, options: &Options) {
+        let waiter = &mut state.waiters[worker][at];
+        let waited = now.saturating_duration_since(waiter.since);
+        waiter.impatient |= waited >= PATIENCE;
+        let overdue = options.reserve > 0 && waited >= options.reserve_timeout;
+        let hangs = waited >= LOGIN_PATIENCE;
+        let news = overdue && !std::mem::replace(&mut waiter.overdue, overdue);
+        // Whatever was begun for it hangs, maybe, while others would be let in.
+        let another = hangs && !std::mem::replace(&mut waiter.doubts, hangs) && state.dialing > 0;
+        if (news || another) && state.open < self.size(state) && self.take_places(true, now) == Grant::Taken {
+            self.spawn_grow(state, Some(worker));
+        }
     }
 
     /// The most connections at the moment: with the reserve, when somebody has waited for it.
