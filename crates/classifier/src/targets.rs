@@ -60,7 +60,11 @@ impl Verb {
 pub(crate) fn targets(statement: Tokens<'_>, found: &mut Vec<Target>) {
     let mut add = |verb, at: Option<usize>| {
         let table = at.and_then(|at| name(statement, at)).unwrap_or_default();
-        found.push(Target { verb, table });
+        let target = Target { verb, table };
+        // Once is enough; and of a list of literals, in place of tables, the shape keeps but the first.
+        if found.last() != Some(&target) {
+            found.push(target);
+        }
     };
     if statement.is_word(0, "CALL") {
         return add(Verb::Call, None);
@@ -145,6 +149,9 @@ mod tests {
             &["delete a", "update b", "insert d"],
         );
         check("with x as (select 1) update t set a = 1", &["update t"]);
+        check("truncate a, b, b, c", &["truncate a", "truncate b", "truncate c"]);
+        // As its shape, `truncate a, 0`.
+        check("truncate a, 1, 2.0_x", &["truncate a", "truncate "]);
         check("copy t (a, b) from stdin", &["copy t"]);
         check("truncate table only a, b.c cascade", &["truncate a", "truncate b.c"]);
         check("call f(1)", &["call "]);
