@@ -19,6 +19,8 @@ use crate::standing::Doing;
 pub(crate) struct Books {
     /// When the request in flight was made.
     asked: Instant,
+    /// When a server last said ReadyForQuery.
+    pub(crate) answered: Instant,
     /// When the transaction began.
     transaction: Option<Instant>,
     /// Bytes from the client.
@@ -31,7 +33,7 @@ pub(crate) struct Books {
 
 impl Books {
     pub(crate) fn new(now: Instant) -> Books {
-        Books { asked: now, transaction: None, received: 0, sent: 0, prepared: 0 }
+        Books { asked: now, answered: now, transaction: None, received: 0, sent: 0, prepared: 0 }
     }
 }
 
@@ -41,6 +43,13 @@ impl Client {
         self.books.asked = now;
         self.books.transaction.get_or_insert(now);
         self.slot.standing.request(now);
+    }
+
+    /// A request has waited for a server, and does no more: now, which is returned.
+    pub(crate) fn note_wait(&self, since: Instant) -> Instant {
+        let now = Instant::now();
+        self.enter(Entry::WaitTime, micros(since, now));
+        now
     }
 
     /// A request goes to the server that the client holds.
@@ -70,11 +79,10 @@ impl Client {
 
     /// ReadyForQuery has come from the server: the answer to a query of the client's, or of the proxy's own.
     pub(crate) fn note_answer(&mut self, session: &Session, to_client: bool, now: Instant) {
-        let micros =
-            |since: Instant| u64::try_from(now.saturating_duration_since(since).as_micros()).unwrap_or(u64::MAX);
+        self.books.answered = now;
         if to_client {
             self.enter(Entry::Query, 1);
-            self.enter(Entry::QueryTime, micros(self.books.asked));
+            self.enter(Entry::QueryTime, micros(self.books.asked, now));
             // What comes next without having been asked for anew was pipelined: its time begins here.
             self.books.asked = now;
         }
@@ -82,7 +90,7 @@ impl Client {
             && let Some(since) = self.books.transaction.take()
         {
             self.enter(Entry::Transaction, 1);
-            self.enter(Entry::TransactionTime, micros(since));
+            self.enter(Entry::TransactionTime, micros(since, now));
         }
         self.enter_bytes();
         self.slot.standing.note_pins(session.pins(), now);
@@ -114,6 +122,10 @@ impl Client {
     pub(crate) fn enter(&self, entry: Entry, amount: u64) {
         self.tenant.ledger.page(self.worker.id).add(entry, amount);
     }
+}
+
+fn micros(since: Instant, until: Instant) -> u64 {
+    u64::try_from(until.saturating_duration_since(since).as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Waits, and says since when, if it was not ready at once.

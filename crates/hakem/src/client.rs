@@ -312,11 +312,14 @@ impl Client {
         let near = self.node.filter(|_| session.keeps_node());
         let mut wanted =
             Wanted::new(intent.need, self.classifier.version(), self.tenant.failover_deadline(now)).near(near);
+        let mut begun = Some(now);
         loop {
-            let (acquired, waited) = timed(cancel.unless_cancelled(route::acquire(self, &wanted))).await;
-            if let Some(since) = waited {
-                self.enter(Entry::WaitTime, u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX));
-            }
+            let (acquired, waited) = {
+                // Pinned here: what is handed on is not copied.
+                let search = pin!(route::acquire(self, &wanted, begun.take().unwrap_or_else(Instant::now)));
+                timed(cancel.unless_cancelled(search)).await
+            };
+            let served = waited.map(|since| self.note_wait(since));
             let acquired = match acquired {
                 Ok(Err(gone)) => return Some(gone),
                 Ok(Ok(acquired)) => acquired,
@@ -337,8 +340,8 @@ impl Client {
                 }
             };
             self.worker.counters.routed(taken.role, intent.why);
-            if waited.is_some() {
-                taken.burden.restart(Instant::now());
+            if let Some(now) = served {
+                taken.burden.restart(now);
             }
             session.attach(taken.role);
             if taken.role == Role::Replica {
@@ -360,14 +363,15 @@ impl Client {
                             return None;
                         }
                     }
-                    self.give_back(session, lease, flights);
+                    let now = self.books.answered;
+                    self.give_back(session, lease, flights, now);
                     return None;
                 }
                 Outcome::Retry { reason, clean } => {
                     tracing::debug!(client = self.id, reason = reason.as_str(), node = %taken.node, "running a request again");
                     session.restart();
                     if clean {
-                        self.give_back(session, lease, flights);
+                        self.give_back(session, lease, flights, Instant::now());
                     }
                     if !self.runs_again(session, &mut tries, reason, taken.node) {
                         return None;
@@ -485,10 +489,16 @@ impl Client {
         }
     }
 
-    fn give_back(&self, session: &mut Session, mut lease: Lease<ServerMemory>, flights: Option<Arc<Flights>>) {
+    fn give_back(
+        &self,
+        session: &mut Session,
+        mut lease: Lease<ServerMemory>,
+        flights: Option<Arc<Flights>>,
+        now: Instant,
+    ) {
         session.detach(&mut lease.memory);
         match flights {
-            None => lease.release(Instant::now()),
+            None => lease.release(now),
             // A cancel request on its way would hit whoever has the server next.
             Some(flights) => cancel::release_after(flights, lease),
         }

@@ -434,8 +434,9 @@ async fn greet(tenant: &Tenant, worker: usize, session: &Session) -> Result<Arc<
     if let Some(known) = tenant.greeting(&settings, Instant::now()) {
         return Ok(known);
     }
-    let wanted = Wanted::new(Need::Primary, 0, tenant.failover_deadline(Instant::now()));
-    let (mut lease, _) = route::find(tenant, worker, None, &wanted).await.map_err(fatal)?;
+    let now = Instant::now();
+    let wanted = Wanted::new(Need::Primary, 0, tenant.failover_deadline(now));
+    let (mut lease, _) = route::find(tenant, worker, None, &wanted, now).await.map_err(fatal)?;
     let mut parameters = Parameters::clone(&lease.parameters);
     // A server reports what changes, and what it reported at its own login is where that starts from.
     if let Some(sql) = lease.memory.cleaning() {

@@ -178,11 +178,9 @@ impl Pump<'_> {
         }
         loop {
             let mut progress = false;
-            if let Poll::Ready(written) = self.poll_send(context) {
-                match written {
-                    Ok(written) => progress |= written,
-                    Err(_) => return Poll::Ready(self.after_failed_send(context)),
-                }
+            // That something was sent is no reason for another turn: nothing of this one has waited for it.
+            if self.poll_send(context).is_err() {
+                return Poll::Ready(self.after_failed_send(context));
             }
             if self.finished.is_none() && self.has_room() {
                 match self.from_server.poll_fill(&mut self.lease.stream, context) {
@@ -224,26 +222,24 @@ impl Pump<'_> {
         }
     }
 
-    /// Writes to the server; `true` when something was written.
-    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        let mut progress = false;
+    /// Writes to the server what it takes.
+    fn poll_send(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         while self.sent < self.to_server.len() {
             match Pin::new(&mut self.lease.stream).poll_write(context, &self.to_server[self.sent..]) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Ok(length)) => {
-                    self.sent += length;
-                    progress = true;
-                }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => return Poll::Ready(Ok(progress)),
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(length)) => self.sent += length,
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => return Ok(()),
             }
         }
         self.to_server.clear();
         self.sent = 0;
         if self.lease.stream.needs_flush() {
-            let _ = Pin::new(&mut self.lease.stream).poll_flush(context)?;
+            if let Poll::Ready(flushed) = Pin::new(&mut self.lease.stream).poll_flush(context) {
+                flushed?;
+            }
         }
-        Poll::Ready(Ok(progress))
+        Ok(())
     }
 
     /// The server does not take what we send; it may have said why.

@@ -3,6 +3,7 @@
 //! Owns the waiting: for a primary during a failover, and for another server when one turns out to be gone. Which node will do is
 //! decided by a topology snapshot; which connection, by the node's pool.
 
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use pool::{CheckoutError, DialError, Lease};
@@ -174,18 +175,21 @@ pub(crate) fn preview(tenant: &Tenant, need: Need, version: u64, now: Instant) -
     wanted.choose(tenant, wanted.need(tenant, now), None, &[], now).choice
 }
 
-/// Finds a server for a client's request, waiting for one up to the deadline.
+/// Finds a server for a client's request, waiting for one up to the deadline. `now` is the present moment.
 ///
 /// # Errors
 /// That the client is gone. Else, inside: why there is none.
 pub(crate) async fn acquire(
     client: &mut Client,
     wanted: &Wanted,
+    now: Instant,
 ) -> Result<Result<(Lease<ServerMemory>, Taken), Missed>, Gone> {
     let trail = client.trail;
     let (tenant, presence) = client.split();
     let worker = presence.worker.id;
-    presence.during(find(tenant, worker, trail, wanted)).await
+    // Pinned here: what is handed on is not copied.
+    let search = pin!(find(tenant, worker, trail, wanted, now));
+    presence.during(search).await
 }
 
 /// The same without a client, of which only is needed what it has read.
@@ -194,13 +198,15 @@ pub(crate) async fn find(
     worker: usize,
     trail: Option<Trail>,
     wanted: &Wanted,
+    now: Instant,
 ) -> Result<(Lease<ServerMemory>, Taken), Missed> {
     let mut avoided = wanted.avoided.clone();
+    let mut begun = Some(now);
     loop {
         if tenant.is_superseded() {
             return Err(Missed::Superseded);
         }
-        let mut now = Instant::now();
+        let mut now = begun.take().unwrap_or_else(Instant::now);
         if tenant.gate.is_closed() {
             wait_for_gate(tenant, now).await?;
             now = Instant::now();

@@ -37,9 +37,11 @@ impl Presence<'_> {
         let notice = patience.map(|patience| (Instant::now() + patience, ()));
         self.worker.set_alarm(&self.slot.notice, notice);
         let _silence = Silence(&self.slot.notice);
-        let mut rest = Vec::new();
+        let (mut polled, mut rest) = (true, Vec::new());
         let done = poll_fn(|context| {
-            if let Poll::Ready(done) = work.as_mut().poll(context) {
+            if !std::mem::take(&mut polled)
+                && let Poll::Ready(done) = work.as_mut().poll(context)
+            {
                 return Poll::Ready(Ok(done));
             }
             if let Some(overdue) = self.slot.alarm.poll(context) {

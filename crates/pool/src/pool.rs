@@ -731,37 +731,29 @@ impl<M: Send + 'static> Lease<M> {
     }
 
     fn put_back(mut self, unwanted: bool, now: Instant) {
-        let Some(mut connection) = self.connection.take() else { return };
-        let pool = self.pool.clone();
-        let mut state = pool.lock();
-        let surplus = unwanted || state.abandoned || {
-            let options = pool.options.load();
-            state.open > options.size + options.reserve
-        };
-        if pool.generation() == self.generation && !surplus && !pool.is_old(&connection, now) {
-            loop {
-                let Some(waiter) = state.next_waiter(connection.home) else {
-                    let home = connection.home;
-                    state.idle[home].push(connection);
-                    return;
-                };
-                let lease =
-                    Lease { connection: Some(connection), pool: self.pool.clone(), generation: self.generation };
-                match waiter.sender.send(Ok(lease)) {
-                    Ok(()) => return,
-                    // That client has gone; the next one gets it.
-                    Err(Ok(mut lease)) => match lease.connection.take() {
-                        Some(returned) => connection = returned,
-                        None => return,
-                    },
-                    Err(Err(_)) => return,
-                }
+        // Who does not take it has gone; the next one gets it.
+        while let Some(waiter) = self.find_heir(unwanted, now) {
+            match waiter.sender.send(Ok(self)) {
+                Err(Ok(lease)) => self = lease,
+                Ok(()) | Err(Err(_)) => return,
             }
         }
-        drop(state);
-        let home = connection.home;
-        drop(connection);
-        pool.closed(home);
+    }
+
+    /// Whose turn it is. Where nobody waits, the connection goes to the idle ones; one that is not to be lent again is left, to be closed.
+    fn find_heir(&mut self, unwanted: bool, now: Instant) -> Option<Waiter<M>> {
+        let home = self.connection.as_ref()?.home;
+        let options = self.pool.options.load();
+        let mut state = self.pool.lock();
+        let surplus = unwanted || state.abandoned || state.open > options.size + options.reserve;
+        if surplus || self.pool.generation() != self.generation || self.pool.is_old(self, now) {
+            return None;
+        }
+        let heir = state.next_waiter(home);
+        if heir.is_none() {
+            state.idle[home].extend(self.connection.take());
+        }
+        heir
     }
 
     /// Moves the connection to the worker's event loop; `None` (and closed) when that fails.
