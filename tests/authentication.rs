@@ -416,6 +416,27 @@ async fn faults_in_files_are_shown() {
     }
 }
 
+/// Two clusters may have different users of one name: what one's login shows is nothing to the other.
+#[tokio::test]
+async fn users_of_one_name_in_two_clusters() {
+    let scene = Scene::start("host other all all scram-sha-256\n").await;
+    let elsewhere = Scene::start("").await;
+    scene.role("alice", "wonderland", "scram-sha-256").await;
+    elsewhere.role("alice", "looking glass", "scram-sha-256").await;
+    let port = elsewhere.cluster.nodes()[0].port();
+    let cluster::Options { user, password, .. } = elsewhere.cluster.options().clone();
+    let sections = format!(
+        "[clusters.other]\nservers = [\"127.0.0.1:{port}\"]\nprobe_user = \"{user}\"\nprobe_password = \"{password}\"\n\
+         [databases.other]\ncluster = \"other\"\ndbname = \"postgres\""
+    );
+    let stage = scene.open("", no_delay().with("auth", "auth_user", "\"postgres\"").and(&sections)).await;
+    let early = connect(&stage, "scram-sha-256", "alice", "wonderland").await.unwrap();
+    assert_eq!(end(&stage, "other", "alice", "looking glass").await, In, "{}", stage.proxy.log());
+    stage.direct(0, "select count(pg_terminate_backend(pid)) from pg_stat_activity where usename = 'alice'").await;
+    gone(&stage).await;
+    assert_eq!(early.value("select current_user").await.unwrap(), "alice");
+}
+
 /// A cluster whose roles are made before the proxy is started.
 struct Scene {
     cluster: Cluster,
@@ -449,7 +470,7 @@ impl Scene {
             .with("auth", "auth_hba_file", &quoted(self.cluster.directory().join("hba.conf")))
             .with("auth", "auth_file", &quoted(list_path(&self.cluster)));
         for method in METHODS {
-            setup = setup.and(&format!("[databases.{method}]\ndbname = \"postgres\""));
+            setup = setup.and(&format!("[databases.{method}]\ncluster = \"local\"\ndbname = \"postgres\""));
         }
         setup.cluster = self.cluster.options().clone();
         setup

@@ -115,6 +115,11 @@ impl AuthQuery {
     pub const DEFAULT: &str = "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END \
                                FROM pg_authid WHERE rolname=$1 AND rolcanlogin";
 
+    /// Whether each database is asked about its own users.
+    pub fn asks_each_database(&self) -> bool {
+        self.dbname.is_none() && self.query != AuthQuery::DEFAULT
+    }
+
     fn read(section: &mut Section<'_, '_>) -> Option<AuthQuery> {
         let user = sections::optional_name(section, "auth_user");
         let password = sections::plain_password(section, "auth_password");

@@ -412,11 +412,18 @@ impl Service {
         })
     }
 
-    /// A login has shown what server connections can be made with in this user's name: for all of his databases.
+    /// A login has shown what server connections can be made with in this user's name: for all of his databases in the cluster. In
+    /// another one, somebody else may have the name, as in another database where each is asked for its own users.
     pub(crate) fn learn(&self, tenant: &Tenant, credential: &Credential) {
         if tenant.learn(credential) {
-            let others: Vec<Arc<Tenant>> =
-                lock(&self.tenants).values().filter(|other| other.key.1 == tenant.key.1).cloned().collect();
+            let by_database = self.config.load().auth.query.as_ref().is_some_and(config::AuthQuery::asks_each_database)
+                && self.secrets.load().listed(&tenant.key.1).is_none();
+            let is_same = |other: &&Arc<Tenant>| {
+                other.key.1 == tenant.key.1
+                    && other.resolved.cluster == tenant.resolved.cluster
+                    && (!by_database || other.shares_with(&tenant.resolved))
+            };
+            let others: Vec<Arc<Tenant>> = lock(&self.tenants).values().filter(is_same).cloned().collect();
             for other in others {
                 other.learn(credential);
             }
