@@ -193,3 +193,39 @@ async fn a_database_that_is_not_there_is_said_to_be_so_at_once() {
     }
     stage.connect().await;
 }
+
+/// Clients choose the names of databases and, where they are trusted, of users: nothing of what they make up is kept.
+#[tokio::test]
+async fn names_that_are_made_up_are_forgotten() {
+    let setup = Setup::replicas(0).with("auth", "method", "\"trust\"").with("pool", "server_idle_timeout", "\"100ms\"");
+    let stage =
+        setup.with("pool", "autodb_idle_timeout", "\"100ms\"").and("[databases.postgres]").start().await.unwrap();
+    let connect = async |database: &str, user: &str| {
+        let outcome = stage.proxy.connect_with(|config| {
+            config.dbname(database).user(user);
+        });
+        outcome.await.map_err(|error| error.code().cloned())
+    };
+    let knows = async |text: &str| stage.proxy.page("/metrics").await.unwrap().1.contains(text);
+    let stated = connect("postgres", "postgres").await.unwrap();
+    let used = connect("template1", "postgres").await.unwrap();
+    for number in 0..20 {
+        let failure = connect(&format!("made_up_{number}"), "postgres").await.err().flatten();
+        assert_eq!(failure, Some(SqlState::INVALID_CATALOG_NAME));
+    }
+    // When its client is told, it is gone.
+    assert!(!knows("made_up").await, "{}", stage.proxy.page("/metrics").await.unwrap().1);
+    assert!(connect("postgres", "nobody_at_all").await.is_err());
+    until("the user to be forgotten", async || !knows("nobody_at_all").await).await.unwrap();
+
+    // What is there is known for as long as somebody uses it, and for a while.
+    assert_eq!(used.value("select current_database()").await.unwrap(), "template1");
+    assert!(knows("database=\"template1\"").await);
+    drop(used);
+    until("the database to be forgotten", async || !knows("database=\"template1\"").await).await.unwrap();
+    assert_eq!(connect("template1", "postgres").await.unwrap().value("select 1").await.unwrap(), "1");
+    assert_eq!(stated.value("select 2").await.unwrap(), "2");
+    drop(stated);
+    until("the last to be gone", async || stage.proxy.metric("hakem_clients", &[]).await == 0.0).await.unwrap();
+    assert!(knows("database=\"postgres\"").await);
+}

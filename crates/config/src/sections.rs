@@ -124,6 +124,8 @@ pub struct Pool {
     pub server_connect_timeout: Duration,
     /// The idle time after which a connection above `min_size` is closed.
     pub server_idle_timeout: Option<Duration>,
+    /// The time without clients and connections after which a database that no section names is forgotten; `None` for never.
+    pub autodb_idle_timeout: Option<Duration>,
     /// The age at which a connection is closed instead of being reused; zero is after its first use.
     pub server_lifetime: Duration,
     /// The most connections that are being made to one server at a time.
@@ -442,6 +444,11 @@ impl Pool {
             server_idle_timeout: limits::limit(section.within(
                 "server_idle_timeout",
                 seconds(600),
+                Duration::ZERO..=DURATION_MAX,
+            )),
+            autodb_idle_timeout: limits::limit(section.within(
+                "autodb_idle_timeout",
+                seconds(3600),
                 Duration::ZERO..=DURATION_MAX,
             )),
             server_lifetime: section.within("server_lifetime", seconds(3600), Duration::ZERO..=DURATION_MAX),

@@ -56,6 +56,11 @@ impl Census {
         self.lock().both.contains_key(key)
     }
 
+    /// Whether a database has clients.
+    pub(crate) fn has_any(&self, database: &str) -> bool {
+        self.lock().databases.contains_key(database)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Counts> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -154,53 +154,72 @@ async fn admit(guest: &mut Guest, worker: &Rc<Worker>, presence: &Presence) -> R
         return Err(Refusal::Silent);
     };
     let version = guest.negotiate(&startup).await?;
-    let Asked { user, database, replication, settings, hakem } = Asked::read(&startup).map_err(Refusal::Told)?;
-    if console::is_console(&database) && console::is_owner(&user, &guest.peer) {
+    let asked = Asked::read(&startup).map_err(Refusal::Told)?;
+    let Asked { user, database, replication, settings, .. } = &asked;
+    if console::is_console(database) && console::is_owner(user, &guest.peer) {
         guest.seat = None;
-        presence.slot.standing.enter(console::NAME, &user, named(&settings), &guest.stream);
+        presence.slot.standing.enter(console::NAME, user, named(settings), &guest.stream);
         return admit_owner(guest, worker, version).await;
     }
     let is_physical = matches!(replication, Some(Replication::Physical));
-    let claim = Claim { user: &user, database: &database, replication: is_physical };
+    let claim = Claim { user, database, replication: is_physical };
     let credential = authenticate(guest, worker, &claim).await?;
     let encrypted = guest.security.tls.is_some();
-    tracing::debug!(client = id, user = %Printable(&user), database = %Printable(&database), encrypted, "authenticated");
+    tracing::debug!(client = id, user = %Printable(user), database = %Printable(database), encrypted, "authenticated");
     // Whoever has to see to a full house must get in.
-    let administers = console::is_console(&database) && replication.is_none();
+    let administers = console::is_console(database) && replication.is_none();
     if !presence.count() && !administers {
         return Err(too_many("no more connections allowed (max_client_conn)"));
     }
     guest.seat = None;
     if administers {
-        let admitted = admit_to_console(guest, worker, &user, version).await?;
-        presence.slot.standing.enter(console::NAME, &user, named(&settings), &guest.stream);
+        let admitted = admit_to_console(guest, worker, user, version).await?;
+        presence.slot.standing.enter(console::NAME, user, named(settings), &guest.stream);
         return Ok(admitted);
     }
-    if worker.service.gates.of(&database).is_disabled() {
+    if worker.service.gates.of(database).is_disabled() {
         return Err(Refusal::Told(Failure::fatal("57P03", format!("database \"{database}\" is disabled"))));
     }
     let resolved = match replication {
-        Some(Replication::Physical) => worker.service.any_tenant(&database, &user),
-        Some(Replication::Logical) | None => worker.service.tenant(&database, &user),
+        Some(Replication::Physical) => worker.service.any_tenant(database, user),
+        Some(Replication::Logical) | None => worker.service.tenant(database, user),
     };
-    let mut tenant = resolved.map_err(|error| Refusal::Told(unresolved(error, &database, &user)))?;
+    let tenant = resolved.map_err(|error| Refusal::Told(unresolved(error, database, user)))?;
     worker.service.learn(&tenant, &credential);
     let membership = worker.service.census.admit(&tenant.key, &tenant.resolved).map_err(Refusal::Told)?;
     presence.keep(membership);
+    let outcome = enter(guest, worker, presence, tenant, &asked, version).await;
+    if let Err(Refusal::Told(Failure { code: "3D000", .. })) = outcome {
+        presence.leave();
+        worker.service.forget_missing(database);
+    }
+    outcome
+}
+
+/// Lets a client whom we know into a database.
+async fn enter(
+    guest: &mut Guest,
+    worker: &Worker,
+    presence: &Presence,
+    mut tenant: Arc<Tenant>,
+    asked: &Asked,
+    version: Version,
+) -> Result<Admitted, Refusal> {
+    let Asked { user, database, replication, settings, hakem } = asked;
     let cancel = worker.service.cancels.register(version, worker.service.config().proxy.peer_id);
-    if let Some(kind) = replication {
-        presence.slot.standing.enter(&database, &user, String::new(), &guest.stream);
+    if let &Some(kind) = replication {
+        presence.slot.standing.enter(database, user, String::new(), &guest.stream);
         presence.slot.standing.replicate(kind);
-        let opening = Tunnel::open(tenant, &worker.service.tunnels, kind, &settings, cancel, worker.id);
+        let opening = Tunnel::open(tenant, &worker.service.tunnels, kind, settings, cancel, worker.id);
         let tunnel = opening.await.map_err(Refusal::Told)?;
         guest.welcome(&tunnel.server.parameters, tunnel.key()).await?;
         return Ok(Admitted::Replication(Box::new(tunnel)));
     }
     let mut session = Box::new(Session::new(
-        tenant.policy_of(&named(&settings)),
+        tenant.policy_of(&named(settings)),
         Settings::new(settings.iter().map(|(n, v)| (n.as_str(), v.as_str()))),
     ));
-    for (name, value) in &hakem {
+    for (name, value) in hakem {
         session
             .configure(name, value)
             .map_err(|failure| Refusal::Told(Failure { severity: backend::Severity::Fatal, ..failure }))?;
@@ -211,7 +230,7 @@ async fn admit(guest: &mut Guest, worker: &Rc<Worker>, presence: &Presence) -> R
             Err(Missed::Refused(failure)) => return Err(Refusal::Told(failure)),
             Err(Missed::Superseded) => {
                 let next = worker.service.successor(&tenant);
-                session.adopt(&next.policy_of(&named(&settings)));
+                session.adopt(&next.policy_of(&named(settings)));
                 tenant = next;
             }
         }

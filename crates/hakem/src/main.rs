@@ -53,6 +53,7 @@ mod service;
 mod standing;
 mod tenant;
 mod tls;
+mod vacancies;
 mod waiting;
 mod worker;
 

@@ -35,6 +35,7 @@ use crate::standing::Sighting;
 pub(crate) use crate::tenant::Tenant;
 use crate::tenant::{Common, Kept};
 use crate::tls::{Encryption, Files};
+use crate::vacancies::Vacancies;
 use crate::worker::Staff;
 
 /// What all workers share.
@@ -68,6 +69,7 @@ pub(crate) struct Service {
     /// Pools, with their clusters, that others have taken the places of and that somebody still holds a server of.
     abandoned: Mutex<Vec<(String, Weak<Pool<ServerMemory>>)>>,
     tenants: Mutex<HashMap<(String, String), Arc<Tenant>>>,
+    vacancies: Mutex<Vacancies>,
     reloading: tokio::sync::Mutex<()>,
     secrets: ArcSwap<Secrets>,
     penalties: Mutex<Penalties>,
@@ -113,6 +115,7 @@ impl Service {
             departing: Mutex::default(),
             abandoned: Mutex::default(),
             tenants: Mutex::default(),
+            vacancies: Mutex::default(),
             reloading: tokio::sync::Mutex::default(),
             secrets: ArcSwap::from_pointee(secrets),
             penalties: Mutex::default(),
@@ -189,7 +192,7 @@ impl Service {
         lock(&self.tenants).get(&tenant.key).unwrap_or(tenant).clone()
     }
 
-    /// Every tenant that has had a client.
+    /// Every tenant that has had a client, and is not forgotten.
     pub(crate) fn tenants(&self) -> Vec<Arc<Tenant>> {
         let mut tenants: Vec<_> = lock(&self.tenants).values().cloned().collect();
         tenants.sort_by(|left, right| left.key.cmp(&right.key));
@@ -470,8 +473,7 @@ impl Service {
 
     /// Closes what has been idle for too long, in every pool, and forgets what is gone.
     pub(crate) fn sweep(&self, now: Instant) {
-        // The map's own hold is the only one left of a removed tenant when its last client has gone.
-        lock(&self.tenants).retain(|_, tenant| !tenant.is_removed() || Arc::strong_count(tenant) > 1);
+        self.forget_vacant(now);
         self.gates.sweep();
         lock(&self.abandoned).retain(|(_, pool)| pool.strong_count() > 0);
         let tenants = self.tenants();
@@ -485,6 +487,39 @@ impl Service {
         for cluster in lock(&self.departing).extract_if(.., unused) {
             cluster.stop();
         }
+    }
+
+    /// Forgets the tenants that nobody uses and nobody is to be told of any more.
+    fn forget_vacant(&self, now: Instant) {
+        let config = self.config();
+        let mut databases = HashMap::new();
+        let tenants = self.tenants();
+        for tenant in tenants.iter().filter(|tenant| !config.databases.contains_key(&tenant.key.0)) {
+            *databases.entry(&*tenant.key.0).or_default() |=
+                self.census.has_any(&tenant.key.0) || tenant.has_connections();
+        }
+        let over = lock(&self.vacancies).over(&databases, config.pool.autodb_idle_timeout, now);
+        drop(tenants);
+        self.forget(|tenant| {
+            let lacks_database = || !config.databases.contains_key(&tenant.key.0) && tenant.lacks_database();
+            tenant.is_removed() || over.contains(&tenant.key.0) || tenant.is_nothing(now) || lacks_database()
+        });
+    }
+
+    /// The servers have said that there is no such database: unless it is stated, or somebody uses it, it is forgotten.
+    pub(crate) fn forget_missing(&self, database: &str) {
+        if !self.config.load().databases.contains_key(database) {
+            self.forget(|tenant| tenant.key.0 == database);
+        }
+    }
+
+    fn forget(&self, is_unwanted: impl Fn(&Tenant) -> bool) {
+        // The map's own hold is the only one left when the last client has gone.
+        let is_unused = |tenant: &Arc<Tenant>| Arc::strong_count(tenant) == 1 && !self.census.has(&tenant.key);
+        let forgotten: Vec<_> =
+            lock(&self.tenants).extract_if(|_, tenant| is_unused(tenant) && is_unwanted(tenant)).collect();
+        // What still is being made for one is not kept.
+        forgotten.iter().flat_map(|(_, tenant)| tenant.pools()).for_each(|(_, pool)| pool.abandon());
     }
 
     /// The cluster has another primary, whose catalogues may be others.

@@ -15,6 +15,7 @@ use session::{Policy, ServerMemory};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use topology::{NodeId, Plan, Watcher};
+use wire::backend::SqlState;
 
 use crate::catalog::{self, Lore};
 use crate::clusters::{self, Cluster};
@@ -288,6 +289,23 @@ impl Tenant {
         (0..).map(NodeId).zip(&self.pools).filter_map(|(node, pool)| Some((node, pool.get()?)))
     }
 
+    /// Whether it has any connection.
+    pub(crate) fn has_connections(&self) -> bool {
+        self.pools().any(|(_, pool)| pool.figures() != pool::Figures::default())
+    }
+
+    /// Whether there is nothing of it: no server has ever let it in, and it is not about to be tried again. Somebody has made a name up.
+    pub(crate) fn is_nothing(&self, now: Instant) -> bool {
+        let has_failed = |pool: &Pool<ServerMemory>| pool.failure().is_some_and(|(until, _)| until <= now);
+        self.ledger.sums().iter().all(|sum| *sum == 0) && self.pools().any(|(_, pool)| has_failed(pool))
+    }
+
+    /// Whether a server has said that it has no such database.
+    pub(crate) fn lacks_database(&self) -> bool {
+        let sqlstate = |pool: &Pool<ServerMemory>| pool.failure().and_then(|(_, error)| error.sqlstate());
+        self.pools().any(|(_, pool)| sqlstate(pool) == Some(UNKNOWN_DATABASE))
+    }
+
     /// The longest that a client waits for a connection.
     pub(crate) fn wait_timeout(&self) -> Duration {
         self.pool_options.wait_timeout
@@ -370,6 +388,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Longer than anybody waits, and still a moment that can be computed.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+const UNKNOWN_DATABASE: SqlState = SqlState(*b"3D000");
 
 /// Different sets of startup settings that are remembered; most applications have one.
 const GREETINGS_MAX: usize = 1000;

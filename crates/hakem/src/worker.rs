@@ -257,6 +257,11 @@ impl Presence {
     pub(crate) fn keep(&self, membership: Membership) {
         *self.membership.borrow_mut() = Some(membership);
     }
+
+    /// It is one no more.
+    pub(crate) fn leave(&self) {
+        *self.membership.borrow_mut() = None;
+    }
 }
 
 impl Drop for Presence {

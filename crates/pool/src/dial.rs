@@ -107,6 +107,15 @@ impl From<AuthError> for DialError {
 }
 
 impl DialError {
+    /// The SQLSTATE that the server has refused with.
+    #[must_use]
+    pub fn sqlstate(&self) -> Option<SqlState> {
+        match self {
+            DialError::Refused { code, .. } => *code,
+            _ => None,
+        }
+    }
+
     /// Whether another attempt, or another server, may do better: the server is away rather than unwilling.
     #[must_use]
     pub fn is_transient(&self) -> bool {

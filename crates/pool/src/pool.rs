@@ -372,6 +372,11 @@ impl<M: Send + 'static> Pool<M> {
         Figures { idle, leased: state.open - idle - state.dialing, dialing: state.dialing, waiting }
     }
 
+    /// Why the last attempt to connect failed, and until when that is not tried again; none when it has succeeded, or is forgotten.
+    pub fn failure(&self) -> Option<(Instant, DialError)> {
+        self.lock().failure.clone()
+    }
+
     /// Its connections, but for those that are being made.
     pub fn roster(&self) -> Vec<Arc<Entry>> {
         self.roster.list()

@@ -59,7 +59,7 @@ async fn run(service: Weak<Service>, lore: Arc<Lore>) {
                 }
                 () = tokio::time::sleep(pause.unwrap_or(FOREVER)) => {
                     let Some(alive) = service.upgrade() else { return };
-                    if failures > 0 || is_in_use(&alive, &lore) {
+                    if is_in_use(&alive, &lore) {
                         break;
                     }
                 }

@@ -157,7 +157,7 @@ const RENAMED: [(&str, &str, &str); 10] = [
 ];
 
 /// Keys of ours that PgBouncer has under the same name, but for those that begin like its TLS settings.
-const SHARED: [&str; 49] = [
+const SHARED: [&str; 50] = [
     "admin_users",
     "application_name_add_host",
     "auth_dbname",
@@ -166,6 +166,7 @@ const SHARED: [&str; 49] = [
     "auth_ident_file",
     "auth_query",
     "auth_user",
+    "autodb_idle_timeout",
     "cancel_wait_timeout",
     "client_idle_timeout",
     "client_login_timeout",
