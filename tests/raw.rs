@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use wire::backend::{Report, tag};
 use wire::frame::Frame;
 use wire::frontend;
@@ -35,6 +35,20 @@ impl Raw {
     /// The same to any address.
     pub(crate) async fn at(address: SocketAddr) -> Raw {
         Raw { stream: TcpStream::connect(address).await.unwrap(), received: Vec::new() }
+    }
+
+    /// The same from an address of this machine.
+    pub(crate) async fn from(proxy: &Proxy, address: [u8; 4]) -> Raw {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((address, 0).into()).unwrap();
+        Raw { stream: socket.connect(proxy.address).await.unwrap(), received: Vec::new() }
+    }
+
+    /// Asks to be let in.
+    pub(crate) async fn knock(&mut self, user: &str, database: &str) {
+        let mut packet = Vec::new();
+        startup::put_session(&mut packet, [("user", user), ("database", database)]);
+        self.say(&packet).await;
     }
 
     /// A session of this user, without a password.

@@ -356,3 +356,26 @@ async fn resets_at_once_are_nothing() {
     until("all to be gone", async || stage.proxy.metric("hakem_logins_open", &[]).await == 0.0).await.unwrap();
     assert_eq!(stage.psql("select 1").await, "1");
 }
+
+/// Who makes the proxy ask a slow server about a crowd of users keeps nobody else out.
+#[tokio::test]
+async fn who_waits_for_a_lookup_gives_way() {
+    const ROOM: usize = 4;
+    let setup = Setup::replicas(0).with("auth", "method", "\"trust\"").with("auth", "auth_user", "\"postgres\"");
+    let setup = setup.with("auth", "auth_query", "\"SELECT $1::text, NULL::text FROM pg_sleep(600)\"");
+    let stage = setup.with("proxy", "logins_max", &ROOM.to_string()).start().await.unwrap();
+    let mut crowd = Vec::new();
+    for number in 0..ROOM {
+        let mut stranger = Raw::open(&stage.proxy).await;
+        stranger.knock(&format!("nobody_{number}"), "postgres").await;
+        crowd.push(stranger);
+    }
+    let asks = "select count(*) from pg_stat_activity where query like '%pg_sleep(600)%' and state = 'active' and pid <> pg_backend_pid()";
+    until("the server to be asked", async || stage.direct(0, asks).await == "2").await.unwrap();
+    let mut friend = Raw::from(&stage.proxy, [127, 0, 0, 2]).await;
+    friend.knock("postgres", "postgres").await;
+    let heard = friend.until_ready().await;
+    assert_eq!(sqlstate(&heard), None, "{heard:?}");
+    let first = crowd.remove(0).hear().await.unwrap();
+    assert_eq!(sqlstate(&[first]).as_deref(), Some("53300"));
+}

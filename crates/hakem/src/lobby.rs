@@ -1,7 +1,7 @@
 //! The lobby: connections that have not logged in yet.
 //!
 //! Owns their number. They do not count as clients, so that strangers who keep the door open keep nobody out; and when there are too
-//! many, the one leaves that has kept us waiting longest, of those from the address that has the most. Who waits for *us* stays.
+//! many, the one leaves that has been here longest, of those from the address that has the most. Who waits for *us* stays, and not for a server.
 //! Nobody is let in while too many of those who were shown out have not gone yet, since they cost memory as long as they are here.
 
 use std::collections::{BTreeMap, HashMap, HashSet};

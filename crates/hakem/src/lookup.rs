@@ -5,13 +5,16 @@
 //! about the one who asks (CVE-2015-6817).
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use auth::Secret;
 use config::AuthQuery;
-use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod};
+use deadpool_postgres::{Client, Manager, ManagerConfig, Pool, RecyclingMethod};
 use pool::Tls;
+use tokio::task::{JoinError, JoinHandle};
 use tokio_postgres::NoTls;
 use tokio_postgres::config::SslMode;
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -95,22 +98,27 @@ impl Lookup {
             return Ok(known);
         }
         let pool = self.pool((host, port, dbname.clone()), place.tls.as_ref())?;
-        let (query, name, state, cache) =
-            (self.query.query.clone(), user.to_owned(), self.state.clone(), self.query.cache);
+        // Strangers who have gone are not in the queue any more.
+        let turn = Turn(place.control.spawn(async move { pool.get().await.map_err(|error| failed(&error)) }));
+        let client = until(deadline, turn).await??;
+        // Whoever came at the same time may have asked while we waited for the connection.
+        if let Some(known) = self.remembered(&key) {
+            return Ok(known);
+        }
+        let (query, name, state) = (self.query.query.clone(), user.to_owned(), self.state.clone());
+        // The connection is busy until there is an answer, whether or not anybody is still here to hear it.
         let asked = place.control.spawn(async move {
-            let client = pool.get().await.map_err(|error| failed(&error))?;
-            // Whoever came at the same time may have asked while we waited for the connection.
-            if let Some(known) = remembered(&state, &key, cache) {
-                return Ok(known);
-            }
-            let statement = client.prepare_cached(&query).await.map_err(|error| failed(&error))?;
-            let rows = client.query(&statement, &[&name]).await.map_err(|error| failed(&error))?;
-            let known = read(&rows, &name)?;
+            let outcome = tokio::time::timeout_at(deadline.into(), question(&client, &query, &name)).await;
+            let Ok(outcome) = outcome else {
+                // There may never be one.
+                drop(Client::take(client));
+                return Err(LookupError::Timeout);
+            };
+            let known = outcome?;
             remember(&state, key, known.clone());
             Ok(known)
         });
-        let outcome = tokio::time::timeout_at(deadline.into(), asked).await.map_err(|_| LookupError::Timeout)?;
-        outcome.map_err(|error| LookupError::Failed(error.to_string()))?
+        until(deadline, asked).await?
     }
 
     fn remembered(&self, key: &Question) -> Option<Option<Arc<Known>>> {
@@ -167,6 +175,35 @@ async fn primary(watcher: &Watcher, deadline: Instant) -> Result<(String, u16), 
         if tokio::time::timeout_at(deadline.into(), watcher.changed(version)).await.is_err() {
             return Err(LookupError::NoPrimary(reason));
         }
+    }
+}
+
+async fn question(client: &Client, query: &str, name: &str) -> Result<Option<Arc<Known>>, LookupError> {
+    let statement = client.prepare_cached(query).await.map_err(|error| failed(&error))?;
+    let rows = client.query(&statement, &[&name]).await.map_err(|error| failed(&error))?;
+    read(&rows, name)
+}
+
+/// What a task comes to.
+async fn until<T>(deadline: Instant, task: impl Future<Output = Result<T, JoinError>>) -> Result<T, LookupError> {
+    let outcome = tokio::time::timeout_at(deadline.into(), task).await.map_err(|_| LookupError::Timeout)?;
+    outcome.map_err(|error| LookupError::Failed(error.to_string()))
+}
+
+/// A task that ends when it is not waited for.
+struct Turn<T>(JoinHandle<T>);
+
+impl<T> Future for Turn<T> {
+    type Output = Result<T, JoinError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context)
+    }
+}
+
+impl<T> Drop for Turn<T> {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
