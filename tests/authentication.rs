@@ -11,7 +11,7 @@ use tokio_postgres::error::SqlState;
 use wire::backend::tag;
 use wire::{frontend, startup};
 
-use crate::harness::{Client, Setup, Stage, program, run, until};
+use crate::harness::{Client, Proxy, Setup, Stage, program, run, until};
 use crate::raw::{Raw, sqlstate, tags};
 
 /// How a login ends.
@@ -85,10 +85,19 @@ async fn methods_secrets_and_servers() {
 #[tokio::test]
 async fn nobody_and_the_wrong_password() {
     let scene = Scene::start("").await;
-    let secret = scene.role("alice", "wonderland", "scram-sha-256").await;
+    let secret = auth::Verifier::from_password(b"wonderland", &[7; auth::SALT_BYTES], 5000).to_string();
     // Most users have verifiers: so who has no secret at all seems to have one, too.
     let list = format!("\"alice\" \"{secret}\"\n\"bob\" \"{secret}\"\n\"nopassword\" \"\"\n");
-    let stage = scene.open(&list, no_delay()).await;
+    let setup = no_delay().with("auth", "mock_secret", "\"0123456789abcdef0123456789abcdef\"");
+    let again = scene.setup(setup.clone());
+    let stage = scene.open(&list, setup).await;
+    // What is shown of a user does not change with a restart.
+    let again = again.proxy(&stage.cluster).await.unwrap();
+    for user in ["alice", "nobody"] {
+        let [before, after] = [challenge(&stage.proxy, user).await, challenge(&again, user).await];
+        assert!(before == after && before.ends_with(",i=5000"), "{user}: {before} {after}");
+        assert_ne!(challenge(&again, "somebody").await, before);
+    }
     for method in ["scram-sha-256", "md5", "password"] {
         let mut answers = Vec::new();
         for user in ["alice", "nobody", "nopassword"] {
@@ -498,6 +507,18 @@ async fn role(cluster: &Cluster, user: &str, password: &str, form: &str) -> Stri
 
 fn list_path(cluster: &Cluster) -> PathBuf {
     cluster.directory().join("users.txt")
+}
+
+/// The salt and the iterations of a user, as any stranger is told.
+async fn challenge(proxy: &Proxy, user: &str) -> String {
+    let mut raw = Raw::open(proxy).await;
+    raw.knock(user, "scram-sha-256").await;
+    assert_eq!(raw.hear().await.unwrap().tag, tag::AUTHENTICATION);
+    let mut words = Vec::new();
+    frontend::put_password_message(&mut words, b"SCRAM-SHA-256\0\0\0\0\x0dn,,n=,r=nonce");
+    raw.say(&words).await;
+    let answer = String::from_utf8(raw.hear().await.unwrap().body.split_off(4)).unwrap();
+    answer.split_once(",s=").unwrap_or_else(|| panic!("{answer}")).1.to_owned()
 }
 
 /// Attempts that fail on purpose need not take long.

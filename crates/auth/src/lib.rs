@@ -39,4 +39,4 @@ pub use penalty::{ADDRESSES_MAX, Penalties, PenaltyOptions};
 pub use secret::{Secret, password_proves};
 pub use server::{Cleartext, ServerLogin, Step};
 pub use userlist::parse_userlist;
-pub use verifier::{DEFAULT_ITERATIONS, MOCK_SECRET_BYTES, SALT_BYTES, Verifier, salt_for};
+pub use verifier::{DEFAULT_ITERATIONS, MOCK_SECRET_BYTES, SALT_BYTES, Verifier, mock_secret, salt_for};

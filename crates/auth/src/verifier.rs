@@ -27,6 +27,11 @@ impl Verifier {
         Verifier::of(&ScramKeys::from_password(password, salt, iterations.max(1)))
     }
 
+    /// How much work a guess is.
+    pub fn iterations(&self) -> u32 {
+        self.iterations
+    }
+
     /// The verifier that these keys are of.
     pub(crate) fn of(keys: &ScramKeys) -> Verifier {
         let ScramKeys { iterations, salt, server_key, .. } = keys;
@@ -80,6 +85,13 @@ impl fmt::Debug for Verifier {
     }
 }
 
+/// The secret behind the verifiers of unknown users, from what only this machine or its administrator knows. As with PostgreSQL's
+/// `mock_authentication_nonce`, it must be the same after a restart, since the salt of a user that exists is. What it is made of
+/// should have as many random bits: strangers are shown what comes of it, and may try to guess.
+pub fn mock_secret(source: &[u8]) -> [u8; MOCK_SECRET_BYTES] {
+    scram::hmac(source, b"hakem mock authentication")
+}
+
 /// The salt for a user whose password is known in plain text. Made the same way as the salt of [`Verifier::mock`], so that
 /// neither its length nor its constancy tells a user that exists from one that does not.
 pub fn salt_for(secret: &[u8; MOCK_SECRET_BYTES], user: &str) -> [u8; SALT_BYTES] {
@@ -98,7 +110,7 @@ pub const DEFAULT_ITERATIONS: u32 = 4096;
 /// PostgreSQL's SCRAM_DEFAULT_SALT_LEN.
 pub const SALT_BYTES: usize = 16;
 
-/// The length of the process-wide secret behind the verifiers of unknown users; PostgreSQL's MOCK_AUTH_NONCE_LEN.
+/// The length of the secret behind the verifiers of unknown users; PostgreSQL's MOCK_AUTH_NONCE_LEN.
 pub const MOCK_SECRET_BYTES: usize = 32;
 
 pub(crate) const PREFIX: &str = "SCRAM-SHA-256$";
@@ -150,6 +162,17 @@ mod tests {
         check("+8k=", "+8k");
         check("+8k=", "+8k=:");
         check("+8k=", "+8k=\n");
+    }
+
+    /// A restart changes neither who exists nor who does not; another machine is another.
+    #[test]
+    fn nobody_stays_nobody() {
+        let mock = |source: &[u8]| Verifier::mock(&mock_secret(source), "nobody", 4096).to_string();
+        assert_eq!(
+            mock(b"a source"),
+            "SCRAM-SHA-256$4096:7LOwyq+f00i13aM8GaLEhA==$nZhigcgkyuCKyQQG+tuDsMceeZS9AtctMly13nDIfIQ=:yUd9rY8qC01TFim7IOeAnipLs73AnYgOQ367WvTc8mo="
+        );
+        assert_ne!(mock(b"a source"), mock(b"another source"));
     }
 
     #[test]

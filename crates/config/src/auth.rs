@@ -25,6 +25,8 @@ pub struct Auth {
     pub query: Option<AuthQuery>,
     /// The iterations of verifiers that are made of plain passwords.
     pub scram_iterations: u32,
+    /// What the salts of users are made from who do not exist; without one, whoever reads it finds something that lasts.
+    pub mock_secret: Option<Secret>,
     /// How long the answer to an address's first failed login is held back; it doubles with each.
     pub failed_login_delay: Duration,
     /// The longest that it is.
@@ -77,6 +79,7 @@ impl Auth {
             ident_file: path(section, "auth_ident_file"),
             query: AuthQuery::read(section),
             scram_iterations: section.within("scram_iterations", 4096, 1..=SCRAM_ITERATIONS_MAX),
+            mock_secret: mock_secret(section),
             failed_login_delay: section.within("failed_login_delay", millis(100), Duration::ZERO..=millis(60_000)),
             failed_login_delay_max: section.within(
                 "failed_login_delay_max",
@@ -161,6 +164,15 @@ impl Keyword for AuthMethod {
     ];
 }
 
+fn mock_secret(section: &mut Section<'_, '_>) -> Option<Secret> {
+    let secret: Option<Secret> = section.optional("mock_secret");
+    if secret.as_ref().is_some_and(|secret| secret.expose().len() < MOCK_SECRET_BYTES_MIN) {
+        let place = section.place_of("mock_secret");
+        section.problem(place, format!("\"mock_secret\" must have {MOCK_SECRET_BYTES_MIN} random characters or more"));
+    }
+    secret
+}
+
 /// A key that names a file.
 fn path(section: &mut Section<'_, '_>, key: &'static str) -> Option<String> {
     let path: Option<String> = section.optional(key);
@@ -182,6 +194,9 @@ pub(crate) fn password_flaw(password: &Secret, method: AuthMethod) -> Option<&'s
         (flaw, _) => flaw,
     }
 }
+
+/// Strangers can check guesses at it.
+const MOCK_SECRET_BYTES_MIN: usize = 32;
 
 /// The most iterations: each login of an unknown user may cost as many.
 const SCRAM_ITERATIONS_MAX: u32 = 1_000_000;

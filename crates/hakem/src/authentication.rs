@@ -135,9 +135,9 @@ async fn prove(guest: &mut Guest, worker: &Worker, secrets: &Secrets, claim: &Cl
         return Ok(secret.map_or(Credential::None, Secret::credential));
     };
     match exchange {
-        Exchange::Scram => scram(guest, worker, secrets, known.clone(), user).await,
-        Exchange::Md5 => md5(guest, worker, secret, user).await,
-        Exchange::Password => cleartext(guest, worker, secrets, known.clone(), user).await,
+        Exchange::Scram => scram(guest, secrets, known.clone(), user).await,
+        Exchange::Md5 => md5(guest, secrets, secret, user).await,
+        Exchange::Password => cleartext(guest, secrets, known.clone(), user).await,
     }
 }
 
@@ -179,14 +179,13 @@ fn by_name(kind: &str, name: Option<&str>, secrets: &Secrets, map: Option<&str>,
 
 async fn scram(
     guest: &mut Guest,
-    worker: &Worker,
     secrets: &Secrets,
     known: Option<Arc<Known>>,
     user: &str,
 ) -> Result<Credential, Denied> {
     let wrong = |error| failed(error, known.is_some(), user);
     let served = guest.serve();
-    let account = account(worker, secrets.iterations, known.clone(), user).await;
+    let account = account(secrets, known.clone(), user).await;
     drop(served);
     let server = ScramServer::new(account, guest.end_point());
     let mut out = Vec::new();
@@ -216,14 +215,14 @@ async fn scram(
     })
 }
 
-async fn md5(guest: &mut Guest, worker: &Worker, secret: Option<&Secret>, user: &str) -> Result<Credential, Denied> {
+async fn md5(guest: &mut Guest, secrets: &Secrets, secret: Option<&Secret>, user: &str) -> Result<Credential, Denied> {
     let salt: [u8; 4] = rand::random();
     let mut out = Vec::new();
     backend::put_authentication_md5_password(&mut out, salt);
     guest.stream.write_all(&out).await?;
     let answer = password(guest, user).await?;
     let given = answer.strip_suffix(b"\0").unwrap_or(&answer);
-    match auth::md5_proves(secret, &worker.service.mock_secret, user, salt, given) {
+    match auth::md5_proves(secret, &secrets.mock_secret, user, salt, given) {
         true => Ok(secret.map_or(Credential::None, Secret::credential)),
         false => Err(failed(AuthError::WrongPassword, secret.is_some(), user)),
     }
@@ -231,7 +230,6 @@ async fn md5(guest: &mut Guest, worker: &Worker, secret: Option<&Secret>, user: 
 
 async fn cleartext(
     guest: &mut Guest,
-    worker: &Worker,
     secrets: &Secrets,
     known: Option<Arc<Known>>,
     user: &str,
@@ -245,7 +243,7 @@ async fn cleartext(
     if given.pop() != Some(0) || given.contains(&0) {
         return Err(failed(AuthError::ClientMalformed("invalid password packet size"), is_known, user));
     }
-    let (mock_secret, name, iterations) = (worker.service.mock_secret, user.to_owned(), secrets.iterations);
+    let (mock_secret, name, iterations) = (secrets.mock_secret, user.to_owned(), secrets.usual_iterations());
     let _served = guest.serve();
     let checked = tokio::task::spawn_blocking(move || {
         let mock = Verifier::mock(&mock_secret, &name, iterations);
@@ -283,14 +281,18 @@ async fn password(guest: &mut Guest, user: &str) -> Result<Vec<u8>, Denied> {
     }
 }
 
-/// The account to prove oneself for. Computed away from the event loop, where a verifier has to be made first.
-async fn account(worker: &Worker, iterations: u32, known: Option<Arc<Known>>, user: &str) -> Account {
-    let (mock_secret, name) = (worker.service.mock_secret, user.to_owned());
-    let unknown = Account::unknown(&mock_secret, user, iterations);
-    let Some(known) = known else { return unknown };
-    let verifier = tokio::task::spawn_blocking(move || known.verifier(&name, &mock_secret, iterations).cloned()).await;
+/// The account to prove oneself for. Computed away from the event loop, where a verifier may have to be made first, for everybody: whether
+/// there is such a user does not show in the time.
+async fn account(secrets: &Secrets, known: Option<Arc<Known>>, user: &str) -> Account {
+    let (mock_secret, iterations, usual) = (secrets.mock_secret, secrets.iterations, secrets.usual_iterations());
+    let name = user.to_owned();
+    let account = tokio::task::spawn_blocking(move || {
+        let unknown = Account::unknown(&mock_secret, &name, usual);
+        let verifier = known.and_then(|known| known.verifier(&name, &mock_secret, iterations).cloned());
+        verifier.map_or(unknown, Account::Known)
+    });
     // Only a shutdown abandons it.
-    verifier.ok().flatten().map_or(unknown, Account::Known)
+    account.await.unwrap_or_else(|_| Account::unknown(&mock_secret, user, usual))
 }
 
 /// A failure of the exchange. Whether the user is unknown or the password wrong is nobody's business but the log's.

@@ -3,8 +3,8 @@
 //! Owns reading them, again on each reload, and finding a user's secret, in a list or by asking a server (`lookup`). What a secret
 //! proves is the crate `auth`'s.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use auth::{Exchange, Fault, Hba, MOCK_SECRET_BYTES, Method, Rule, Secret, UserMaps, Verifier, Visitor};
@@ -21,7 +21,14 @@ pub(crate) struct Secrets {
     lookup: Option<Lookup>,
     /// Whether most users have verifiers: so an unknown one seems to have one, too.
     has_verifiers: AtomicBool,
+    /// The iterations of most verifiers: likewise.
+    usual_iterations: AtomicU32,
+    /// Those of verifiers that are made here.
     pub(crate) iterations: u32,
+    /// From which the salts of unknown users are made up.
+    pub(crate) mock_secret: [u8; MOCK_SECRET_BYTES],
+    /// It is no other after a restart.
+    is_lasting: bool,
 }
 
 /// A user's secret, and the verifier to check a SCRAM client against, which is made once.
@@ -99,21 +106,28 @@ impl Secrets {
             return Err(problems);
         }
         let verifiers = users.values().filter(|known| matches!(known.secret, Secret::Scram(_))).count();
+        let lasting = lasting(auth);
         let secrets = Secrets {
             has_verifiers: AtomicBool::new(users.is_empty() || 2 * verifiers > users.len()),
+            usual_iterations: AtomicU32::new(usual_iterations(&users, auth.scram_iterations)),
             users,
             method: auth.method,
             rules,
             maps,
             lookup,
             iterations: auth.scram_iterations,
+            is_lasting: lasting.is_some(),
+            mock_secret: lasting.unwrap_or_else(rand::random),
         };
         Ok(secrets)
     }
 
     /// Keeps what an earlier load has computed and is still right.
     pub(crate) fn inherit(&mut self, old: &Secrets) {
-        if self.iterations != old.iterations {
+        if !self.is_lasting && !old.is_lasting {
+            self.mock_secret = old.mock_secret;
+        }
+        if (self.iterations, self.mock_secret) != (old.iterations, old.mock_secret) {
             return;
         }
         for (user, known) in &mut self.users {
@@ -125,9 +139,9 @@ impl Secrets {
 
     /// Makes the verifiers that are not made yet, so that no login shows by the time it takes that it was a user's first. It takes
     /// milliseconds for each.
-    pub(crate) fn warm(&self, mock_secret: &[u8; MOCK_SECRET_BYTES]) {
+    pub(crate) fn warm(&self) {
         for (user, known) in &self.users {
-            known.verifier(user, mock_secret, self.iterations);
+            known.verifier(user, &self.mock_secret, self.iterations);
         }
     }
 
@@ -161,6 +175,7 @@ impl Secrets {
         let found = lookup.ask(place, user).await?;
         if let Some(known) = &found {
             self.has_verifiers.store(matches!(known.secret, Secret::Scram(_)), Ordering::Relaxed);
+            self.usual_iterations.store(iterations_of(&known.secret, self.iterations), Ordering::Relaxed);
         }
         Ok(found)
     }
@@ -168,6 +183,11 @@ impl Secrets {
     /// What an unknown user is asked for where the method leaves it open.
     pub(crate) fn usual(&self) -> Exchange {
         if self.has_verifiers.load(Ordering::Relaxed) { Exchange::Scram } else { Exchange::Md5 }
+    }
+
+    /// How many iterations the verifier of an unknown user seems to have.
+    pub(crate) fn usual_iterations(&self) -> u32 {
+        self.usual_iterations.load(Ordering::Relaxed)
     }
 }
 
@@ -184,6 +204,34 @@ impl Known {
         iterations: u32,
     ) -> Option<&Verifier> {
         self.verifier.get_or_init(|| self.secret.verifier(&auth::salt_for(mock_secret, user), iterations)).as_ref()
+    }
+}
+
+/// The secret behind the verifiers of unknown users that is the same after a restart, if there is one. The passwords of the configuration
+/// are no source for it: strangers could guess at them.
+fn lasting(auth: &config::Auth) -> Option<[u8; MOCK_SECRET_BYTES]> {
+    // machine-id(5): not to be shown to strangers itself, but hashed with a key by which applications may be known.
+    let machine = || std::fs::read_to_string(MACHINE_ID).ok();
+    let source = auth.mock_secret.as_ref().map(|secret| secret.expose().to_owned()).or_else(machine)?;
+    // It is empty in an image from which machines are made.
+    (!source.trim().is_empty()).then(|| auth::mock_secret(source.trim().as_bytes()))
+}
+
+const MACHINE_ID: &str = "/etc/machine-id";
+
+/// The iterations of most users' verifiers.
+fn usual_iterations(users: &HashMap<String, Arc<Known>>, own: u32) -> u32 {
+    let mut counts = BTreeMap::new();
+    for known in users.values() {
+        *counts.entry(iterations_of(&known.secret, own)).or_insert(0) += 1;
+    }
+    counts.into_iter().max_by_key(|(_, count)| *count).map_or(own, |(iterations, _)| iterations)
+}
+
+fn iterations_of(secret: &Secret, own: u32) -> u32 {
+    match secret {
+        Secret::Scram(verifier) => verifier.iterations(),
+        Secret::Plain(_) | Secret::Md5(_) => own,
     }
 }
 
@@ -209,4 +257,48 @@ fn faults(found: Vec<Fault>) -> Vec<Problem> {
 fn problem(file: &str, line: Option<usize>, message: String) -> Problem {
     let position = line.map(|line| Position { line, column: 1 });
     Problem { file: file.to_owned(), position, message, nearest: None }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use super::*;
+
+    fn secrets(auth: &str, passwords: &[&str]) -> Secrets {
+        let mut text =
+            format!("[auth]\n{auth}\n[clusters.a]\nservers = [\"a\"]\nprobe_user = \"p\"\n[databases.\"*\"]\n");
+        for (number, password) in passwords.iter().enumerate() {
+            text += &format!("[[users]]\nname = \"u{number}\"\npassword = {password:?}\n");
+        }
+        Secrets::load(&crate::run::parse(&text, "test").unwrap()).unwrap()
+    }
+
+    /// What is shown of a user who does not exist is the same after a restart.
+    #[test]
+    fn nobody_stays_nobody() {
+        let stated = "mock_secret = \"0123456789abcdef0123456789abcdef\"";
+        let before = secrets(stated, &["x"]);
+        assert_eq!(before.mock_secret, secrets(stated, &["another"]).mock_secret);
+        assert_ne!(before.mock_secret, secrets(&stated.replace('f', "e"), &["x"]).mock_secret);
+        // Without anything that lasts, it lasts as long as the program at least.
+        let made_up = || Secrets { is_lasting: false, mock_secret: rand::random(), ..secrets("", &["x"]) };
+        let (old, mut new) = (made_up(), made_up());
+        new.inherit(&old);
+        assert_eq!(new.mock_secret, old.mock_secret);
+        let mut stated = secrets(stated, &["x"]);
+        stated.inherit(&old);
+        assert_eq!(stated.mock_secret, before.mock_secret);
+    }
+
+    #[test]
+    fn nobody_is_like_most() {
+        let stored = |iterations: u32| Verifier::from_password(b"x", b"salt", iterations).to_string();
+        let check = |passwords: &[&str], expected: u32| {
+            assert_eq!(secrets("scram_iterations = 7", passwords).usual_iterations(), expected, "{passwords:?}");
+        };
+        check(&["plain"], 7);
+        check(&[&stored(5)], 5);
+        check(&[&stored(5), &stored(6), &stored(5)], 5);
+        check(&[&stored(5), "plain", "plain"], 7);
+    }
 }

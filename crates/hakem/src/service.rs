@@ -77,8 +77,6 @@ pub(crate) struct Service {
     pub(crate) control: tokio::runtime::Handle,
     quotas: Arc<Quotas>,
     pub(crate) census: Arc<Census>,
-    /// From which the salts of unknown users are made up.
-    pub(crate) mock_secret: [u8; auth::MOCK_SECRET_BYTES],
     next_client: AtomicU64,
     clients: AtomicUsize,
 }
@@ -122,7 +120,6 @@ impl Service {
             control: tokio::runtime::Handle::current(),
             quotas: Arc::default(),
             census: Arc::default(),
-            mock_secret: rand::random(),
             next_client: AtomicU64::new(1),
             clients: AtomicUsize::new(0),
         });
@@ -446,8 +443,8 @@ impl Service {
 
     /// Makes verifiers beforehand, in a thread of its own.
     fn warm(&self) {
-        let (secrets, mock_secret) = (self.secrets(), self.mock_secret);
-        self.control.spawn_blocking(move || secrets.warm(&mock_secret));
+        let secrets = self.secrets();
+        self.control.spawn_blocking(move || secrets.warm());
     }
 
     pub(crate) fn next_client_id(&self) -> u64 {

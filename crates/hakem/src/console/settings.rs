@@ -215,7 +215,7 @@ const SHARED: [&str; 50] = [
 mod tests {
     use super::*;
 
-    const TEXT: &str = "[pool]\nsize = 7\n[clusters.a]\nservers = [\"a\"]\n[databases.\"*\"]\n[[users]]\nname = \"u\"\npassword = \"secret\"";
+    const TEXT: &str = "[pool]\nsize = 7\n[clusters.a]\nservers = [\"a\"]\n[databases.\"*\"]\n[[users]]\nname = \"u\"\npassword = \"hidden\"";
 
     #[test]
     fn values_are_shown_as_pgbouncer_does() {
@@ -234,7 +234,7 @@ mod tests {
         check("proxy.listen", "127.0.0.1:6432", "127.0.0.1:6432", "no");
         check("topology.probe_interval", "100ms", "100ms", "yes");
         check("admin_users", "", "", "yes");
-        assert!(!format!("{rows:?}").contains("secret"));
+        assert!(!format!("{rows:?}").contains("hidden"));
     }
 
     #[test]
@@ -245,7 +245,7 @@ mod tests {
             changed(TEXT, key, value).map(|text| Config::parse(&text, "test").unwrap())
         };
         assert_eq!(set("default_pool_size", "9").unwrap().pool.size, 9);
-        assert_eq!(set("pool.size", "9").unwrap().users["u"].password.as_ref().unwrap().expose(), "secret");
+        assert_eq!(set("pool.size", "9").unwrap().users["u"].password.as_ref().unwrap().expose(), "hidden");
         assert_eq!(set("max_client_conn", "77").unwrap().proxy.max_client_conn, 77);
         assert_eq!(set("query_wait_timeout", "1.5").unwrap().pool.timeouts.query_wait.unwrap().as_millis(), 1500);
         assert_eq!(set("server_lifetime", "90").unwrap().pool.server_lifetime.as_secs(), 90);
