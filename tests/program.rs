@@ -72,6 +72,7 @@ async fn logs_are_json_and_keep_secrets() {
             "format",
             &format!("\"{format}\""),
         );
+        setup = setup.with("console", "admin_users", "[\"postgres\"]");
         setup.cluster.password = "correct horse".to_owned();
         let mut stage = setup.start().await.unwrap();
         let someone = stage.proxy.connect_with(|config| {
@@ -88,6 +89,15 @@ async fn logs_are_json_and_keep_secrets() {
             config.user("mallory\nWARN forged").password("wrong");
         });
         assert!(forger.await.is_err());
+        // What a server says of a name, and what an administrator says to the console.
+        let forger = stage.proxy.connect_with(|config| {
+            config.dbname("nowhere\nWARN forged");
+        });
+        assert!(forger.await.is_err());
+        let console = stage.proxy.connect_with(|config| {
+            config.dbname("hakem");
+        });
+        assert!(console.await.unwrap().failure("DISABLE \"nowhere\nWARN forged\"").await.is_none());
         stage.cluster.kill(0).await.unwrap();
         stage.cluster.start_node(0).await.unwrap();
         until("the server to be back", async || someone.failure("create table if not exists t ()").await.is_none())
@@ -100,7 +110,10 @@ async fn logs_are_json_and_keep_secrets() {
             assert!(!log.contains(secret), "{secret} is in the log:\n{log}");
         }
         assert!(log.contains("authentication failed") && log.contains("user"), "{log}");
-        assert!(log.contains("forged") && !log.contains("\nWARN forged"), "{log}");
+        for told in ["authentication failed", "cannot connect to server", "command issued"] {
+            assert!(log.lines().any(|line| line.contains(told) && line.contains("\\nWARN forged")), "{told}: {log}");
+        }
+        assert!(!log.contains("\nWARN forged"), "{log}");
         if format == "json" {
             for line in log.lines() {
                 let line: serde_json::Value =

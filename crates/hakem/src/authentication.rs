@@ -21,7 +21,6 @@ use wire::frontend;
 
 use crate::login::{Guest, Refusal};
 use crate::lookup::Place;
-use crate::printable::Printable;
 use crate::secrets::{Demand, Known, Secrets};
 use crate::worker::Worker;
 
@@ -69,8 +68,7 @@ pub(crate) async fn authenticate(guest: &mut Guest, worker: &Worker, claim: &Cla
             worker.counters.authentication_failed();
             let peer = guest.peer;
             let Claim { user, database, .. } = claim;
-            let (user, database) = (Printable(user), Printable(database));
-            tracing::warn!(%peer, %user, %database, reason = %Printable(&reason.to_string()), "authentication failed");
+            tracing::warn!(%peer, %user, %database, reason, "authentication failed");
             Err(Refusal::Denied(failure))
         }
         Err(Denied::Other(refusal)) => Err(refusal),

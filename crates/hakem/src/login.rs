@@ -22,7 +22,6 @@ use crate::buffers::Inbox;
 use crate::cancel::Registered;
 use crate::console;
 use crate::lobby::{Seat, Served};
-use crate::printable::Printable;
 use crate::replication::{Replication, Tunnel};
 use crate::route::{self, Missed, Wanted};
 use crate::service::Tenant;
@@ -112,7 +111,7 @@ pub(crate) async fn log_in(stream: Stream, seat: Seat, worker: &Rc<Worker>, pres
         Ok(Err(Refusal::Told(failure))) => {
             // A crowd is not to fill the log, too: it is counted.
             if !shown_out {
-                tracing::info!(client = id, %peer, code = failure.code, message = %Printable(&failure.message), "login refused");
+                tracing::info!(client = id, %peer, code = failure.code, message = %failure.message, "login refused");
             }
             failure
         }
@@ -165,7 +164,7 @@ async fn admit(guest: &mut Guest, worker: &Rc<Worker>, presence: &Presence) -> R
     let claim = Claim { user, database, replication: is_physical };
     let credential = authenticate(guest, worker, &claim).await?;
     let encrypted = guest.security.tls.is_some();
-    tracing::debug!(client = id, user = %Printable(user), database = %Printable(database), encrypted, "authenticated");
+    tracing::debug!(client = id, %user, %database, encrypted, "authenticated");
     // Whoever has to see to a full house must get in.
     let administers = console::is_console(database) && replication.is_none();
     if !presence.count() && !administers {

@@ -1,6 +1,6 @@
-//! What a stranger has said, as it is put into the log.
+//! What somebody else has said, on one line.
 //!
-//! Owns one rule: nobody who is not known writes lines of his own there.
+//! Owns how that is shown; that the log shows all that way is `logging`'s.
 
 use std::fmt::{self, Write};
 

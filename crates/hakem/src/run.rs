@@ -113,7 +113,9 @@ async fn obey(service: &Arc<Service>, order: Order) -> Option<Shutdown> {
             let done = service.reload().await;
             notify::ready();
             if let Err(error) = &done {
-                tracing::error!("the configuration stays as it was: {error:#}");
+                for line in format!("{error:#}").lines() {
+                    tracing::error!("the configuration stays as it was: {line}");
+                }
             }
             // Whoever does not wait for the answer reads the log.
             let _ = answer.send(done.map_err(|error| format!("{error:#}")));
