@@ -372,6 +372,33 @@ async fn failures_are_counted_logged_and_slowed_down() {
     let _ = quick;
 }
 
+/// Whoever hangs up rather than wait for the answer to a wrong password, and comes again, has to wait then; nobody else has to.
+#[tokio::test]
+async fn who_does_not_wait_for_the_answer_waits_the_next_time() {
+    let delay = Duration::from_secs(2);
+    let setup = Setup::replicas(0).with("auth", "failed_login_delay", "\"2s\"").with("auth", "method", "\"password\"");
+    let stage = setup.start().await.unwrap();
+    let asked_at = async |raw: &mut Raw| {
+        raw.knock("postgres", "postgres").await;
+        assert_eq!(raw.hear().await.unwrap().tag, tag::AUTHENTICATION);
+        Instant::now()
+    };
+    let mut hasty = Raw::open(&stage.proxy).await;
+    let began = asked_at(&mut hasty).await;
+    let mut wrong = Vec::new();
+    frontend::put_password_message(&mut wrong, b"hunter2\0");
+    hasty.say(&wrong).await;
+    let failures = async || stage.proxy.metric("hakem_authentication_failures_total", &[]).await;
+    until("the password to be wrong", async || failures().await == 1.0).await.unwrap();
+    drop(hasty);
+    until("it to have gone", async || stage.proxy.metric("hakem_logins_open", &[]).await == 0.0).await.unwrap();
+    let (mut next, mut other) = (Raw::open(&stage.proxy).await, Raw::from(&stage.proxy, [127, 0, 0, 2]).await);
+    let (next, other) = tokio::join!(asked_at(&mut next), asked_at(&mut other));
+    assert!(next >= began + delay, "{:?}", next - began);
+    assert!(other < next, "{:?} {:?}", other - began, next - began);
+    assert_eq!(stage.connect().await.value("select 1").await.unwrap(), "1");
+}
+
 /// The files are read again on reload; one that is broken leaves everything as it was.
 #[tokio::test]
 async fn files_are_read_again() {

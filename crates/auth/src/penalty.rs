@@ -1,8 +1,10 @@
 //! How long an address waits for the answer to a login that has failed: longer with each failure, up to a limit, until it has
 //! been good for a while.
 //!
-//! Only failures wait. Who knows his password is let in at once, behind whatever address he sits. Owns the table, which is
-//! bounded; does not wait itself, and asks no clock.
+//! Only failures wait, as long as they do: who knows his password is let in at once, behind whatever address he sits. Whoever does not
+//! wait, and has had no answer for one, leaves the rest to his address: it owes that, and whoever comes next from there waits before he
+//! may prove anything. So does an address of which many wait at a time. Owns the table, which is bounded; does not wait itself, and
+//! asks no clock.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -29,28 +31,58 @@ pub struct Penalties {
 struct Failures {
     count: u32,
     last: Instant,
+    /// Answers that are being held back.
+    held: u32,
+    /// Until then nobody who comes from there may prove anything.
+    owed_until: Instant,
 }
 
 impl Penalties {
-    /// Notes that a login from `address` has failed, and returns how long its answer is held back. A network of IPv6, which is
-    /// one customer's, counts as one address.
+    /// Notes that a login from `address` has failed, and returns how long its answer is held back; [`Penalties::over`] must say how
+    /// that ends. A network of IPv6, which is one customer's, counts as one address.
     pub fn failed(&mut self, address: IpAddr, options: &PenaltyOptions, now: Instant) -> Duration {
         if options.first.is_zero() {
             return Duration::ZERO;
         }
         let key = network(address);
-        let is_forgotten = |failures: &Failures| now.saturating_duration_since(failures.last) >= options.forget;
+        let is_forgotten = |failures: &Failures| {
+            now.saturating_duration_since(failures.last) >= options.forget && failures.owed_until <= now
+        };
         if self.addresses.len() >= ADDRESSES_MAX && !self.addresses.contains_key(&key) {
             self.addresses.retain(|_, failures| !is_forgotten(failures));
             self.evict();
         }
-        let failures = self.addresses.entry(key).or_insert(Failures { count: 0, last: now });
+        let fresh = Failures { count: 0, last: now, held: 0, owed_until: now };
+        let failures = self.addresses.entry(key).or_insert(fresh);
         if is_forgotten(failures) {
-            failures.count = 0;
+            *failures = Failures { held: failures.held, ..fresh };
         }
         let doublings = failures.count.min(DOUBLINGS_MAX);
-        *failures = Failures { count: failures.count.saturating_add(1), last: now };
-        options.first.saturating_mul(1 << doublings).min(options.max)
+        let delay = options.first.saturating_mul(1 << doublings).min(options.max);
+        failures.count = failures.count.saturating_add(1);
+        failures.last = now;
+        failures.held = failures.held.saturating_add(1);
+        if failures.held > HELD_MAX {
+            failures.owe(now + delay);
+        }
+        delay
+    }
+
+    /// An answer is held back no more. Unless the client has waited for it, its address owes the rest, up to `until`.
+    pub fn over(&mut self, address: IpAddr, until: Instant, waited: bool) {
+        // An address that had to make room is forgotten.
+        if let Some(failures) = self.addresses.get_mut(&network(address)) {
+            failures.held = failures.held.saturating_sub(1);
+            if !waited {
+                failures.owe(until);
+            }
+        }
+    }
+
+    /// How long whoever comes from `address` waits before he may prove who he is.
+    pub fn owed(&self, address: IpAddr, now: Instant) -> Duration {
+        let failures = self.addresses.get(&network(address));
+        failures.map_or(Duration::ZERO, |failures| failures.owed_until.saturating_duration_since(now))
     }
 
     /// How many addresses are remembered.
@@ -73,6 +105,12 @@ impl Penalties {
     }
 }
 
+impl Failures {
+    fn owe(&mut self, until: Instant) {
+        self.owed_until = self.owed_until.max(until);
+    }
+}
+
 /// What counts as one address.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
@@ -86,6 +124,9 @@ fn network(address: IpAddr) -> IpAddr {
 
 /// The most addresses that are remembered.
 pub const ADDRESSES_MAX: usize = 10_000;
+
+/// Of one address, so many wait for their answers at a time without more ado.
+const HELD_MAX: u32 = 8;
 
 /// Beyond this, doubling would only overflow.
 const DOUBLINGS_MAX: u32 = 30;
@@ -118,6 +159,50 @@ mod tests {
         for _ in 0..100 {
             assert!(failed("10.0.0.1", 120 * second) <= 5000);
         }
+    }
+
+    /// Whoever hangs up instead of waiting is waited for by the next from there, and by nobody else.
+    #[test]
+    fn who_does_not_wait_leaves_a_debt() {
+        let (mut penalties, start) = (Penalties::default(), Instant::now());
+        let (here, there, millis) = (address("10.0.0.1"), address("10.0.0.2"), Duration::from_millis);
+        let delay = penalties.failed(here, &OPTIONS, start);
+        assert_eq!(penalties.owed(here, start), Duration::ZERO, "it waits itself");
+        penalties.over(here, start + delay, true);
+        assert_eq!(penalties.owed(here, start + millis(50)), Duration::ZERO, "it has waited");
+        let delay = penalties.failed(here, &OPTIONS, start);
+        penalties.over(here, start + delay, false);
+        assert_eq!(penalties.owed(here, start + millis(50)), millis(150));
+        assert_eq!(penalties.owed(there, start + millis(50)), Duration::ZERO);
+        // A shorter debt is part of a longer one, and none is longer than the limit.
+        penalties.over(here, start + millis(100), false);
+        assert_eq!(penalties.owed(here, start + millis(50)), millis(150));
+        for _ in 0..20 {
+            let delay = penalties.failed(here, &OPTIONS, start);
+            penalties.over(here, start + delay, false);
+        }
+        assert_eq!(penalties.owed(here, start), OPTIONS.max);
+        assert_eq!(penalties.owed(here, start + OPTIONS.max), Duration::ZERO);
+        penalties.over(there, start + delay, false);
+        assert_eq!(penalties.len(), 1);
+    }
+
+    /// Nor is it any use to leave many waiting.
+    #[test]
+    fn a_crowd_that_waits_is_in_debt() {
+        let (mut penalties, now) = (Penalties::default(), Instant::now());
+        let here = address("10.0.0.1");
+        for _ in 0..HELD_MAX {
+            penalties.failed(here, &OPTIONS, now);
+        }
+        assert_eq!(penalties.owed(here, now), Duration::ZERO);
+        assert_eq!(penalties.failed(here, &OPTIONS, now), penalties.owed(here, now));
+        for _ in 0..=HELD_MAX {
+            penalties.over(here, now, true);
+        }
+        let later = now + OPTIONS.max;
+        penalties.failed(here, &OPTIONS, later);
+        assert_eq!(penalties.owed(here, later), Duration::ZERO);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use auth::{
     Account, AuthError, ClientCertificate, Credential, Exchange, InitialResponse, Method, NONCE_BYTES, Origin,
@@ -75,13 +75,14 @@ pub(crate) async fn authenticate(guest: &mut Guest, worker: &Worker, claim: &Cla
     }
 }
 
-/// Holds the answer to a failed login back, the longer the more have failed from its address; as long as the client waits for it.
-pub(crate) async fn hold_back(guest: &mut Guest, delay: Duration) {
+/// Holds the answer to a failed login back, the longer the more have failed from its address; as long as the client waits for it. Returns
+/// whether it has.
+pub(crate) async fn hold_back(guest: &mut Guest, until: Instant) -> bool {
     let gone = async {
         let mut scratch = [0; 512];
         while guest.stream.read(&mut scratch).await.is_ok_and(|length| length > 0) {}
     };
-    let _ = tokio::time::timeout(delay, gone).await;
+    tokio::time::timeout_at(until.into(), gone).await.is_err()
 }
 
 async fn prove(guest: &mut Guest, worker: &Worker, secrets: &Secrets, claim: &Claim<'_>) -> Result<Credential, Denied> {
@@ -125,6 +126,13 @@ async fn prove(guest: &mut Guest, worker: &Worker, secrets: &Secrets, claim: &Cl
         }
         Method::Peer => by_name("Peer", guest.system_user().as_deref(), secrets, map, user)?,
         Method::Trust | Method::Md5 | Method::Password | Method::ScramSha256 => {}
+    }
+    if method.exchange(None, secrets.usual()).is_some() {
+        // What others from there have not waited for; not what they leave meanwhile, or they could keep everybody from there out.
+        let owed = worker.service.debts.owed(guest.address(), Instant::now());
+        if !owed.is_zero() {
+            tokio::time::sleep(owed).await;
+        }
     }
     // Who waits for a server may have to leave: strangers can make it as many lookups as they like.
     let known = find(worker, secrets, claim, method).await?;

@@ -116,11 +116,14 @@ pub(crate) async fn log_in(stream: Stream, seat: Seat, worker: &Rc<Worker>, pres
             failure
         }
         Ok(Err(Refusal::Denied(failure))) => {
-            let delay = worker.service.penalty(guest.address(), Instant::now());
+            let held = worker.service.debts.failed(guest.address(), &worker.service.config().auth, Instant::now());
             // Not longer than there is room for those who wait to be told.
-            tokio::select! {
-                () = hold_back(&mut guest, delay) => {}
-                () = call.notified() => {}
+            let waited = tokio::select! {
+                waited = hold_back(&mut guest, held.until) => waited,
+                () = call.notified() => false,
+            };
+            if waited {
+                held.paid();
             }
             failure
         }

@@ -23,6 +23,7 @@ mod console;
 mod control;
 mod counters;
 mod deadline;
+mod debts;
 mod demo;
 mod descriptors;
 mod gate;

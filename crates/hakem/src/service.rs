@@ -4,14 +4,13 @@
 //! transaction, a pool's lock and a topology snapshot are.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use auth::{Credential, Penalties, PenaltyOptions};
+use auth::Credential;
 use config::{Address, Config, ResolveError};
 use pool::Pool;
 use session::ServerMemory;
@@ -24,6 +23,7 @@ use crate::clusters::{Cluster, Clusters, Spot};
 use crate::console::settings;
 use crate::control::Order;
 use crate::counters::{self, PINS};
+use crate::debts::Debts;
 use crate::gate::Gates;
 use crate::ledger::Ledger;
 use crate::lobby::Lobby;
@@ -72,7 +72,8 @@ pub(crate) struct Service {
     vacancies: Mutex<Vacancies>,
     reloading: tokio::sync::Mutex<()>,
     secrets: ArcSwap<Secrets>,
-    penalties: Mutex<Penalties>,
+    /// What failed logins cost.
+    pub(crate) debts: Arc<Debts>,
     /// Where the control plane runs.
     pub(crate) control: tokio::runtime::Handle,
     quotas: Arc<Quotas>,
@@ -116,7 +117,7 @@ impl Service {
             vacancies: Mutex::default(),
             reloading: tokio::sync::Mutex::default(),
             secrets: ArcSwap::from_pointee(secrets),
-            penalties: Mutex::default(),
+            debts: Arc::default(),
             control: tokio::runtime::Handle::current(),
             quotas: Arc::default(),
             census: Arc::default(),
@@ -428,17 +429,6 @@ impl Service {
                 other.learn(credential);
             }
         }
-    }
-
-    /// How long the answer to a failed login from this address is held back.
-    pub(crate) fn penalty(&self, address: IpAddr, now: Instant) -> Duration {
-        let auth = &self.config.load().auth;
-        let options = PenaltyOptions {
-            first: auth.failed_login_delay,
-            max: auth.failed_login_delay_max,
-            forget: auth.failed_login_forget,
-        };
-        lock(&self.penalties).failed(address, &options, now)
     }
 
     /// Makes verifiers beforehand, in a thread of its own.
