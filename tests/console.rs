@@ -633,7 +633,26 @@ async fn killing() {
     until("the servers to be let go", async || rows(&admin, "show servers").await.is_empty()).await.unwrap();
     assert_eq!(figure(&admin, "show databases", ("name", "postgres"), "paused").await, 1);
     admin.batch_execute("resume postgres").await.unwrap();
+    let here = stage.connect().await;
+    assert_eq!(here.value("select 1").await.unwrap(), "1");
+    // All of all: each is paused by its name, as PgBouncer does it. RESUME resumes what KILL has paused, and nothing else.
+    let there = stage.proxy.connect_with(|config| {
+        config.dbname("template1");
+    });
+    let there = there.await.unwrap();
+    assert_eq!(there.value("select 1").await.unwrap(), "1");
+    admin.batch_execute("pause template1").await.unwrap();
+    admin.batch_execute("kill").await.unwrap();
+    for client in [here, there] {
+        assert!(client.batch_execute("select 1").await.is_err());
+    }
+    let paused = async |name: &str| figure(&admin, "show databases", ("name", name), "paused").await;
+    assert_eq!((paused("postgres").await, paused("template1").await), (1, 1));
+    assert_eq!(cell(&admin, "show state", ("key", "paused"), "value").await, "no");
+    admin.batch_execute("resume").await.unwrap();
+    assert_eq!((paused("postgres").await, paused("template1").await), (0, 1));
     assert_eq!(stage.connect().await.value("select 1").await.unwrap(), "1");
+    assert!(admin.batch_execute("resume").await.is_err());
 }
 
 #[tokio::test]

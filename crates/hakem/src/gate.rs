@@ -20,6 +20,8 @@ pub(crate) struct Gate {
     /// All databases are paused.
     everything: Arc<AtomicBool>,
     paused: AtomicBool,
+    /// By a KILL of all databases.
+    killed: AtomicBool,
     disabled: AtomicBool,
     news: watch::Sender<()>,
 }
@@ -40,6 +42,7 @@ impl Gates {
         let gate = Arc::new(Gate {
             everything: self.everything.clone(),
             paused: AtomicBool::new(false),
+            killed: AtomicBool::new(false),
             disabled: AtomicBool::new(false),
             news: watch::Sender::new(()),
         });
@@ -52,6 +55,25 @@ impl Gates {
         let before = self.everything.swap(paused, Ordering::SeqCst);
         self.lock().values().for_each(|gate| gate.tell());
         before
+    }
+
+    /// Pauses a database since all that are used are killed.
+    pub(crate) fn kill(&self, database: &str) {
+        let gate = self.of(database);
+        if !gate.paused.swap(true, Ordering::SeqCst) {
+            gate.killed.store(true, Ordering::SeqCst);
+        }
+        gate.tell();
+    }
+
+    /// Resumes what was paused that way, and not resumed by name since. Returns whether anything was.
+    pub(crate) fn revive(&self) -> bool {
+        let gates = self.lock();
+        let killed: Vec<_> = gates.values().filter(|gate| gate.killed.load(Ordering::SeqCst)).collect();
+        for gate in &killed {
+            gate.pause(false);
+        }
+        !killed.is_empty()
     }
 
     /// Whether everything is paused.
@@ -96,6 +118,7 @@ impl Gate {
     /// Pauses or resumes the database. Returns what held before.
     pub(crate) fn pause(&self, paused: bool) -> bool {
         let before = self.paused.swap(paused, Ordering::SeqCst);
+        self.killed.store(false, Ordering::SeqCst);
         self.tell();
         before
     }
@@ -130,5 +153,19 @@ mod tests {
         gates.sweep();
         assert!(gates.of("a").is_closed(), "what was said of it is not forgotten");
         assert!(gates.of("a").pause(false) && !gates.of("a").is_closed());
+    }
+
+    #[test]
+    fn what_was_killed_with_all_is_revived_with_all() {
+        let gates = Gates::default();
+        assert!(!gates.revive());
+        gates.of("paused").pause(true);
+        ["paused", "a", "b", "b", "c"].into_iter().for_each(|name| gates.kill(name));
+        assert!(gates.of("a").is_closed() && !gates.is_paused());
+        assert!(gates.of("b").pause(false));
+        gates.of("c").pause(true);
+        assert!(gates.revive() && !gates.revive());
+        let closed = |name: &str| gates.of(name).is_closed();
+        assert!(closed("paused") && !closed("a") && !closed("b") && closed("c"), "what was paused by name stays so");
     }
 }

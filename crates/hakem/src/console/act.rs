@@ -58,7 +58,11 @@ pub(crate) async fn act(service: &Arc<Service>, act: Act, argument: &str) -> Res
                 database => vec![database.to_owned()],
             };
             for database in &databases {
-                service.gates.of(database).pause(true);
+                if argument.is_empty() {
+                    service.gates.kill(database);
+                } else {
+                    service.gates.of(database).pause(true);
+                }
             }
             service.kill(move |client| databases.contains(&client.database)).await;
             each_pool(service, argument, |pool| pool.retire());
@@ -166,7 +170,8 @@ impl Drop for Undo<'_> {
 
 fn resume(service: &Service, argument: &str) -> Result<(), Failure> {
     if argument.is_empty() {
-        return match service.gates.pause(false) {
+        let (paused, killed) = (service.gates.pause(false), service.gates.revive());
+        return match paused || killed {
             true => Ok(()),
             false => Err(Failure::error("55000", "pooler is not paused/suspended")),
         };
