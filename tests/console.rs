@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::Type;
 
-use crate::harness::{Client, Proxy, Setup, Stage, code, driver, python, until};
+use crate::harness::{Client, Proxy, Setup, code, driver, python, until};
 
 /// The administrator is the default user; `watcher` may look, and `stranger` may do neither.
-fn setup(replicas: usize) -> Setup {
+pub(crate) fn setup(replicas: usize) -> Setup {
     let users = "[[users]]\nname = \"watcher\"\npassword = \"w\"\nserver_user = \"postgres\"\n\
                  [[users]]\nname = \"stranger\"\npassword = \"s\"\nserver_user = \"postgres\"";
     let setup = Setup::replicas(replicas).and(users).with("console", "stats_users", "[\"watcher\"]");
@@ -17,14 +16,19 @@ fn setup(replicas: usize) -> Setup {
     setup.with("console", "admin_users", &admin)
 }
 
-async fn console(proxy: &Proxy) -> Client {
+pub(crate) async fn console(proxy: &Proxy) -> Client {
     let client = proxy.connect_with(|config| {
         config.dbname("pgbouncer");
     });
     client.await.unwrap()
 }
 
-async fn log_in(proxy: &Proxy, user: &str, password: &str, database: &str) -> Result<Client, tokio_postgres::Error> {
+pub(crate) async fn log_in(
+    proxy: &Proxy,
+    user: &str,
+    password: &str,
+    database: &str,
+) -> Result<Client, tokio_postgres::Error> {
     let change = |config: &mut tokio_postgres::Config| {
         config.user(user).password(password).dbname(database);
     };
@@ -32,7 +36,7 @@ async fn log_in(proxy: &Proxy, user: &str, password: &str, database: &str) -> Re
 }
 
 /// The rows of a simple query, by column name.
-async fn rows(client: &Client, sql: &str) -> Vec<tokio_postgres::SimpleQueryRow> {
+pub(crate) async fn rows(client: &Client, sql: &str) -> Vec<tokio_postgres::SimpleQueryRow> {
     let messages = client.simple_query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     let row = |message| match message {
         SimpleQueryMessage::Row(row) => Some(row),
@@ -42,190 +46,15 @@ async fn rows(client: &Client, sql: &str) -> Vec<tokio_postgres::SimpleQueryRow>
 }
 
 /// The value of a column in the only row where another column has this value.
-async fn cell(client: &Client, sql: &str, (key, is): (&str, &str), column: &str) -> String {
+pub(crate) async fn cell(client: &Client, sql: &str, (key, is): (&str, &str), column: &str) -> String {
     let rows = rows(client, sql).await;
     let found: Vec<_> = rows.iter().filter(|row| row.get(key) == Some(is)).collect();
     assert_eq!(found.len(), 1, "{sql}: {key} = {is}: {rows:?}");
     found[0].get(column).unwrap_or("").to_owned()
 }
 
-async fn figure(client: &Client, sql: &str, row: (&str, &str), column: &str) -> u64 {
+pub(crate) async fn figure(client: &Client, sql: &str, row: (&str, &str), column: &str) -> u64 {
     cell(client, sql, row, column).await.parse().unwrap()
-}
-
-#[tokio::test]
-async fn columns_are_pgbouncers() {
-    let stage = setup(1).start().await.unwrap();
-    let client = stage.connect().await;
-    client.batch_execute("select 1").await.unwrap();
-    let admin = console(&stage.proxy).await;
-    const SOCKETS: &str = "type t user t database t replication t state t addr t port i local_addr t local_port i \
-        connect_time t request_time t wait i wait_us i close_needed i ptr t link t remote_pid i tls t \
-        application_name t prepared_statements i id i";
-    const TABLE: [(&str, &str); 17] = [
-        ("VERSION", "version t"),
-        ("STATE", "key t value t"),
-        ("CONFIG", "key t value t default t changeable t"),
-        (
-            "DATABASES",
-            "name t host t port i database t force_user t pool_size i min_pool_size i reserve_pool_size i \
-             server_lifetime i pool_mode t load_balance_hosts t max_connections i current_connections i \
-             max_client_connections i current_client_connections i paused i disabled i",
-        ),
-        (
-            "POOLS",
-            "database t user t cl_active i cl_waiting i cl_active_cancel_req i cl_waiting_cancel_req i sv_active i \
-             sv_active_cancel i sv_being_canceled i sv_idle i sv_used i sv_tested i sv_login i maxwait i maxwait_us i \
-             pool_mode t load_balance_hosts t",
-        ),
-        ("PEERS", "peer_id i host t port i pool_size i"),
-        ("PEER_POOLS", "peer_id i cl_active_cancel_req i cl_waiting_cancel_req i sv_active_cancel i sv_login i"),
-        (
-            "USERS",
-            "name t pool_size t reserve_pool_size t pool_mode t max_user_connections i current_connections i \
-             max_user_client_connections i current_client_connections i",
-        ),
-        ("CLIENTS", SOCKETS),
-        ("SERVERS", SOCKETS),
-        (
-            "STATS",
-            "database t total_server_assignment_count n total_xact_count n total_query_count n total_received n \
-             total_sent n total_xact_time n total_query_time n total_wait_time n total_client_parse_count n \
-             total_server_parse_count n total_bind_count n total_client_login_count n avg_server_assignment_count n \
-             avg_xact_count n avg_query_count n avg_recv n avg_sent n avg_xact_time n avg_query_time n avg_wait_time n \
-             avg_client_parse_count n avg_server_parse_count n avg_bind_count n avg_client_login_count n",
-        ),
-        (
-            "STATS_TOTALS",
-            "database t server_assignment_count n xact_count n query_count n bytes_received n bytes_sent n xact_time n \
-             query_time n wait_time n client_parse_count n server_parse_count n bind_count n client_login_count n",
-        ),
-        (
-            "STATS_AVERAGES",
-            "database t server_assignment_count n xact_count n query_count n bytes_received n bytes_sent n xact_time n \
-             query_time n wait_time n avg_client_parse_count n avg_server_parse_count n avg_bind_count n \
-             avg_client_login_count n",
-        ),
-        ("TOTALS", "name t value n"),
-        ("LISTS", "list t items i"),
-        ("MEM", "name t size i used i free i memtotal i"),
-        ("DNS_HOSTS", "hostname t ttl q addrs t"),
-    ];
-    for (topic, expected) in TABLE {
-        let statement = admin.prepare(&format!("SHOW {topic}")).await.unwrap();
-        let letter = |kind: &Type| match *kind {
-            Type::TEXT => "t",
-            Type::INT4 => "i",
-            Type::INT8 => "q",
-            Type::NUMERIC => "n",
-            _ => "?",
-        };
-        let found: Vec<String> =
-            statement.columns().iter().map(|column| format!("{} {}", column.name(), letter(column.type_()))).collect();
-        assert_eq!(found.join(" "), expected, "{topic}");
-        // The simple protocol has the same, and binary and text agree.
-        let simple = rows(&admin, &format!("SELECT {topic};")).await;
-        let extended = admin.query(&statement, &[]).await.unwrap();
-        assert_eq!(simple.len(), extended.len(), "{topic}");
-        for (simple, extended) in simple.iter().zip(&extended) {
-            for (at, column) in statement.columns().iter().enumerate().filter(|_| topic == "DATABASES") {
-                let value = match *column.type_() {
-                    Type::TEXT => extended.get::<_, Option<String>>(at),
-                    _ => extended.get::<_, Option<i32>>(at).map(|value| value.to_string()),
-                };
-                assert_eq!(simple.get(at).map(str::to_owned), value, "{}", column.name());
-            }
-        }
-    }
-    const TOTALS: &str = "server_assignment_count xact_count query_count client_bytes server_bytes xact_time query_time \
-        wait_time ps_client_parse_count ps_server_parse_count ps_bind_count client_login_count";
-    let names: Vec<String> =
-        rows(&admin, "show totals").await.iter().map(|row| row.get(0).unwrap().to_owned()).collect();
-    let expected = ["total", "avg"].map(|prefix| TOTALS.split(' ').map(move |name| format!("{prefix}_{name}")));
-    assert_eq!(names, expected.into_iter().flatten().collect::<Vec<_>>());
-    const LISTS: &str = "databases users peers pools peer_pools free_clients used_clients login_clients free_servers \
-        used_servers dns_names dns_zones dns_queries dns_pending";
-    let names: Vec<String> =
-        rows(&admin, "show lists").await.iter().map(|row| row.get(0).unwrap().to_owned()).collect();
-    assert_eq!(names.join(" "), LISTS);
-}
-
-#[tokio::test]
-async fn roles() {
-    let stage = setup(0).start().await.unwrap();
-    let Err(refused) = log_in(&stage.proxy, "stranger", "s", "pgbouncer").await else { panic!("a stranger gets in") };
-    let error = refused.as_db_error().unwrap();
-    assert_eq!((error.code(), error.message()), (&SqlState::INVALID_AUTHORIZATION_SPECIFICATION, "not allowed"));
-    // The password is asked for before anything is said of roles.
-    for database in ["hakem", "pgbouncer"] {
-        for user in ["watcher", "stranger", "nobody", &setup(0).cluster.user] {
-            let Err(refused) = log_in(&stage.proxy, user, "wrong", database).await else { panic!("{user} gets in") };
-            assert_eq!(refused.code(), Some(&SqlState::INVALID_PASSWORD), "{user}");
-        }
-    }
-    let watcher = log_in(&stage.proxy, "watcher", "w", "hakem").await.unwrap();
-    let acts = [
-        "PAUSE",
-        "PAUSE postgres",
-        "RESUME",
-        "RESUME postgres",
-        "DISABLE postgres",
-        "ENABLE postgres",
-        "RECONNECT",
-        "KILL",
-        "KILL postgres",
-        "KILL_CLIENT 1",
-        "RELOAD",
-        "SHUTDOWN",
-        "SHUTDOWN WAIT_FOR_CLIENTS",
-        "SHUTDOWN WAIT_FOR_SERVERS",
-        "SUSPEND",
-        "WAIT_CLOSE",
-        "SET max_client_conn = 1",
-    ];
-    for act in acts {
-        let error = watcher.batch_execute(act).await.unwrap_err();
-        let error = error.as_db_error().unwrap_or_else(|| panic!("{act}: {error:?}"));
-        assert_eq!(
-            (error.code(), error.message()),
-            (&SqlState::INSUFFICIENT_PRIVILEGE, "admin access needed"),
-            "{act}"
-        );
-        let error = watcher.query(act, &[]).await.unwrap_err();
-        assert_eq!(code(&error), SqlState::INSUFFICIENT_PRIVILEGE, "{act}, extended");
-    }
-    let topics = [
-        "CLIENTS",
-        "CONFIG",
-        "DATABASES",
-        "DNS_HOSTS",
-        "DNS_ZONES",
-        "HELP",
-        "LISTS",
-        "MEM",
-        "PEERS",
-        "PEER_POOLS",
-        "PINS",
-        "PIN_TOTALS",
-        "POOLS",
-        "ROUTES",
-        "ROUTE FOR 'select 1' IN postgres",
-        "SERVERS",
-        "STATE",
-        "STATS",
-        "STATS_AVERAGES",
-        "STATS_TOTALS",
-        "TOPOLOGY",
-        "TOTALS",
-        "USERS",
-        "VERSION",
-    ];
-    for topic in topics {
-        for client in [&watcher, &console(&stage.proxy).await] {
-            client.batch_execute(&format!("SHOW {topic}")).await.unwrap();
-        }
-    }
-    assert_eq!(stage.connect().await.value("select 1").await.unwrap(), "1", "nothing was done");
 }
 
 #[tokio::test]
@@ -281,25 +110,6 @@ async fn where_statements_go() {
 }
 
 #[tokio::test]
-async fn no_secret_is_shown() {
-    let stage =
-        setup(0).and("[[users]]\nname = \"x\"\npassword = \"hunter22\"\nserver_password = \"hunter33\"").start();
-    let stage = stage.await.unwrap();
-    let admin = console(&stage.proxy).await;
-    stage.connect().await.batch_execute("select 1").await.unwrap();
-    for topic in ["CONFIG", "USERS", "DATABASES", "CLIENTS", "SERVERS", "POOLS", "TOPOLOGY", "LISTS", "STATS"] {
-        let shown = format!("{:?}", admin.simple_query(&format!("show {topic}")).await.unwrap());
-        for secret in ["hunter22", "hunter33", &stage_password()] {
-            assert!(!shown.contains(secret), "{topic}: {shown}");
-        }
-    }
-}
-
-fn stage_password() -> String {
-    format!("\"{}\"", Setup::default().cluster.password)
-}
-
-#[tokio::test]
 async fn figures_are_true() {
     let stage = setup(1).with("pool", "size", "2").start().await.unwrap();
     let admin = console(&stage.proxy).await;
@@ -349,7 +159,6 @@ async fn figures_are_true() {
     let slept = stats("total_query_time").await;
     client.batch_execute("select pg_sleep(0.2)").await.unwrap();
     assert!(stats("total_query_time").await - slept >= 200_000);
-    assert_eq!(stats("total_client_login_count").await, 1 + stage_logins(&stage).await);
     assert_eq!(figure(&admin, "show lists", ("list", "used_clients"), "items").await, 2);
     // The name follows the session.
     client.batch_execute("set application_name = 'renamed'").await.unwrap();
@@ -394,11 +203,6 @@ async fn figures_are_true() {
     assert_eq!(nodes.iter().filter(|row| row.get("state") == Some("replica")).count(), 1);
 }
 
-/// Logins to the default database before the test's own: psql runs and the like.
-async fn stage_logins(_: &Stage) -> u64 {
-    0
-}
-
 #[tokio::test]
 async fn drivers() {
     let stage = setup(1).start().await.unwrap();
@@ -408,7 +212,7 @@ async fn drivers() {
     // psql, and what exporters built on lib/pq say at their start.
     let output = stage.run("psql", &["-XAt", "pgbouncer", "-c", "show help", "-c", "show version"], "").await;
     assert!(output.status.success() && output.stderr.contains("SHOW HELP|CONFIG"), "{output:?}");
-    assert!(output.stdout.contains("PgBouncer 1.25.2 (Hakem "), "{output:?}");
+    assert!(output.stdout.ends_with("PgBouncer 1.25.2\n"), "{output:?}");
     let exporter = stage.proxy.connect_with(|config| {
         config.dbname("pgbouncer").options("-c extra_float_digits=2 -c datestyle=ISO");
     });
@@ -712,7 +516,23 @@ async fn strange_messages_end_it() {
         assert_eq!(crate::raw::sqlstate(&[error]).as_deref(), Some("08P01"), "{message:?}");
         assert_eq!(raw.hear().await, None);
     }
-    // Under trust, whoever calls himself an administrator is one; nobody else.
+    // Under trust, whoever calls himself an administrator is one; nobody else, and what he says in one breath is not heard.
+    for said in ["show state", "shutdown", "kill", "pause", "switchover to x", "set max_client_conn = 1"] {
+        for database in ["pgbouncer", "hakem"] {
+            let mut raw = crate::raw::Raw::open(&stage.proxy).await;
+            let mut packet = Vec::new();
+            wire::startup::put_session(&mut packet, [("user", "stranger"), ("database", database)]);
+            wire::frontend::put_query(&mut packet, said);
+            raw.say(&packet).await;
+            let mut heard = Vec::new();
+            while let Some(message) = raw.hear().await {
+                heard.push(message);
+            }
+            // That nobody is asked for a password is all there is before.
+            assert_eq!(crate::raw::tags(&heard), "RE", "{said}: {heard:?}");
+            assert_eq!(crate::raw::sqlstate(&heard).as_deref(), Some("28000"), "{said}");
+        }
+    }
     assert!(log_in(&stage.proxy, "whoever", "", "hakem").await.is_err());
     tokio::time::timeout(Duration::from_secs(60), log_in(&stage.proxy, "watcher", "", "hakem")).await.unwrap().unwrap();
 }

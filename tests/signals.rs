@@ -89,26 +89,44 @@ async fn pausing_by_signals() {
     assert_eq!(waiting.await.unwrap(), "0");
 }
 
+/// Every way of it, by either protocol.
 #[tokio::test]
 async fn shutdown_by_the_console() {
+    let setup = Setup::replicas(0);
+    let setup = setup.clone().with("console", "admin_users", &format!("[{:?}]", setup.cluster.user));
+    let mut stage = setup.clone().start().await.unwrap();
     for (how, waits) in [("", false), ("wait_for_servers", true), ("wait_for_clients", true)] {
-        let (mut stage, admin) = stage().await;
-        let busy = stage.connect().await;
-        busy.batch_execute("begin; create table t ()").await.unwrap();
-        let told = admin.batch_execute(&format!("shutdown {how}")).await;
-        // Without a way of waiting the connection just ends, with everything else.
-        assert_eq!(told.is_ok(), waits, "{how}");
-        if waits {
-            until("the door to be closed", async || closed(&stage).await).await.unwrap();
-            let refused = admin.batch_execute("show state").await;
-            assert!(refused.is_ok(), "{how}: {refused:?}");
-            busy.batch_execute("commit").await.unwrap();
+        for extended in [false, true] {
+            let says = async |admin: &Client, what: &str| match extended {
+                true => admin.query(what, &[]).await.map(drop),
+                false => admin.batch_execute(what).await,
+            };
+            stage.proxy = setup.proxy(&stage.cluster).await.unwrap();
+            stage.ready().await.unwrap();
+            let admin = stage.proxy.connect_with(|config| {
+                config.dbname("hakem");
+            });
+            let admin = admin.await.unwrap();
+            let busy = stage.connect().await;
+            busy.batch_execute("begin; create temp table t () on commit drop").await.unwrap();
+            let told = says(&admin, &format!("shutdown {how}")).await;
+            // Without a way of waiting the connection just ends, with everything else.
+            assert_eq!(told.is_ok(), waits, "{how}");
+            if waits {
+                until("the door to be closed", async || closed(&stage).await).await.unwrap();
+                let shown = says(&admin, "show state").await;
+                assert!(shown.is_ok(), "{how}: {shown:?}");
+                busy.batch_execute("commit").await.unwrap();
+            }
+            if how == "wait_for_clients" {
+                // Whoever is there may go on for as long as it likes.
+                for _ in 0..3 {
+                    assert_eq!(busy.value("select 1").await.unwrap(), "1");
+                }
+                busy.close().await;
+            }
+            assert!(stage.proxy.ended().await.unwrap().success(), "{how}");
         }
-        if how == "wait_for_clients" {
-            assert_eq!(busy.value("select count(*) from t").await.unwrap(), "0");
-            busy.close().await;
-        }
-        assert!(stage.proxy.ended().await.unwrap().success(), "{how}");
     }
 }
 

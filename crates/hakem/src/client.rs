@@ -118,7 +118,6 @@ pub(crate) async fn serve(stream: Stream, seat: Seat, worker: Rc<Worker>) {
     };
     client.tenant.lore().greet(Instant::now(), worker.service.config().routing.catalog_refresh);
     tracing::debug!(client = id, "client logged in");
-    client.enter(Entry::Login, 1);
     let gone = tokio::select! {
         biased;
         () = presence.slot.killed() => Gone::Killed,

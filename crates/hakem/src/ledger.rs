@@ -32,8 +32,6 @@ pub(crate) enum Entry {
     ServerParse,
     /// A client has bound parameters.
     Bind,
-    /// A client has logged in.
-    Login,
 }
 
 /// One figure for each [`Entry`].
@@ -126,7 +124,7 @@ pub(crate) fn averages((sums, micros): (Sums, u64)) -> Sums {
 }
 
 /// How many entries there are.
-pub(crate) const ENTRIES: usize = Entry::Login as usize + 1;
+pub(crate) const ENTRIES: usize = Entry::Bind as usize + 1;
 
 #[cfg(test)]
 mod tests {

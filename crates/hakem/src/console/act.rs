@@ -111,6 +111,10 @@ pub(crate) async fn set(service: &Service, key: &str, value: &str) -> Result<(),
     let Some(key) = super::settings::find(&service.config(), key) else {
         return Err(Failure::error("42704", format!("SET failed: unrecognized configuration parameter \"{key}\"")));
     };
+    if super::settings::is_secret(key) {
+        let text = format!("SET failed: \"{}\" is a secret, which only the configuration file tells", key.1);
+        return Err(Failure::error("55P02", text));
+    }
     if super::settings::takes_restart(key) {
         return Err(Failure::error("55P02", format!("SET failed: \"{}\" cannot be changed without a restart", key.1)));
     }

@@ -448,5 +448,12 @@ mod tests {
             assert!(Command::read(&format!("show {name}")).unwrap().is_harmless(), "{name}");
         }
         assert!(!Command::read("set a = b").unwrap().is_harmless());
+        // One command to a query: nothing that acts hides behind what does not.
+        for text in
+            ["show state; shutdown", "show state shutdown", "select 1; kill", "begin; shutdown", "discard all; pause"]
+        {
+            let read = Command::read(text);
+            assert!(read.as_ref().map_or(true, Command::is_harmless), "{text}: {read:?}");
+        }
     }
 }

@@ -15,7 +15,7 @@ pub(crate) fn shown(config: &Config) -> Vec<Row> {
         let name = name(key);
         let familiar = !name.contains('.');
         let value = |text: &Option<String>| text.as_deref().map(|text| plain(text, familiar));
-        let changeable = if takes_restart(key) { "no" } else { "yes" };
+        let changeable = if takes_restart(key) || is_secret(key) { "no" } else { "yes" };
         let row: Row = vec![
             name.clone().into(),
             value(&setting.value).into(),
@@ -48,6 +48,11 @@ pub(crate) fn takes_restart((section, key): (&str, &str)) -> bool {
     section == "log"
         || matches!((section, key), ("proxy", "listen" | "http_listen" | "workers") | ("routing", "classifier_cache"))
         || key.starts_with("unix_socket_")
+}
+
+/// Whether a key's value is nobody's business: what is said at the console is logged, and stands in histories.
+pub(crate) fn is_secret((_, key): (&str, &str)) -> bool {
+    key.ends_with("password")
 }
 
 /// The text of a configuration with one key put at another value, which is given in words.
@@ -235,6 +240,9 @@ mod tests {
         check("topology.probe_interval", "100ms", "100ms", "yes");
         check("admin_users", "", "", "yes");
         assert!(!format!("{rows:?}").contains("hidden"));
+        let changeable =
+            |name: &str| rows.iter().find(|row| row[0] == Value::from(name.to_owned())).unwrap()[3].clone();
+        assert_eq!(changeable("auth.auth_password"), Value::from("no"));
     }
 
     #[test]

@@ -209,26 +209,34 @@ impl View<'_> {
         self.config.peers.iter().map(row).collect()
     }
 
+    /// Who is configured here, and whoever else has been let in, which PgBouncer knows as well.
     fn users(&self) -> Vec<Row> {
         let tenants = self.service.tenants();
-        let row = |(name, user): (&String, &config::User)| {
-            let own = tenants.iter().filter(|tenant| tenant.key.1 == *name);
+        let mut names: Vec<&str> = self.config.users.keys().map(String::as_str).collect();
+        names.extend(tenants.iter().map(|tenant| tenant.key.1.as_str()));
+        names.sort_unstable();
+        names.dedup();
+        let row = |name: &str| {
+            let user = self.config.users.get(name);
+            let own = tenants.iter().filter(|tenant| tenant.key.1 == name);
             let servers: usize = own.map(|tenant| open(tenant_figures(tenant))).sum();
-            let clients = self.clients.iter().filter(|client| client.user == *name).count();
+            let clients = self.clients.iter().filter(|client| client.user == name).count();
             let size = |size: Option<usize>| size.map_or_else(String::new, |size| format!("{size:9}"));
-            let ceilings = self.config.pool.max_user.with(&user.ceilings);
+            let ceilings =
+                user.map_or(self.config.pool.max_user, |user| self.config.pool.max_user.with(&user.ceilings));
+            let overrides = user.map(|user| &user.overrides);
             vec![
-                name.clone().into(),
-                size(user.overrides.pool_size).into(),
-                size(user.overrides.reserve_pool_size).into(),
-                user.overrides.pool_mode.map(mode).into(),
+                name.to_owned().into(),
+                size(overrides.and_then(|overrides| overrides.pool_size)).into(),
+                size(overrides.and_then(|overrides| overrides.reserve_pool_size)).into(),
+                overrides.and_then(|overrides| overrides.pool_mode).map(mode).into(),
                 ceilings.connections.unwrap_or(0).into(),
                 servers.into(),
                 ceilings.clients.unwrap_or(0).into(),
                 clients.into(),
             ]
         };
-        self.config.users.iter().map(row).collect()
+        names.into_iter().map(row).collect()
     }
 
     fn clients(&self) -> Vec<Row> {
@@ -349,7 +357,7 @@ impl View<'_> {
         let servers: usize = tenants.iter().map(|tenant| open(tenant_figures(tenant))).sum();
         let lists = [
             ("databases", self.databases().len()),
-            ("users", self.config.users.len()),
+            ("users", self.users().len()),
             ("peers", self.config.peers.len()),
             ("pools", tenants.len() + 1),
             ("peer_pools", self.config.peers.len()),
@@ -465,8 +473,8 @@ fn address(peer: &pool::Peer) -> (String, u16, u32) {
     }
 }
 
-/// Whose surface this is: tools look for this version, people for the other.
-pub(crate) const VERSION: &str = concat!("PgBouncer 1.25.2 (Hakem ", env!("CARGO_PKG_VERSION"), ")");
+/// Whose surface this is, in the very words: there are tools that take them apart from either end.
+pub(crate) const VERSION: &str = "PgBouncer 1.25.2";
 
 const DATABASES: [Column; 17] = [
     ("name", Text),
@@ -543,7 +551,7 @@ const SOCKETS: [Column; 21] = [
     ("id", Int4),
 ];
 
-const STATS: [Column; 25] = [
+const STATS: [Column; 23] = [
     ("database", Text),
     ("total_server_assignment_count", Numeric),
     ("total_xact_count", Numeric),
@@ -556,7 +564,6 @@ const STATS: [Column; 25] = [
     ("total_client_parse_count", Numeric),
     ("total_server_parse_count", Numeric),
     ("total_bind_count", Numeric),
-    ("total_client_login_count", Numeric),
     ("avg_server_assignment_count", Numeric),
     ("avg_xact_count", Numeric),
     ("avg_query_count", Numeric),
@@ -568,10 +575,9 @@ const STATS: [Column; 25] = [
     ("avg_client_parse_count", Numeric),
     ("avg_server_parse_count", Numeric),
     ("avg_bind_count", Numeric),
-    ("avg_client_login_count", Numeric),
 ];
 
-const STATS_TOTALS: [Column; 13] = [
+const STATS_TOTALS: [Column; 12] = [
     ("database", Text),
     ("server_assignment_count", Numeric),
     ("xact_count", Numeric),
@@ -584,10 +590,9 @@ const STATS_TOTALS: [Column; 13] = [
     ("client_parse_count", Numeric),
     ("server_parse_count", Numeric),
     ("bind_count", Numeric),
-    ("client_login_count", Numeric),
 ];
 
-const STATS_AVERAGES: [Column; 13] = [
+const STATS_AVERAGES: [Column; 12] = [
     ("database", Text),
     ("server_assignment_count", Numeric),
     ("xact_count", Numeric),
@@ -600,7 +605,6 @@ const STATS_AVERAGES: [Column; 13] = [
     ("avg_client_parse_count", Numeric),
     ("avg_server_parse_count", Numeric),
     ("avg_bind_count", Numeric),
-    ("avg_client_login_count", Numeric),
 ];
 
 /// In the order of the ledger's entries.
@@ -616,5 +620,4 @@ const TOTALS: [&str; ENTRIES] = [
     "ps_client_parse_count",
     "ps_server_parse_count",
     "ps_bind_count",
-    "client_login_count",
 ];
