@@ -1,6 +1,8 @@
 //! Two clients on one server connection know nothing of each other.
 
-use crate::harness::{Client, Setup, Stage, until};
+use tokio_postgres::error::SqlState;
+
+use crate::harness::{Client, Setup, Stage, code, until};
 
 /// One server connection for everybody.
 async fn one_connection() -> Stage {
@@ -205,6 +207,69 @@ async fn what_wipes_a_session_off_its_server_can_be_chosen() {
             assert_eq!(seen, if query == "RESET ALL" { "t" } else { "f" }, "{query:?} {mode}");
             let next = two.value("select pg_backend_pid()").await.unwrap();
             assert_eq!(next == backend, same, "{query:?} {mode}");
+        }
+    }
+}
+
+/// What one role may see, another does not get from the same statement on the same server, neither after SET ROLE nor after a
+/// REVOKE (CVE-2024-45624): nothing is remembered of results, and a server is whom its session says it is.
+#[tokio::test]
+async fn rights_are_not_shared() {
+    let stage = Setup::replicas(1).with("pool", "size", "1").start().await.unwrap();
+    stage
+        .psql(
+            "create role reader; create role other; create table secrets (owner text, word text);
+             insert into secrets values ('reader', 'hers'), ('other', 'his');
+             grant select on secrets to reader, other;
+             create table guarded (owner text, word text); insert into guarded select * from secrets;
+             grant select on guarded to reader, other; alter table guarded enable row level security;
+             create policy own on guarded using (owner = current_user);",
+        )
+        .await;
+    let (one, two) = (stage.connect().await, stage.connect().await);
+    // To the primary, and to wherever reads go.
+    let looks =
+        ["select string_agg(word, ',') from guarded", "select string_agg(word, ',') from guarded /* hakem: primary */"];
+    one.batch_execute("set role reader").await.unwrap();
+    two.batch_execute("set role other").await.unwrap();
+    for look in looks {
+        let (ones, twos) = (one.prepare(look).await.unwrap(), two.prepare(look).await.unwrap());
+        for _ in 0..3 {
+            for (client, statement, expected) in [(&one, &ones, "hers"), (&two, &twos, "his")] {
+                assert_eq!(client.value(look).await.unwrap(), expected, "{look}");
+                let word: String = client.query_one(statement, &[]).await.unwrap().get(0);
+                assert_eq!(word, expected, "{look}, prepared");
+            }
+        }
+    }
+    // A role that is set for a transaction only, and one that a ROLLBACK takes back.
+    let look = "select string_agg(word, ',' order by word) from guarded";
+    let bare = stage.connect().await;
+    let statement = bare.prepare(look).await.unwrap();
+    for (begin, end) in [("begin; set local role other", "commit"), ("begin; set role other", "rollback")] {
+        bare.batch_execute(begin).await.unwrap();
+        assert_eq!(bare.query_one(&statement, &[]).await.unwrap().get::<_, String>(0), "his", "{begin}");
+        bare.batch_execute(end).await.unwrap();
+        assert_eq!(bare.query_one(&statement, &[]).await.unwrap().get::<_, String>(0), "hers,his", "after {end}");
+        assert_eq!(two.value(looks[0]).await.unwrap(), "his", "another's own role, after {end}");
+    }
+    // What was just allowed, in the same words and in the same statement, is not any more.
+    let look = "select count(*) from secrets";
+    for role in ["reader", "other"] {
+        let client = stage.connect().await;
+        client.batch_execute(&format!("set role {role}")).await.unwrap();
+        let statement = client.prepare(look).await.unwrap();
+        assert_eq!(client.query_one(&statement, &[]).await.unwrap().get::<_, i64>(0), 2);
+        client
+            .batch_execute(&format!("reset role; revoke select on secrets from {role}; set role {role}"))
+            .await
+            .unwrap();
+        for _ in 0..3 {
+            assert_eq!(client.failure(look).await, Some(SqlState::INSUFFICIENT_PRIVILEGE), "{role}");
+            let error = client.query_one(&statement, &[]).await.unwrap_err();
+            assert_eq!(code(&error), SqlState::INSUFFICIENT_PRIVILEGE, "{role}, prepared");
+            // The superuser's right is nobody else's.
+            assert_eq!(bare.value(look).await.unwrap(), "2");
         }
     }
 }

@@ -14,6 +14,7 @@ mod console;
 mod copying;
 mod corners;
 mod demo;
+mod doors;
 mod drivers;
 mod durability;
 mod encryption;
