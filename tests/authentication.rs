@@ -311,13 +311,37 @@ host app bob 10.0.0.0/8 trust
 hostssl app carol all trust
 local all all trust
 host app dave 127.0.0.1/32 reject
+host app frank,@guests all trust
+host replication all all reject
 host app erin all cert-is-no-method-here\n"
         .replace("host app erin all cert-is-no-method-here\n", "hostssl app erin all cert\n");
     let scene = Scene::start(&lines).await;
-    scene.role("alice", "wonderland", "scram-sha-256").await;
-    let stage =
-        scene.open("\"alice\" \"wonderland\"\n", no_delay().and("[databases.app]\ndbname = \"postgres\"\n")).await;
-    assert_eq!(end(&stage, "app", "alice", "not asked for").await, In);
+    for user in ["alice", "grace", "heidi h", "ivan"] {
+        scene.role(user, "wonderland", "scram-sha-256").await;
+    }
+    std::fs::write(scene.cluster.directory().join("guests"), "# those who may\ngrace, \"heidi h\"\n@more\n").unwrap();
+    std::fs::write(scene.cluster.directory().join("more"), "ivan").unwrap();
+    let list =
+        "\"alice\" \"wonderland\"\n\"grace\" \"wonderland\"\n\"heidi h\" \"wonderland\"\n\"ivan\" \"wonderland\"\n";
+    let stage = scene.open(list, no_delay().and("[databases.app]\ndbname = \"postgres\"\n")).await;
+    for user in ["alice", "grace", "heidi h", "ivan"] {
+        assert_eq!(end(&stage, "app", user, "not asked for").await, In, "{user}");
+    }
+    // The word is of replication that names no database, and of no database of that name.
+    for (replication, database, expected) in
+        [("true", "app", true), ("database", "app", false), ("false", "app", false)]
+    {
+        let mut raw = Raw::open(&stage.proxy).await;
+        let mut packet = Vec::new();
+        startup::put_session(&mut packet, [("user", "alice"), ("database", database), ("replication", replication)]);
+        raw.say(&packet).await;
+        let heard = raw.hear().await.unwrap();
+        let text = wire::backend::Report::new(&heard.body).message();
+        assert_eq!(heard.tag == tag::ERROR_RESPONSE, expected, "{replication}: {text}");
+        let rejected =
+            "pg_hba.conf rejects replication connection for host \"127.0.0.1\", user \"alice\", no encryption";
+        assert!(!expected || text == rejected, "{text}");
+    }
     for user in ["bob", "carol", "erin", "nobody"] {
         let error = connect(&stage, "app", user, "x").await.err().unwrap();
         let error = error.as_db_error().unwrap();
@@ -434,7 +458,10 @@ async fn files_are_read_again() {
 /// `hakem check` shows all that is wrong with the files, by file and line; and the program does not start with them.
 #[tokio::test]
 async fn faults_in_files_are_shown() {
-    let scene = Scene::start("host all all all nonsense\nhost all all all cert\n").await;
+    let scene = Scene::start(
+        "host all all all nonsense\nhost all all all cert\nhost all +staff all md5\nhost all @nowhere all md5\n",
+    )
+    .await;
     std::fs::write(list_path(&scene.cluster), "\"alice\" \"SCRAM-SHA-256$hunter2\"\nnobody\n").unwrap();
     let path = scene.setup(Setup::default()).write(&scene.cluster).unwrap();
     for command in ["check", "run"] {
@@ -445,6 +472,9 @@ async fn faults_in_files_are_shown() {
             "users.txt:2: broken line",
             "hba.conf:1: invalid authentication method \"nonsense\"",
             "hba.conf:2: cert authentication is only supported on hostssl connections",
+            // Whom a server counts among a role, the proxy does not know: a line that might mean nobody, or all, is refused.
+            "hba.conf:3: \"+role\" is not supported",
+            "hba.conf:4: cannot read \"@nowhere\"",
         ] {
             assert!(output.stderr.contains(expected), "{command}: {expected}: {}", output.stderr);
         }

@@ -31,6 +31,7 @@ mod listening;
 mod local;
 mod loss;
 mod memory;
+mod modes;
 mod patroni;
 mod peers;
 mod pinning;
