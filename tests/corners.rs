@@ -20,7 +20,7 @@ fn put(out: &mut Vec<u8>, tag: u8, body: &[u8]) {
 }
 
 /// Messages, one per line of words: `P name sql`, `B portal name`, `D S|P name`, `C S|P name`, `E portal rows`, `S`, `H`, `Q sql`.
-fn script(lines: &[&str]) -> Vec<u8> {
+pub(crate) fn script(lines: &[&str]) -> Vec<u8> {
     let mut out = Vec::new();
     for line in lines {
         let words: Vec<&str> = line.split(' ').collect();
@@ -42,7 +42,7 @@ fn script(lines: &[&str]) -> Vec<u8> {
 }
 
 /// Says it all at once, and hears as many answers as there are ends of requests.
-async fn exchange(raw: &mut Raw, lines: &[&str]) -> Vec<Message> {
+pub(crate) async fn exchange(raw: &mut Raw, lines: &[&str]) -> Vec<Message> {
     raw.say(&script(lines)).await;
     let mut all = Vec::new();
     for _ in lines.iter().filter(|line| line.starts_with('S') || line.starts_with('Q')) {

@@ -23,6 +23,7 @@ mod fates;
 mod fences;
 mod freshness;
 mod harness;
+mod idioms;
 mod interloper;
 mod isolation;
 mod library;

@@ -14,6 +14,14 @@ mod server;
 #[path = "../../crates/session/tests/conversation/walks.rs"]
 mod walks;
 
+// Pure files of the program itself, which has no library.
+#[path = "../../crates/hakem/src/asked.rs"]
+#[expect(dead_code, reason = "the program does more with it")]
+mod asked;
+#[path = "../../crates/hakem/src/console/grammar.rs"]
+#[expect(dead_code, reason = "the program does more with it")]
+mod grammar;
+
 use std::sync::OnceLock;
 
 use auth::{
@@ -52,6 +60,72 @@ pub fn frames(data: &[u8]) {
     }
     let walked: usize = Frames::new(data).map(|frame| frame.whole.len()).sum();
     assert_eq!(walked, data.len() - rest.len());
+}
+
+/// The console's language: what is read is read again as the same when it is written plainly, and acts are nobody's but an administrator's.
+pub fn console(data: &[u8]) {
+    use grammar::{ACTS, Command, TOPICS};
+
+    let text = String::from_utf8_lossy(data);
+    let Ok(command) = Command::read(&text) else { return };
+    let quoted = |text: &str, quote: &str| format!("{quote}{}{quote}", text.replace(quote, &quote.repeat(2)));
+    let plainly = match &command {
+        Command::Show(topic) => {
+            format!("show {}", TOPICS.iter().find(|(_, known)| known == topic).expect("a topic has its word").0)
+        }
+        Command::ShowRoute(sql, database) => {
+            let within = database.as_ref().map_or_else(String::new, |name| format!(" in {}", quoted(name, "\"")));
+            format!("show route for {}{within}", quoted(sql, "'"))
+        }
+        Command::Set(key, value) => format!("set {} = {}", quoted(key, "\""), quoted(value, "'")),
+        Command::Act(act, argument) => {
+            assert!(ACTS.iter().any(|(_, known)| known == act));
+            let to = if *act == grammar::Act::Switchover { " to" } else { "" };
+            let argument = if argument.is_empty() { String::new() } else { format!(" {}", quoted(argument, "\"")) };
+            format!("{}{to}{argument}", act.name())
+        }
+        _ => {
+            assert!(command.is_harmless());
+            return;
+        }
+    };
+    assert_eq!(command.is_harmless(), matches!(command, Command::Show(_) | Command::ShowRoute(..)));
+    assert_eq!(Command::read(&plainly).as_ref(), Ok(&command), "{plainly:?}");
+    assert_eq!(Command::read(&format!(" /* {} */ {plainly} ; ", "x")).as_ref(), Ok(&command), "{plainly:?}");
+}
+
+/// What a startup packet asks for: the first byte tells whether the rest is the `options`, or a packet's parameters.
+pub fn options(data: &[u8]) {
+    let Some((first, rest)) = data.split_first() else { return };
+    let read = |parameters: &[u8]| {
+        let length = u32::try_from(parameters.len() + 9).expect("inputs are small");
+        let packet = [&length.to_be_bytes()[..], &196_608u32.to_be_bytes(), parameters, b"\0"].concat();
+        match Startup::take(&packet, packet.len()) {
+            Ok(Some((Startup::Session(startup), _))) => Some(asked::Asked::read(&startup)),
+            _ => None,
+        }
+    };
+    let with_options = |text: &[u8]| [b"user\0u\0options\0", text, b"\0"].concat();
+    let asked = match first % 2 {
+        // Texts end with a zero byte in a packet.
+        0 => read(&with_options(rest.split(|byte| *byte == 0).next().unwrap_or_default())),
+        _ => read(rest),
+    };
+    let Some(Ok(asked)) = asked else { return };
+    assert!(!asked.user.is_empty() && !asked.database.is_empty());
+    assert!(asked.settings.iter().all(|(name, _)| !name.starts_with("hakem.")));
+    // What is asked for in a packet of its own can be asked for by the options, each letter escaped, and is the same.
+    if asked.settings.iter().any(|(name, _)| name.contains(['=', '-'])) {
+        return;
+    }
+    let mut written = String::new();
+    for (name, value) in &asked.settings {
+        written += " -c ";
+        format!("{name}={value}").chars().for_each(|letter| written.extend(['\\', letter]));
+    }
+    let again = read(&with_options(written.as_bytes()));
+    let settings = again.map(|again| again.map(|again| again.settings).map_err(|failure| failure.message));
+    assert_eq!(settings, Some(Ok(asked.settings)), "{written:?}");
 }
 
 /// The views of a server's messages.

@@ -61,7 +61,25 @@ async def prepared():
     await c.execute("create table shape (a int)")
     await c.execute("insert into shape values (1)")
     assert await c.fetchrow("select * from shape") == (1,)
+    d = await asyncpg.connect()
+    assert await d.fetchrow("select * from shape") == (1,)
+    for i, columns in enumerate([(1, None), (1, None, None)]):
+        await d.execute(f"alter table shape add b{i} int")
+        for client in (c, d):
+            for _ in range(3):
+                assert await client.fetchrow("select * from shape") == columns
+    # In a transaction there is no second attempt, here as anywhere.
+    await d.execute("alter table shape drop a")
+    async with c.transaction():
+        await c.execute("select 1")
+        try:
+            async with c.transaction():
+                assert await c.fetchrow("select * from shape") == (None, None)
+        except (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError):
+            pass
+    assert await c.fetchrow("select * from shape") == (None, None)
     await c.close()
+    await d.close()
 
 
 async def transactions():
@@ -127,12 +145,23 @@ async def introspection():
     # A composite of an enum: asyncpg asks the catalog about it with a query of its own.
     for _ in range(2):
         c = await asyncpg.connect()
+        d = await asyncpg.connect()
+        jit = await d.fetchval("show jit")
+
+        async def watch():
+            for _ in range(20):
+                assert await d.fetchval("show jit") == jit
+
+        watching = asyncio.create_task(watch())
         assert await c.fetchval("select row('hearts', 7)::card") == ("hearts", 7)
         assert await c.fetchval("select array[row('spades', 1)::card]") == [("spades", 1)]
         assert await c.fetchval("select $1::card", ("hearts", 2)) == ("hearts", 2)
         await c.set_type_codec("json", encoder=str, decoder=lambda text: "J" + text, schema="pg_catalog")
         assert await c.fetchval("select '1'::json") == "J1"
+        await watching
+        assert await c.fetchval("show jit") == jit
         await c.close()
+        await d.close()
 
 
 async def listen():

@@ -17,12 +17,13 @@ use wire::startup::{CancelKey, SessionStartup, Startup};
 use wire::version::Version;
 
 use crate::ask::ask;
+use crate::asked::{Asked, Replication};
 use crate::authentication::{Claim, authenticate, hold_back};
 use crate::buffers::Inbox;
 use crate::cancel::Registered;
 use crate::console;
 use crate::lobby::{Seat, Served};
-use crate::replication::{Replication, Tunnel};
+use crate::replication::Tunnel;
 use crate::route::{self, Missed, Wanted};
 use crate::service::Tenant;
 use crate::tls::{HANDSHAKE, How, Security, secure};
@@ -375,76 +376,6 @@ impl Guest {
     }
 }
 
-/// What a startup packet asks for.
-struct Asked {
-    user: String,
-    database: String,
-    replication: Option<Replication>,
-    /// Settings for the servers.
-    settings: Vec<(String, String)>,
-    /// Settings for the proxy, without their `hakem.`.
-    hakem: Vec<(String, String)>,
-}
-
-impl Asked {
-    fn read(startup: &SessionStartup<'_>) -> Result<Asked, Failure> {
-        let (mut user, mut database, mut replication, mut pairs) = (None, None, None, Vec::new());
-        for (name, value) in &startup.parameters {
-            let text = |bytes: &[u8]| {
-                String::from_utf8(bytes.to_vec())
-                    .map_err(|_| Failure::fatal("22021", "a startup parameter is not UTF-8"))
-            };
-            let (name, value) = (text(name)?, text(value)?);
-            match name.as_str() {
-                "user" => user = Some(value),
-                "database" => database = Some(value),
-                "replication" => replication = Replication::read(&value)?,
-                "options" => pairs.extend(parse_options(&value)?),
-                name if name.starts_with("_pq_.") => {}
-                _ => pairs.push((name, value)),
-            }
-        }
-        let user = user.filter(|user| !user.is_empty());
-        let user =
-            user.ok_or_else(|| Failure::fatal("28000", "no PostgreSQL user name specified in startup packet"))?;
-        let database = database.filter(|database| !database.is_empty()).unwrap_or_else(|| user.clone());
-        let (hakem, settings): (Vec<_>, Vec<_>) =
-            pairs.into_iter().partition(|(name, _)| name.starts_with(PROXY_PREFIX));
-        let hakem = hakem.into_iter().map(|(name, value)| (name[PROXY_PREFIX.len()..].to_owned(), value)).collect();
-        Ok(Asked { user, database, replication, settings, hakem })
-    }
-}
-
-/// The `options` parameter: `-c name=value`, `-cname=value` and `--name=value`, separated by blanks that a backslash takes the
-/// meaning from, as in `process_postgres_switches` and `pg_split_opts`.
-fn parse_options(text: &str) -> Result<Vec<(String, String)>, Failure> {
-    let mut words = vec![];
-    let (mut word, mut letters) = (String::new(), text.chars());
-    loop {
-        match letters.next() {
-            Some('\\') => word.extend(letters.next()),
-            Some(blank) if blank.is_ascii_whitespace() => words.push(std::mem::take(&mut word)),
-            Some(letter) => word.push(letter),
-            None => break,
-        }
-    }
-    words.push(word);
-    let mut words = words.into_iter().filter(|word| !word.is_empty());
-    let mut pairs = Vec::new();
-    while let Some(word) = words.next() {
-        let invalid = || Failure::fatal("42601", format!("invalid command-line argument for server process: {word}"));
-        let pair = match word.strip_prefix("--").or_else(|| word.strip_prefix("-c")) {
-            Some("") if word == "-c" => words.next().ok_or_else(invalid)?,
-            Some(pair) => pair.to_owned(),
-            None => return Err(invalid()),
-        };
-        let (name, value) = pair.split_once('=').ok_or_else(invalid)?;
-        // "--" lets dashes stand for underscores (ParseLongOption).
-        pairs.push((name.replace('-', "_"), value.to_owned()));
-    }
-    Ok(pairs)
-}
-
 /// What a server reports to a client with this session's startup settings. A server is asked once in a while.
 async fn greet(tenant: &Tenant, worker: usize, session: &Session) -> Result<Arc<Parameters>, Missed> {
     let fatal = |missed| match missed {
@@ -514,8 +445,6 @@ fn unresolved(error: ResolveError, database: &str, user: &str) -> Failure {
     }
 }
 
-const PROXY_PREFIX: &str = "hakem.";
-
 /// Bytes of a startup packet: PostgreSQL's `MAX_STARTUP_PACKET_LENGTH`.
 const STARTUP_MAX: usize = 10_000;
 
@@ -527,30 +456,3 @@ const SET_UP_CODES: [&str; 3] = ["42704", "42501", "55P02"];
 
 /// Bytes of a server's answer to the session's settings.
 const SET_UP_MAX: usize = 256 * 1024;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(options: &str, expected: Option<&[(&str, &str)]>) {
-        let found = parse_options(options).ok();
-        let expected =
-            expected.map(|pairs| pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect::<Vec<_>>());
-        assert_eq!(found, expected, "{options:?}");
-    }
-
-    #[test]
-    fn options() {
-        check("", Some(&[]));
-        check(
-            "-c geqo=off -cjit=on --search-path=a,b",
-            Some(&[("geqo", "off"), ("jit", "on"), ("search_path", "a,b")]),
-        );
-        check(r"-c application_name=two\ words\\", Some(&[("application_name", r"two words\")]));
-        check("-c hakem.route=primary", Some(&[("hakem.route", "primary")]));
-        check("-c DateStyle=ISO+MDY", Some(&[("DateStyle", "ISO+MDY")]));
-        for wrong in ["-c", "-c geqo", "--", "geqo=off", "-x"] {
-            check(wrong, None);
-        }
-    }
-}

@@ -8,6 +8,7 @@
 
 mod abandon;
 mod ask;
+mod asked;
 mod authentication;
 mod books;
 mod buffers;

@@ -19,19 +19,11 @@ use wire::frame::Header;
 use wire::frontend;
 use wire::startup::CancelKey;
 
+use crate::asked::Replication;
 use crate::cancel::Registered;
 use crate::route;
 use crate::tenant::Tenant;
 use crate::worker::Slot;
-
-/// What a startup packet's `replication` asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Replication {
-    /// The WAL, of no database in particular.
-    Physical,
-    /// The changes of one database, and SQL.
-    Logical,
-}
 
 /// A server connection that belongs to one client.
 pub(crate) struct Tunnel {
@@ -48,41 +40,6 @@ pub(crate) struct Tunnel {
 pub(crate) struct Tunnels(Arc<AtomicUsize>);
 
 struct Counted(Arc<AtomicUsize>);
-
-impl Replication {
-    /// Reads the parameter; `None` is an ordinary connection.
-    ///
-    /// # Errors
-    /// PostgreSQL's own, when it is neither a boolean nor `database`.
-    pub(crate) fn read(value: &str) -> Result<Option<Replication>, Failure> {
-        if value == "database" {
-            return Ok(Some(Replication::Logical));
-        }
-        match boolean(value) {
-            Some(true) => Ok(Some(Replication::Physical)),
-            Some(false) => Ok(None),
-            None => {
-                let text = format!("invalid value for parameter \"replication\": \"{value}\"");
-                Err(Failure::fatal("22023", text).hint("Valid values are: \"false\", 0, \"true\", 1, \"database\"."))
-            }
-        }
-    }
-
-    /// As the console shows it.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Replication::Physical => "physical",
-            Replication::Logical => "logical",
-        }
-    }
-
-    fn value(self) -> &'static str {
-        match self {
-            Replication::Physical => "true",
-            Replication::Logical => "database",
-        }
-    }
-}
 
 impl Tunnels {
     pub(crate) fn count(&self) -> usize {
@@ -308,19 +265,6 @@ impl Walker {
     }
 }
 
-/// As PostgreSQL reads a boolean: any beginning of a word that is no other's.
-fn boolean(value: &str) -> Option<bool> {
-    let value = value.to_ascii_lowercase();
-    let begins = |word: &str, least: usize| value.len() >= least && word.starts_with(&value);
-    if begins("true", 1) || begins("yes", 1) || begins("on", 2) || value == "1" {
-        Some(true)
-    } else if begins("false", 1) || begins("no", 1) || begins("off", 2) || value == "0" {
-        Some(false)
-    } else {
-        None
-    }
-}
-
 /// Bytes that are read at a time, in each direction.
 const BUFFER_BYTES: usize = 64 * 1024;
 
@@ -330,23 +274,6 @@ const FAREWELL_MAX: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_replication_may_be() {
-        let check = |value: &str, expected: Option<Option<Replication>>| {
-            assert_eq!(Replication::read(value).ok(), expected, "{value:?}");
-        };
-        for on in ["true", "TRUE", "t", "on", "1", "yes", "y"] {
-            check(on, Some(Some(Replication::Physical)));
-        }
-        for off in ["false", "f", "off", "of", "0", "no", "N"] {
-            check(off, Some(None));
-        }
-        check("database", Some(Some(Replication::Logical)));
-        for wrong in ["", "o", "2", "Database", "truely", "databases"] {
-            check(wrong, None);
-        }
-    }
 
     /// However the bytes are cut up, the same is known in the end, and something may be said exactly between messages.
     #[test]

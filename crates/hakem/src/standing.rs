@@ -9,7 +9,7 @@ use std::time::Instant;
 use classifier::PinReason;
 use pool::{Peer, Stream};
 
-use crate::replication::Replication;
+use crate::asked::Replication;
 
 /// What one client is doing.
 pub(crate) struct Standing {

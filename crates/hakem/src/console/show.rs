@@ -16,9 +16,9 @@ use super::grammar::Topic;
 use super::nodes;
 use super::rows::{Column, Kind, Row, Value};
 use super::settings;
+use crate::asked::Replication;
 use crate::counters::PINS;
 use crate::ledger::{ENTRIES, Sums, averages};
-use crate::replication::Replication;
 use crate::service::{Service, Tenant};
 use crate::standing::{Doing, Sighting};
 
