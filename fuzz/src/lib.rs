@@ -19,7 +19,6 @@ mod walks;
 #[expect(dead_code, reason = "the program does more with it")]
 mod asked;
 #[path = "../../crates/hakem/src/console/grammar.rs"]
-#[expect(dead_code, reason = "the program does more with it")]
 mod grammar;
 
 use std::sync::OnceLock;

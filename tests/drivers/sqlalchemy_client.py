@@ -2,6 +2,7 @@
 variables point at."""
 
 import asyncio
+import io
 import os
 import threading
 
@@ -38,7 +39,7 @@ class Card(Base):
 def main():
     for driver in ("psycopg", "psycopg2"):
         engine = sa.create_engine(url(driver), pool_size=4, max_overflow=4, pool_pre_ping=True)
-        for test in (schema, session, savepoints, bulk, streaming, isolation, at_once, core):
+        for test in (schema, session, savepoints, bulk, streaming, isolation, at_once, core, beneath):
             test(engine)
             print("ok", driver, test.__name__)
         Base.metadata.drop_all(engine)
@@ -197,6 +198,45 @@ def core(engine):
                 pass
             c.rollback()
             assert c.scalar(sa.text("select 'alive'")) == "alive"
+
+
+def beneath(engine):
+    # What it has no words for is said to the driver beneath, on a connection out of its pool.
+    raw = engine.raw_connection()
+    driver = raw.driver_connection
+    text = "".join(f"{n}\trow {n}\n" for n in range(5000))
+    with driver.cursor() as cur:
+        cur.execute("create table copied (n int, s text)")
+        if engine.driver == "psycopg":
+            with cur.copy("copy copied from stdin") as copy:
+                copy.write(text)
+            with cur.copy("copy copied to stdout") as copy:
+                out = b"".join(copy).decode()
+        else:
+            cur.copy_expert("copy copied from stdin", io.StringIO(text))
+            found = io.StringIO()
+            cur.copy_expert("copy copied to stdout", found)
+            out = found.getvalue()
+        assert out == text
+        cur.execute("drop table copied")
+    raw.commit()
+    # Cancelled by another thread, and good for more.
+    timer = threading.Timer(0.3, driver.cancel)
+    timer.start()
+    with driver.cursor() as cur:
+        try:
+            cur.execute("select pg_sleep(600)")
+            raise AssertionError("it was not cancelled")
+        except Exception as error:
+            assert getattr(error, "sqlstate", None) == "57014" or getattr(error, "pgcode", None) == "57014", error
+    timer.join()
+    raw.rollback()
+    # Back to the pool, which rolls back what is open.
+    with driver.cursor() as cur:
+        cur.execute("insert into players (name, tricks, version) values ('never', 0, 1)")
+    raw.close()
+    with engine.connect() as c:
+        assert c.scalar(sa.text("select count(*) from players where name = 'never'")) == 0
 
 
 async def asynchronous():
