@@ -220,16 +220,23 @@ def beneath(engine):
         assert out == text
         cur.execute("drop table copied")
     raw.commit()
-    # Cancelled by another thread, and good for more.
-    timer = threading.Timer(0.3, driver.cancel)
-    timer.start()
+    # Cancelled by another thread, and good for more. One that comes before the statement cancels nothing: so it comes again.
+    over = threading.Event()
+
+    def cancel():
+        while not over.wait(0.05):
+            driver.cancel()
+
+    canceller = threading.Thread(target=cancel)
+    canceller.start()
     with driver.cursor() as cur:
         try:
             cur.execute("select pg_sleep(600)")
             raise AssertionError("it was not cancelled")
         except Exception as error:
             assert getattr(error, "sqlstate", None) == "57014" or getattr(error, "pgcode", None) == "57014", error
-    timer.join()
+    over.set()
+    canceller.join()
     raw.rollback()
     # Back to the pool, which rolls back what is open.
     with driver.cursor() as cur:
