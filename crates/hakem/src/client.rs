@@ -25,7 +25,6 @@ use crate::books::{Books, timed};
 use crate::buffers::Inbox;
 use crate::cancel::{self, Flights, Registered};
 use crate::console;
-use crate::ledger::Entry;
 use crate::listen::Ears;
 use crate::lobby::Seat;
 use crate::login::{self, Entrance, Welcome};
