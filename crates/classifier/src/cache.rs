@@ -1,17 +1,20 @@
-//! [`Classifier`]: the rules behind two bounded caches. It owns no rule.
+//! [`Classifier`]: the rules behind three bounded caches. It owns no rule.
 //!
 //! The first cache goes by the exact text. The second goes by the text with its literals blanked, and holds only classes that no literal
-//! can change: those without effects, and without functions whose arguments decide.
+//! can change: those without effects, and without functions whose arguments decide. The third holds the same classes, and goes by what a
+//! plain text looks like at a glance, which takes a fifth of the time.
 
 use crate::blank::shape;
 use crate::catalog::Catalog;
 use crate::class::{Access, Class, Effect, Lesson, PinReason, Why};
+use crate::glance::{GLANCE_BYTES_MAX, glance};
 use crate::lexer::{Backslash, Lexed};
 use crate::statement;
 use crate::tokens::Tokens;
 use crate::verdict::Verdict;
 use quick_cache::sync::Cache;
 use std::fmt::Write as _;
+use std::ops::Deref;
 use std::sync::Arc;
 
 /// Classifies query strings; shared between threads, each lookup a short lock of one shard.
@@ -20,12 +23,13 @@ pub struct Classifier {
     version: u64,
     exact: Cache<Box<str>, Arc<Class>, ByBytes>,
     shapes: Cache<Box<str>, Arc<Class>, ByBytes>,
+    glances: Cache<Box<[u8]>, Arc<Class>, ByBytes>,
 }
 
 /// What a [`Classifier`] is built from.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How many classes of ordinary length each of the two caches may hold.
+    /// How many classes of ordinary length each of the three caches may hold.
     pub cache_entries: usize,
     /// The functions and relations of the database.
     pub catalog: Catalog,
@@ -45,11 +49,14 @@ impl Default for Options {
 impl Classifier {
     /// A classifier with empty caches.
     pub fn new(options: Options) -> Self {
-        let cache = || {
-            let bytes = (options.cache_entries * ENTRY_BYTES) as u64;
-            Cache::with_weighter(options.cache_entries, bytes, ByBytes)
-        };
-        Classifier { exact: cache(), shapes: cache(), catalog: options.catalog, version: options.version }
+        let (entries, bytes) = (options.cache_entries, (options.cache_entries * ENTRY_BYTES) as u64);
+        Classifier {
+            exact: Cache::with_weighter(entries, bytes, ByBytes),
+            shapes: Cache::with_weighter(entries, bytes, ByBytes),
+            glances: Cache::with_weighter(entries, bytes, ByBytes),
+            catalog: options.catalog,
+            version: options.version,
+        }
     }
 
     /// The number that tells its classes from those of the classifiers before it.
@@ -71,12 +78,22 @@ impl Classifier {
         if sql.len() > TEXT_BYTES_MAX {
             return Arc::new(too_long());
         }
+        let mut room = [0; GLANCE_BYTES_MAX];
+        let glance = glance(sql, &mut room);
+        if let Some(glance) = glance
+            && let Some(class) = self.glances.get(glance)
+        {
+            return class;
+        }
         let lexed = Lexed::new(sql);
         let statements = lexed.statements();
         let shape = shape_key(&lexed, &statements);
         if let Some(shape) = &shape
             && let Some(class) = self.shapes.get(shape.as_str())
         {
+            if let Some(glance) = glance {
+                self.glances.insert(glance.into(), Arc::clone(&class));
+            }
             return class;
         }
         let (class, depends_on_literals) = self.examine(&lexed, &statements);
@@ -184,8 +201,9 @@ const STATEMENTS_PARSED_MAX: usize = 1_000;
 #[derive(Debug, Clone)]
 struct ByBytes;
 
-impl quick_cache::Weighter<Box<str>, Arc<Class>> for ByBytes {
-    fn weight(&self, key: &Box<str>, class: &Arc<Class>) -> u64 {
+impl<K: Deref<Target: AsRef<[u8]>>> quick_cache::Weighter<K, Arc<Class>> for ByBytes {
+    fn weight(&self, key: &K, class: &Arc<Class>) -> u64 {
+        let key = (**key).as_ref();
         // What an effect keeps of the text, it keeps twice at most.
         let effects =
             class.effects.len() * size_of::<Effect>() + if class.effects.is_empty() { 0 } else { 2 * key.len() };

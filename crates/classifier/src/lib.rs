@@ -20,6 +20,7 @@ mod catalog;
 mod class;
 mod explain;
 mod facts;
+mod glance;
 mod hint;
 mod keywords;
 mod lexer;

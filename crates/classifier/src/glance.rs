@@ -1,0 +1,180 @@
+//! The shape of a plain text, at a glance: in one pass, without tokens and without memory of its own.
+//!
+//! Owns which texts are so plain that nothing but their literals has to be found: no comments, quoted identifiers, escapes or
+//! parameters. Two texts of one glance have the same tokens but for the values of literals, and so the same [`crate::blank::shape`].
+
+/// A longer text is not glanced at.
+pub(crate) const GLANCE_BYTES_MAX: usize = 512;
+
+/// The text with each number as `0` and each string as `''`; `None` for one without literals, and for one that takes more than a glance.
+pub(crate) fn glance<'a>(sql: &str, room: &'a mut [u8; GLANCE_BYTES_MAX]) -> Option<&'a [u8]> {
+    let text = sql.as_bytes();
+    if text.len() > GLANCE_BYTES_MAX {
+        return None;
+    }
+    let (mut at, mut length, mut literals) = (0, 0, 0);
+    // A string goes on in the next one behind white space.
+    let mut after_string = false;
+    while let Some(&byte) = text.get(at) {
+        let begin = at;
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'_' => {
+                at = end(text, at, is_of_word);
+                if text.get(at).is_some_and(|next| matches!(next, b'\'' | b'$' | b'&') || !next.is_ascii()) {
+                    return None;
+                }
+                room[length..length + at - begin].copy_from_slice(&text[begin..at]);
+                length += at - begin;
+                after_string = false;
+            }
+            b'0'..=b'9' => {
+                at = end(text, at, |byte| byte.is_ascii_digit());
+                if text.get(at).is_some_and(|next| is_of_word(*next) || matches!(next, b'.' | b'$') || !next.is_ascii())
+                    || (begin > 0 && text[begin - 1] == b'.')
+                {
+                    return None;
+                }
+                room[length] = b'0';
+                (length, literals, after_string) = (length + 1, literals + 1, false);
+            }
+            b'\'' => {
+                at = end(text, at + 1, |byte| !matches!(byte, b'\'' | b'\\'));
+                if after_string || text.get(at) != Some(&b'\'') || text.get(at + 1) == Some(&b'\'') {
+                    return None;
+                }
+                at += 1;
+                room[length..length + 2].copy_from_slice(b"''");
+                (length, literals, after_string) = (length + 2, literals + 1, true);
+            }
+            b' ' | b'\n' | b'\t' | b'\r' => {
+                at += 1;
+                room[length] = byte;
+                length += 1;
+            }
+            b'=' | b',' | b'(' | b')' | b'*' | b';' | b'<' | b'>' | b'+' | b'-' | b'/' | b'%' | b'.' | b':' | b'['
+            | b']' => {
+                if matches!((byte, text.get(at + 1)), (b'-', Some(b'-')) | (b'/', Some(b'*'))) {
+                    return None;
+                }
+                at += 1;
+                room[length] = byte;
+                (length, after_string) = (length + 1, false);
+            }
+            _ => return None,
+        }
+    }
+    (literals > 0).then_some(&room[..length])
+}
+
+/// Where the run of such bytes ends.
+fn end(text: &[u8], at: usize, belongs: impl Fn(u8) -> bool) -> usize {
+    text[at..].iter().position(|byte| !belongs(*byte)).map_or(text.len(), |length| at + length)
+}
+
+fn is_of_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_'
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::shape_key;
+    use crate::lexer::Lexed;
+    use proptest::prelude::*;
+
+    fn seen(sql: &str) -> Option<String> {
+        glance(sql, &mut [0; GLANCE_BYTES_MAX]).map(|glance| String::from_utf8(glance.to_vec()).unwrap())
+    }
+
+    fn shape(sql: &str) -> Option<String> {
+        let lexed = Lexed::new(sql);
+        shape_key(&lexed, &lexed.statements())
+    }
+
+    #[test]
+    fn literals_are_left_out() {
+        let check = |sql, expected: &str| assert_eq!(seen(sql).as_deref(), Some(expected), "{sql}");
+        check("select a1 from t where b = 12 and c='it'", "select a1 from t where b = 0 and c=''");
+        check("select -1,'ü', ''; select(2)", "select -0,'', ''; select(0)");
+    }
+
+    #[test]
+    fn what_takes_more_than_a_glance() {
+        for sql in [
+            "select a",
+            "select 1.5",
+            "select .5",
+            "select 1e5",
+            "select 1a",
+            "select 0x1F",
+            "select 1_000",
+            "select 1$a",
+            "select $1, 1",
+            "select 1 -- a",
+            "select 1 /* a */",
+            "select E'a'",
+            "select U&'a'",
+            "select 'it''s'",
+            "select 'a\\'",
+            "select 'a'\n'b'",
+            "select 'a",
+            "select \"a\", 1",
+            "select $$a$$, 1",
+            "select ü, 1",
+            "select 1ü",
+        ] {
+            assert_eq!(seen(sql), None, "{sql}");
+        }
+        assert_eq!(seen(&format!("select 1{}", " ".repeat(GLANCE_BYTES_MAX))), None);
+    }
+
+    /// What texts are made of, dense in what could be read in two ways.
+    fn piece() -> impl Strategy<Value = String> {
+        prop_oneof![
+            "[a-zA-Z_][a-zA-Z0-9_]{0,3}",
+            "[0-9]{1,3}",
+            "'[a-z' \\\\-]{0,3}'",
+            "[ \n]",
+            "[-=,()*;<>+/%.:\\[\\]!&$\"#]",
+            "[ -~]",
+            Just("--".to_owned()),
+            Just("select ".to_owned()),
+            Just("ü".to_owned()),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
+        #[test]
+        fn what_looks_alike_has_one_shape(pieces in prop::collection::vec(piece(), 1..12), number in "[0-9]{1,4}", string in "[a-zü -]{0,4}") {
+            let sql = pieces.concat();
+            if let Some(seen_first) = seen(&sql) {
+                // The glance itself is a text of that glance, and so is any with other values.
+                let again = seen_first.replace('0', "7");
+                let other = replace_literals(&seen_first, &number, &string);
+                for text in [&seen_first, &again, &other] {
+                    if seen(text).as_ref() == Some(&seen_first) {
+                        prop_assert_eq!(shape(text), shape(&sql), "{} and {}", text, sql);
+                    }
+                }
+                prop_assert_eq!(seen(&seen_first), Some(seen_first.clone()), "{}", sql);
+            }
+        }
+    }
+
+    fn replace_literals(glance: &str, number: &str, string: &str) -> String {
+        let string = format!("'{string}'");
+        let mut out = String::new();
+        let mut before = ' ';
+        for part in glance.replace("''", "'").chars() {
+            match part {
+                '\'' => out.push_str(&string),
+                '0' if !before.is_ascii_alphanumeric() && before != '_' => out.push_str(number),
+                other => out.push(other),
+            }
+            before = part;
+        }
+        out
+    }
+}
