@@ -205,6 +205,18 @@ impl Session {
         }
     }
 
+    /// The server still has a statement that was to be closed, unless that has been asked for again meanwhile.
+    fn still_there(&mut self, id: Identity, memory: &mut ServerMemory) {
+        let again = self.owed.iter_mut().find_map(|owed| match owed {
+            Owed::HiddenClose { id: closed, there } if *closed == id => Some(there),
+            _ => None,
+        });
+        match again {
+            Some(there) => *there = true,
+            None => memory.keep(id),
+        }
+    }
+
     /// A PREPARE in a simple query has failed: neither server nor client has the statement.
     fn forget_prepared(&mut self, memory: &mut ServerMemory) {
         if let Some(Owed::Query { prepares: Some((id, mark)), .. }) = self.owed.front() {
@@ -236,7 +248,7 @@ impl Session {
                     self.not_there(id, memory);
                 }
                 Owed::HiddenParse(None) => self.lease.unnamed = false,
-                Owed::HiddenClose { id, there: true } => memory.keep(id),
+                Owed::HiddenClose { id, there: true } => self.still_there(id, memory),
                 Owed::Execute { aside: Some(aside), .. } => memory.bring_back(*aside),
                 _ => {}
             }
