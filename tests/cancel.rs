@@ -150,6 +150,29 @@ async fn who_waits_in_the_queue_is_called_back() {
 }
 
 #[tokio::test]
+async fn who_was_refused_in_the_queue_has_nothing_to_cancel() {
+    let setup = Setup::replicas(0).with("pool", "size", "1").with("auth", "method", "\"trust\"");
+    let stage: Stage = setup.with("pool", "query_wait_timeout", "\"200ms\"").start().await.unwrap();
+    let ((mut holder, _), (mut waiter, key)) = (keyed(&stage.proxy).await, keyed(&stage.proxy).await);
+    holder.query("begin; select 1").await;
+    assert_eq!(tags(&waiter.query("select 2").await), "EZ");
+    send(&stage.proxy, &key).await.hear().await;
+    // It waits again, and was not cancelled this time.
+    let answer = loop {
+        ask(&mut waiter, "select 3").await;
+        until("it to wait", async || stage.proxy.metric("hakem_clients_waiting", &[]).await == 1.0).await.unwrap();
+        holder.query("commit").await;
+        let answer = waiter.until_ready().await;
+        if sqlstate(&answer).as_deref() != Some("57014") || format!("{answer:?}").contains("user request") {
+            break answer;
+        }
+        // A busy machine: its time was up.
+        holder.query("begin; select 1").await;
+    };
+    assert_eq!(tags(&answer), "TDCZ", "{answer:?}");
+}
+
+#[tokio::test]
 async fn idle_sessions_and_transactions() {
     let stage: Stage = Setup::replicas(0).with("auth", "method", "\"trust\"").start().await.unwrap();
     let (mut raw, key) = keyed(&stage.proxy).await;

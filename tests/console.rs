@@ -430,6 +430,8 @@ async fn killing() {
         .unwrap();
     admin.batch_execute(&format!("kill_client {working_id}")).await.unwrap();
     assert!(work.await.unwrap().is_err());
+    let left = "select count(*) from pg_stat_activity where query = 'select pg_sleep(600)' and state = 'active'";
+    until("it to be over on the server, too", async || stage.direct(0, left).await == "0").await.unwrap();
     assert_eq!(other.value("select 1").await.unwrap(), "1");
     // All of a database, which is paused then.
     admin.batch_execute("kill postgres").await.unwrap();

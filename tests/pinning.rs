@@ -182,16 +182,83 @@ async fn settings_that_do_not_stand_in_the_text_are_read_back() {
 
 #[tokio::test]
 async fn what_a_function_sets_meets_nobody_else() {
-    let stage = stage("1").await;
+    let setup = Setup::replicas(0).with("auth", "method", "\"trust\"").with("pool", "size", "1");
+    let stage = setup.start().await.unwrap();
     stage.direct(0, "create procedure p() language plpgsql as $$ begin set work_mem = '9MB'; end $$").await;
     stage
         .direct(0, "create function f() returns text language sql as $$ select set_config('my.own', 'mine', false) $$")
         .await;
     let (one, two) = (stage.connect().await, stage.connect().await);
-    one.batch_execute("call p()").await.unwrap();
-    assert_eq!(two.value("show work_mem").await.unwrap(), "4MB");
-    one.batch_execute("select f()").await.unwrap();
-    assert_eq!(two.value("select coalesce(current_setting('my.own', true), '')").await.unwrap(), "");
+    let loads = async || stage.proxy.metric("hakem_catalog_loads_total", &[]).await;
+    stage.direct(0, "create table t (s text); create table fires (s text); create table parent (s text unique)").await;
+    stage.direct(0, "create table child (s text references parent (s) on delete cascade)").await;
+    stage
+        .direct(
+            0,
+            "create function g() returns trigger language plpgsql as $$ begin set work_mem = '8MB'; return null; end $$;
+             create trigger a after insert on fires for each row execute function g();
+             create trigger a after delete on child for each row execute function g();
+             insert into parent values ('x'); insert into child values ('x')",
+        )
+        .await;
+    until("the catalog to be read", async || loads().await >= 1.0).await.unwrap();
+    let known = loads().await;
+    one.batch_execute("create table noticed (n int)").await.unwrap();
+    until("the catalog to be read again", async || loads().await > known).await.unwrap();
+    let unset = "select current_setting('work_mem') || coalesce(current_setting('my.own', true), '')";
+    for sql in [
+        "call p()",
+        "select f()",
+        "select 1; call p()",
+        "select 1; select f()",
+        "begin; call p(); commit",
+        "insert into t select f()",
+        "update t set s = f()",
+        "delete from t where s = f()",
+        "select 1 from t where s = f() for update",
+        "create table u as select f()",
+        "prepare q as select f()",
+        "execute q",
+        "insert into fires values ('a')",
+        "with x as (insert into fires values ('b') returning s) select * from x",
+        "delete from parent",
+    ] {
+        one.batch_execute(sql).await.unwrap();
+        assert_eq!(two.value(unset).await.unwrap(), "4MB", "{sql}");
+    }
+    one.query("insert into t select f() where $1", &[&true]).await.unwrap();
+    assert_eq!(two.value(unset).await.unwrap(), "4MB");
+}
+
+#[tokio::test]
+async fn what_a_function_called_by_number_leaves() {
+    let setup = Setup::replicas(0).with("auth", "method", "\"trust\"").with("pool", "size", "1");
+    let stage = setup.start().await.unwrap();
+    let mut one = Raw::log_in(&stage.proxy, "postgres").await;
+    let mut two = Raw::log_in(&stage.proxy, "postgres").await;
+    let call = |function: u32, formats: &[u8], arguments: &[&[u8]]| {
+        let mut body = function.to_be_bytes().to_vec();
+        body.extend_from_slice(formats);
+        body.extend_from_slice(&(arguments.len() as u16).to_be_bytes());
+        for argument in arguments {
+            body.extend_from_slice(&(argument.len() as u32).to_be_bytes());
+            body.extend_from_slice(argument);
+        }
+        body.extend_from_slice(b"\0\0");
+        [&b"F"[..], &(body.len() as u32 + 4).to_be_bytes(), &body].concat()
+    };
+    one.say(&call(2078, b"\0\0", &[b"work_mem", b"9MB", b"f"])).await;
+    assert_eq!(crate::raw::tags(&one.until_ready().await), "VZ");
+    assert_eq!(value(&two.query("show work_mem").await).as_deref(), Some("4MB"));
+    let locks = "select count(*) from pg_locks where locktype = 'advisory'";
+    one.say(&call(2880, b"\0\x01\0\x01", &[&7_u64.to_be_bytes()])).await;
+    assert_eq!(crate::raw::tags(&one.until_ready().await), "VZ");
+    assert_eq!(pins(&stage, "advisory_lock").await, (1.0, 1.0));
+    assert_eq!(stage.direct(0, locks).await, "1");
+    one.say(&call(2884, b"\0\x01\0\x01", &[&7_u64.to_be_bytes()])).await;
+    assert_eq!(crate::raw::tags(&one.until_ready().await), "VZ");
+    assert_eq!(value(&two.query(locks).await).as_deref(), Some("0"));
+    assert_eq!(pins(&stage, "advisory_lock").await, (1.0, 0.0));
 }
 
 #[tokio::test]

@@ -133,8 +133,8 @@ impl Classifier {
     /// reading: `LIKE $1 ESCAPE '\'`.
     pub(crate) fn settle(&self, lexed: &Lexed<'_>, class: Class) -> Class {
         let in_doubt = |class: Class| match class.access {
-            Access::Read => Class { access: Access::Write, why: Why::ParseFailure, ..class },
-            Access::Write => class,
+            Access::Read => Class { access: Access::Write, why: Why::ParseFailure, unseen: true, ..class },
+            Access::Write => Class { unseen: true, ..class },
         };
         let class = if lexed.doubtful { in_doubt(class) } else { class };
         if !lexed.ambiguous {
@@ -148,7 +148,8 @@ impl Classifier {
         let other_class = class_of(&other, &statements, self.verdicts(&statements));
         // Of what is written twofold nobody knows a rule.
         let targets = if class.targets == other_class.targets { class.targets.clone() } else { Box::default() };
-        let class = Class { defines: class.defines || other_class.defines, targets, ..class };
+        let (defines, unseen) = (class.defines || other_class.defines, class.unseen || other_class.unseen);
+        let class = Class { defines, unseen, targets, ..class };
         if lexed.is_open() {
             return if other.doubtful { in_doubt(other_class) } else { other_class };
         }
@@ -182,9 +183,10 @@ pub(crate) fn class_of(lexed: &Lexed<'_>, statements: &[Tokens<'_>], verdicts: V
         targets.truncate(if targets.len() > TARGETS_MAX { 0 } else { TARGETS_MAX });
     }
     let (statements, defines) = (verdicts.len(), verdicts.iter().any(|verdict| verdict.defines));
+    let unseen = verdicts.iter().any(|verdict| verdict.unseen);
     let effects = verdicts.into_iter().filter_map(|verdict| verdict.effect).collect();
     let (hint, lesson) = (lexed.hint, Lesson::default());
-    Class { access, effects, why, statements, defines, hint, lesson, targets: targets.into() }
+    Class { access, effects, why, statements, defines, unseen, hint, lesson, targets: targets.into() }
 }
 
 /// The room that one entry of ordinary length is granted; longer ones count for more.
@@ -249,6 +251,7 @@ pub(crate) fn too_long() -> Class {
         statements: 1,
         // It may hold anything.
         defines: true,
+        unseen: true,
         hint: None,
         lesson: Lesson::default(),
         targets: Box::default(),

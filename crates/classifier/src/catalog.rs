@@ -22,6 +22,8 @@ pub struct Catalog {
     pub(crate) operators: HashSet<Box<str>>,
     /// Something that no statement shows calls such a function: nothing is known to be a read.
     pub(crate) opaque: bool,
+    /// Relations and types that run a user's code when they are read or written, by name; `None` if nobody has read which do.
+    pub(crate) unseen: Option<HashSet<Box<str>>>,
     pub(crate) size: Size,
 }
 
@@ -122,6 +124,7 @@ impl Catalog {
     pub fn outdated(&self) -> Catalog {
         let mut catalog = self.clone();
         catalog.functions.values_mut().flatten().for_each(|(_, volatility)| *volatility = Volatility::Volatile);
+        catalog.unseen = None;
         catalog
     }
 
@@ -224,6 +227,20 @@ impl Catalog {
         };
         // The type of its arrays bears its name behind an underscore.
         !self.primary.is_empty() && (is(name) || name.strip_prefix('_').is_some_and(is))
+    }
+
+    /// Whether it is known which relations run a user's code.
+    pub(crate) fn knows_unseen(&self) -> bool {
+        self.unseen.is_some()
+    }
+
+    /// Whether a relation or a type of this name does.
+    pub(crate) fn is_unseen(&self, name: &str) -> bool {
+        let is = |known: &HashSet<Box<str>>| {
+            !known.is_empty()
+                && (known.contains(name) || name.strip_prefix('_').is_some_and(|element| known.contains(element)))
+        };
+        self.unseen.as_ref().is_some_and(is)
     }
 
     /// Whether `row.name` calls a function that is for the primary.

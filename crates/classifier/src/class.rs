@@ -24,6 +24,9 @@ pub struct Class {
     /// Whether it may change which functions, relations, types and operators there are, and what they are: CREATE, ALTER, DROP, DO. What a
     /// function or a procedure does inside is not seen.
     pub defines: bool,
+    /// Whether it may run code that nobody here has seen, which may set anything: a procedure, a function that is not known to be harmless,
+    /// a trigger, or who knows what. What is prepared and executed by name has a class of its own.
+    pub unseen: bool,
     /// What comments of the form `/* hakem: primary */` asked for. It is reported, not obeyed: `access` does not depend on it.
     pub hint: Option<Hint>,
     /// What has come of it so far.

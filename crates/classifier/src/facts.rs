@@ -22,6 +22,10 @@ pub struct Facts {
     uses: Vec<(Object, Object)>,
     /// What is for the primary by itself.
     roots: Vec<Object>,
+    /// What writing to it uses beside, and what is used: by triggers, rules, defaults, checks, foreign keys.
+    fires: Vec<(Object, Object)>,
+    /// What is code of a user's, by itself.
+    code: Vec<Object>,
 }
 
 /// An object of a database.
@@ -82,6 +86,7 @@ impl Facts {
         let object = Object::Function(oid);
         if self.rules.calling(schema, name, volatility) != Calling::Harmless {
             self.roots.push(object);
+            self.code.push(object);
         }
         self.node(object, schema, name, volatility, takes_row);
     }
@@ -110,6 +115,11 @@ impl Facts {
         self.uses.push((user, used));
     }
 
+    /// Writing to `user` may use `used`.
+    pub fn fires(&mut self, user: Object, used: Object) {
+        self.fires.push((user, used));
+    }
+
     /// Using an object may call a function of PostgreSQL's own.
     pub fn calls(&mut self, user: Object, name: &str, volatility: Volatility) {
         let harmless = match calling_builtin(name) {
@@ -120,6 +130,9 @@ impl Facts {
         };
         if !harmless {
             self.roots.push(user);
+        }
+        if name == "set_config" {
+            self.code.push(user);
         }
     }
 
@@ -133,7 +146,11 @@ impl Facts {
 
     /// The conclusions.
     pub fn conclude(mut self) -> Catalog {
-        let reached = self.reach();
+        let mut uses = std::mem::take(&mut self.uses);
+        let reached = self.reach(&mut uses, &self.roots);
+        uses.append(&mut self.fires);
+        let unseen = self.reach(&mut uses, &self.code);
+        let mut named = HashSet::new();
         let mut catalog = Catalog::with_rules(std::mem::take(&mut self.rules));
         catalog.opaque = reached.contains(&Object::Anything);
         for node in self.nodes {
@@ -152,6 +169,10 @@ impl Facts {
                 }
                 Object::Relation(_) | Object::Type(_) => {
                     catalog.size.relations += usize::from(matches!(node.object, Object::Relation(_)));
+                    if unseen.contains(&node.object) {
+                        named.extend(spellings(&node).iter().map(|name| Box::from(*name)));
+                        named.insert(node.name.clone());
+                    }
                     // System views have rules of their own.
                     if is_reached && (&*node.schema != "pg_catalog" || matches!(node.object, Object::Type(_))) {
                         let spellings = spellings(&node);
@@ -166,6 +187,7 @@ impl Facts {
                 Object::Operator(_) | Object::Anything => {}
             }
         }
+        catalog.unseen = Some(named);
         for schemas in catalog.primary.values_mut() {
             schemas.sort();
             schemas.dedup();
@@ -189,11 +211,10 @@ impl Facts {
     }
 
     /// Everything from which a root can be reached.
-    fn reach(&mut self) -> HashSet<Object> {
-        let mut uses = std::mem::take(&mut self.uses);
+    fn reach(&self, uses: &mut [(Object, Object)], roots: &[Object]) -> HashSet<Object> {
         // By what is used.
         uses.sort_unstable_by_key(|(_, used)| *used);
-        let mut open = std::mem::take(&mut self.roots);
+        let mut open = roots.to_vec();
         let mut reached: HashSet<Object> = open.iter().copied().collect();
         while let Some(object) = open.pop() {
             let first = uses.partition_point(|(_, used)| *used < object);

@@ -7,6 +7,7 @@
 //! - `statement`: one statement to its verdict (`verdict`), by its first words; `settings` for SET and its kin, `query` for what
 //!   may be a read, with `calls`, `blank` and `keywords` as its tools, and `plain` for what sqlparser cannot read.
 //! - `catalog`: which functions and relations are harmless; `builtin` and `operators` hold PostgreSQL's own. `facts` makes one of what was read of a database.
+//! - `unseen`: what may run code that nobody here has seen.
 //! - `targets`: what is written, as far as words say.
 //! - `hint`: what routing comments ask for.
 //!
@@ -32,6 +33,7 @@ mod settings;
 mod statement;
 mod targets;
 mod tokens;
+mod unseen;
 mod verdict;
 
 pub use cache::{Classifier, Options, TEXT_BYTES_MAX};

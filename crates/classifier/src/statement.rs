@@ -11,11 +11,12 @@ use crate::prepared;
 use crate::query;
 use crate::settings;
 use crate::tokens::Tokens;
+use crate::unseen::runs_unseen;
 use crate::verdict::Verdict;
 
 /// What the statement may do.
 pub(crate) fn judge(statement: Tokens<'_>, catalog: &Catalog) -> Verdict {
-    with_effect(statement, by_first_words(statement, catalog))
+    complete(statement, by_first_words(statement, catalog), catalog)
 }
 
 /// The same without a parser: what could be a read is a write, what a statement leaves in its session is seen all the same.
@@ -26,13 +27,15 @@ pub(crate) fn judge_unparsed(statement: Tokens<'_>, catalog: &Catalog) -> Verdic
         || statement.is_any_word(0, &["EXPLAIN", "COPY"])
         || (statement.is_word(0, "DECLARE") && !holds)
     {
-        return with_effect(statement, Verdict::write(Why::TooComplex));
+        return complete(statement, Verdict::write(Why::TooComplex), catalog);
     }
     judge(statement, catalog)
 }
 
-fn with_effect(statement: Tokens<'_>, verdict: Verdict) -> Verdict {
-    let verdict = Verdict { defines: defines(statement), ..verdict };
+/// What does not depend on which statement it is.
+fn complete(statement: Tokens<'_>, verdict: Verdict, catalog: &Catalog) -> Verdict {
+    let unseen = runs_unseen(statement, &verdict, catalog);
+    let verdict = Verdict { defines: defines(statement), unseen, ..verdict };
     // Statements with an effect of their own cannot call functions, but for a lone set_config, which is understood already.
     if verdict.effect.is_some() || verdict.access == Access::Read {
         return verdict;

@@ -11,6 +11,8 @@ pub(crate) struct Verdict {
     pub(crate) effect: Option<Effect>,
     /// Whether it may change the catalogue.
     pub(crate) defines: bool,
+    /// Whether it may run code that nobody here has seen.
+    pub(crate) unseen: bool,
     /// Whether another value of a literal could have changed this verdict.
     pub(crate) depends_on_literals: bool,
     /// What decided, for whoever asks why.
@@ -28,11 +30,16 @@ pub(crate) enum Because {
 
 impl Verdict {
     pub(crate) fn read(why: Why) -> Self {
-        Verdict { access: Access::Read, why, effect: None, defines: false, depends_on_literals: false, because: None }
+        Verdict::of(Access::Read, why)
     }
 
     pub(crate) fn write(why: Why) -> Self {
-        Verdict { access: Access::Write, why, effect: None, defines: false, depends_on_literals: false, because: None }
+        Verdict::of(Access::Write, why)
+    }
+
+    fn of(access: Access, why: Why) -> Self {
+        let (effect, because) = (None, None);
+        Verdict { access, why, effect, defines: false, unseen: false, depends_on_literals: false, because }
     }
 
     /// Transaction control.

@@ -119,8 +119,9 @@ pub(crate) async fn serve(stream: Stream, seat: Seat, worker: Rc<Worker>) {
     tracing::debug!(client = id, "client logged in");
     let gone = tokio::select! {
         biased;
-        () = presence.slot.killed() => Gone::Killed,
         gone = client.converse(session, &cancel) => gone,
+        // Who holds a server is told by its request, which sees to what runs there.
+        () = presence.slot.killed_at_rest() => Gone::Killed,
     };
     tracing::debug!(client = id, ?gone, "client left");
     client.pins.note(&[], &worker.counters);
@@ -331,6 +332,8 @@ impl Client {
                     continue;
                 }
                 Err(Missed::Refused(failure)) => {
+                    // A cancel request that comes now is too late, and not for the next wait.
+                    drop(cancel.lower());
                     self.worker.counters.refused(&failure);
                     self.note_rest();
                     session.refuse(&failure);
@@ -349,7 +352,13 @@ impl Client {
             cancel.aim(&lease);
             let reign =
                 session.resolves_commits().then(|| resolution::reign(&self.tenant.watcher.snapshot())).flatten();
-            let outcome = relay(self, session, &mut lease, Place { wanted: &wanted, taken: &taken }).await;
+            let slot = self.slot.clone();
+            let place = Place { wanted: &wanted, taken: &taken };
+            let outcome = tokio::select! {
+                biased;
+                () = slot.killed() => Outcome::Gone(Gone::Killed),
+                outcome = relay(self, session, &mut lease, place) => outcome,
+            };
             let flights = cancel.lower();
             self.note_return(&lease);
             match outcome {
@@ -417,7 +426,9 @@ impl Client {
                         let busy = !session.is_quiet() && !matches!(gone, Gone::Broken);
                         abandon(lease, busy, self.worker.service.config().proxy.cancel_wait_timeout);
                     }
-                    return Some(gone);
+                    // In the middle of an answer nothing can be said.
+                    let is_told = !matches!(gone, Gone::Killed) || session.is_quiet();
+                    return Some(if is_told { gone } else { Gone::Cut });
                 }
             }
         }

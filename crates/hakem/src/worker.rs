@@ -295,6 +295,12 @@ impl Slot {
         poll_fn(|context| if self.killed.get() { Poll::Ready(()) } else { self.wait(context) }).await;
     }
 
+    /// The same for a session that holds no server.
+    pub(crate) async fn killed_at_rest(&self) {
+        let is_over = || self.killed.get() && !self.standing.holds();
+        poll_fn(|context| if is_over() { Poll::Ready(()) } else { self.wait(context) }).await;
+    }
+
     fn wait(&self, context: &mut Context<'_>) -> Poll<()> {
         let mut waker = self.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|known| known.will_wake(context.waker())) {

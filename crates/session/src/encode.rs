@@ -241,7 +241,7 @@ impl Session {
                     None => self.pass(frame, Owed::Query { mark, instead: None, prepares: None }, out),
                 }
             }
-            Frontend::FunctionCall => self.pass(frame, Owed::Function, out),
+            Frontend::FunctionCall => self.pass(frame, Owed::Function(crate::pins::of_function(frame)), out),
             Frontend::Parse(parse) => {
                 let statement = parsed.next().expect("gathered with its Parse").clone();
                 self.encode_parse(frame, parse, statement, memory, out);

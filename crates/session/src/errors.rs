@@ -232,7 +232,7 @@ impl Session {
     fn discard_until_sync(&mut self, memory: &mut ServerMemory) {
         let unnamed_failed = match self.owed.front() {
             // Not the extended protocol: the server goes on with what comes next.
-            None | Some(Owed::Query { .. } | Owed::Function | Owed::WrapEnd) => return,
+            None | Some(Owed::Query { .. } | Owed::Function(_) | Owed::WrapEnd) => return,
             Some(owed) => matches!(owed, Owed::UnnamedParse { .. }),
         };
         let is_sync =

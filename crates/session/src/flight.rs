@@ -306,6 +306,7 @@ mod tests {
     fn prepared(sql: &str) -> Arc<Prepared> {
         let class = Class {
             defines: false,
+            unseen: false,
             access: Access::Read,
             effects: Box::default(),
             why: classifier::Why::Select,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use classifier::{Class, Why};
+use classifier::{Class, Effect, Why};
 use wire::backend::Failure;
 
 use crate::memory::SetAside;
@@ -78,8 +78,8 @@ pub(crate) enum Owed {
     HiddenExecute(Identity),
     /// ReadyForQuery, which ends such a PREPARE ahead of a simple query.
     HiddenEnd,
-    /// FunctionCallResponse and ReadyForQuery.
-    Function,
+    /// FunctionCallResponse and ReadyForQuery, of a function with this effect.
+    Function(Option<Effect>),
 }
 
 impl Owed {
@@ -131,7 +131,7 @@ impl Owed {
                 | Owed::HiddenTraced
                 | Owed::WrapEnd
                 | Owed::Query { .. }
-                | Owed::Function
+                | Owed::Function(_)
                 | Owed::Hidden
                 | Owed::HiddenSettings
                 | Owed::HiddenRestore

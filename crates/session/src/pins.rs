@@ -5,6 +5,7 @@
 //! settings back whose new value the proxy has not seen.
 
 use classifier::{Effect, PinReason};
+use wire::frame::Frame;
 use wire::frontend;
 
 use crate::memory::ServerMemory;
@@ -115,6 +116,23 @@ impl Session {
     pub(crate) fn end_check(&mut self, memory: &mut ServerMemory) {
         self.settings.commit();
         memory.settings = Some(self.settings_there());
+    }
+}
+
+/// What the function of a FunctionCall message leaves in its session, or ends there: of PostgreSQL's own, whose numbers (`pg_proc.dat`)
+/// never change. What a user's does cannot be seen.
+pub(crate) fn of_function(call: Frame<'_>) -> Option<Effect> {
+    let function = call.body().first_chunk().map(|oid| u32::from_be_bytes(*oid))?;
+    match function {
+        // pg_advisory_lock, pg_try_advisory_lock and those of shared locks, by one number and by two.
+        2880..=2883 | 2886..=2889 => Some(Effect::Pin(PinReason::AdvisoryLock)),
+        // pg_advisory_unlock, the same of a shared one, pg_advisory_unlock_all.
+        2884 | 2885 | 2890..=2892 => Some(Effect::Unlocks),
+        // currval, lastval.
+        1575 | 2559 => Some(Effect::Pin(PinReason::SequenceState)),
+        // setseed.
+        1599 => Some(Effect::Pin(PinReason::Other)),
+        _ => None,
     }
 }
 

@@ -97,7 +97,15 @@ impl Session {
                 _ => Verdict::Forward,
             },
             tag::COPY_IN_RESPONSE => self.on_copy_in(),
-            tag::COPY_OUT_RESPONSE | tag::COPY_BOTH_RESPONSE | tag::FUNCTION_CALL_RESPONSE => {
+            tag::FUNCTION_CALL_RESPONSE => {
+                self.progress.holding = false;
+                if let Some(Owed::Function(Some(effect))) = self.owed.front() {
+                    let effect = effect.clone();
+                    self.apply(&effect, b"", memory);
+                }
+                Verdict::Forward
+            }
+            tag::COPY_OUT_RESPONSE | tag::COPY_BOTH_RESPONSE => {
                 self.progress.holding = false;
                 Verdict::Forward
             }
@@ -316,7 +324,7 @@ impl Session {
             Some(Owed::HiddenMove(how)) => return self.left_replica(how, memory),
             Some(Owed::HiddenRestore) => {}
             Some(Owed::HiddenSync) => hidden = true,
-            Some(Owed::Sync | Owed::Query { .. } | Owed::Function | Owed::WrapEnd) => {}
+            Some(Owed::Sync | Owed::Query { .. } | Owed::Function(_) | Owed::WrapEnd) => {}
             // A ReadyForQuery that nothing was owed for: the conversation is out of step.
             _ => return Verdict::Broken,
         }

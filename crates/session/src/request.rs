@@ -278,7 +278,8 @@ impl Request {
             matches!(effect, Effect::Hakem { .. } | Effect::HakemShow { .. }) || crate::answer::is_listen(effect)
         };
         self.local |= class.effects.iter().any(local) || crate::sql::concerns_statements(class);
-        self.obscure |= matches!(class.why, Why::Procedure | Why::UnknownFunction | Why::UserFunction);
+        // What is executed by name here is not known by it.
+        self.obscure |= class.unseen || class.effects.iter().any(|effect| matches!(effect, Effect::Execute(_)));
         for effect in &class.effects {
             if let Effect::Listen(channel) = effect {
                 self.channels.push(channel.clone());

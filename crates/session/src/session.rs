@@ -412,7 +412,7 @@ impl Session {
             }
             Frontend::Sync | Frontend::Flush => self.request.needs_server |= self.progress.part,
             Frontend::FunctionCall => {
-                self.add(&unknown());
+                self.add(&Class { effects: crate::pins::of_function(frame).into_iter().collect(), ..unknown() });
                 self.request.executes = true;
                 self.request.needs_server = true;
                 self.request.mixed = !self.request.frames.is_empty();
@@ -787,7 +787,7 @@ fn foreign(classifier: &Classifier, sql: &[u8]) -> Class {
         effect => effect,
     };
     let effects = class.effects.into_iter().map(settle).collect();
-    Class { access: Access::Write, why: Why::UnknownStatement, effects, ..class }
+    Class { access: Access::Write, why: Why::UnknownStatement, unseen: true, effects, ..class }
 }
 
 pub(crate) fn unknown() -> Class {
@@ -797,6 +797,7 @@ pub(crate) fn unknown() -> Class {
         why: Why::UnknownStatement,
         statements: 1,
         defines: false,
+        unseen: true,
         hint: None,
         lesson: Default::default(),
         targets: Box::default(),

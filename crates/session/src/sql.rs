@@ -342,6 +342,7 @@ fn derived(execution: &Execution, target: &Arc<Class>) -> Arc<Class> {
     let mut class = Class::clone(target);
     class.access = Access::Write;
     class.statements = 1;
+    class.unseen |= !execution.plain;
     if let Some(pin) = execution.pin {
         class.effects = Box::new([Effect::Pin(pin)]);
     }

@@ -1,7 +1,8 @@
 -- What a database says of its functions, relations, types and operators, in one statement, on PostgreSQL 13 to 18.
 --
 -- Rows of eight columns, by the first: `n`, there is an object; `c`, it may call a function of PostgreSQL's own; `e`, it evaluates an
--- expression that reads settings; `u`, it may use another. An object is a kind and an oid: `f` a function, `r` a relation, `t` a
+-- expression that reads settings; `u`, it may use another; `w`,
+-- writing to it may. An object is a kind and an oid: `f` a function, `r` a relation, `t` a
 -- type, `o` an operator, `*` anything at all. What is PostgreSQL's own has an oid below 16384, and dependencies on most of it are not
 -- recorded in pg_depend ("pinned"): hence the look into the trees of expressions.
 with
@@ -117,6 +118,31 @@ where d.deptype in ('n', 'a', 'i') and (d.refclassid = 'pg_type'::regclass
     or (d.classid <> 'pg_class'::regclass and d.refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass))
     or (d.classid not in ('pg_class'::regclass, 'pg_type'::regclass) and d.refclassid = 'pg_class'::regclass))
     and coalesce(rt.id, d.refobjid) <> w.id
+union all
+-- Writing to a relation: its triggers, what its rules, defaults, checks and policies depend on, and what its foreign keys pass on.
+select 'w', 'r', tgrelid, null, null, null, 'f', tgfoid from pg_trigger where not tgisinternal and tgenabled <> 'D' and tgfoid >= 16384
+union all
+select 'w', 'r', confrelid, null, null, null, 'r', conrelid from pg_constraint
+where contype = 'f' and conrelid <> confrelid and (confupdtype in ('c', 'n', 'd') or confdeltype in ('c', 'n', 'd'))
+union all
+select distinct 'w', 'r', w.id, null, null, null,
+    case d.refclassid when 'pg_proc'::regclass then 'f' when 'pg_operator'::regclass then 'o' else 'r' end, d.refobjid
+from (
+    select 'pg_rewrite'::regclass as classid, r.oid as objid, r.ev_class as id
+    from pg_rewrite r join pg_class c on c.oid = r.ev_class where c.relkind in ('r', 'p', 'f') and c.oid >= 16384
+    union all
+    select 'pg_attrdef'::regclass, oid, adrelid from pg_attrdef
+    union all
+    select 'pg_constraint'::regclass, oid, conrelid from pg_constraint where contype = 'c' and conrelid <> 0
+    union all
+    select 'pg_policy'::regclass, oid, polrelid from pg_policy
+) as w cross join lateral (
+    -- By the index on what depends, whatever the planner, without statistics, thinks of another.
+    select * from pg_depend d where d.classid = w.classid and d.objid = w.objid offset 0
+) as d
+where d.deptype = 'n' and d.refobjid >= 16384 and d.refobjid <> w.id
+    and (d.refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass)
+        or (d.classid = 'pg_rewrite'::regclass and d.refclassid = 'pg_class'::regclass))
 union all
 select 'u', 'r', i.inhparent, null, null, null, 'r', i.inhrelid
 from pg_inherits i join pg_class c on c.oid = i.inhrelid where c.relkind in ('r', 'p', 'f')

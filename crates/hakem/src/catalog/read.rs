@@ -114,6 +114,7 @@ fn take(row: &Row, facts: &mut Facts) -> Result<Option<String>, tokio_postgres::
         ("n", Object::Operator(oid)) => facts.operator(oid, name, detail == "s"),
         ("c", subject) => facts.calls(subject, name, volatility(detail)),
         ("e", subject) => facts.settings(subject, detail),
+        ("w", subject) => facts.fires(subject, object(6, 7)?),
         ("u", subject) => facts.uses(subject, object(6, 7)?),
         ("h", _) => return Ok(Some(detail.to_owned())),
         _ => {}

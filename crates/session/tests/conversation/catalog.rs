@@ -2,13 +2,6 @@
 
 use crate::proxy::check;
 
-/// What a server is told first on which somebody's function has run that may have set anything.
-macro_rules! wiped {
-    ($sent:literal) => {
-        concat!("p.Q(SET statement_timeout TO 0;RESET ROLE;RESET SESSION AUTHORIZATION;RESET ALL;) ", $sent)
-    };
-}
-
 #[test]
 fn prepared_statements_are_judged_anew() {
     check(&[
@@ -44,9 +37,9 @@ fn what_may_have_changed_it_counts_when_it_is_committed() {
     check(&[
         ("Q create view v", "p.Q(create view v)", "C(CREATE TABLE) Z(I)"),
         ("!definitions 1", "", ""),
-        ("P - create view w | B - | E | S", "p.P(- create view w) p.B(-) p.E p.S", "1 2 C(CREATE TABLE) Z(I)"),
+        ("P - create view w | B - | E | S", wiped!("p.P(- create view w) p.B(-) p.E p.S"), "1 2 C(CREATE TABLE) Z(I)"),
         ("!definitions 2", "", ""),
-        ("Q insert into t", "p.Q(insert into t)", "C(INSERT 0 1) Z(I)"),
+        ("Q insert into t", wiped!("p.Q(insert into t)"), "C(INSERT 0 1) Z(I)"),
         ("Q begin", "", "C(BEGIN) Z(T)"),
         ("Q create view v", "p.Q(BEGIN) p.Q(create view v)", "C(CREATE TABLE) Z(T)"),
         ("Q insert into t", "p.Q(insert into t)", "C(INSERT 0 1) Z(T)"),
@@ -64,13 +57,13 @@ fn what_was_undone_does_not_count() {
         ("Q rollback", "p.Q(rollback)", "C(ROLLBACK) Z(I)"),
         ("!definitions 0", "", ""),
         ("!fault primary error:42P07 create view v", "", ""),
-        ("Q create view v", "p.Q(create view v)", "E(42P07) Z(I)"),
+        ("Q create view v", wiped!("p.Q(create view v)"), "E(42P07) Z(I)"),
         ("!definitions 0", "", ""),
         // One may have been committed before the other failed.
         ("!fault primary error:42P07 create view w", "", ""),
         (
             "Q begin; create view v; commit; create view w",
-            "p.Q(begin; create view v; commit; create view w)",
+            wiped!("p.Q(begin; create view v; commit; create view w)"),
             "C(BEGIN) C(CREATE TABLE) C(COMMIT) E(42P07) Z(I)",
         ),
         ("!definitions 1", "", ""),

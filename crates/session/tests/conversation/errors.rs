@@ -21,7 +21,7 @@ fn an_error_is_told_at_once() {
         ("B - | E | H", "", ""),
         ("S", "p.S", "Z(I)"),
         ("!released", "", ""),
-        ("P - wrong | H", "p.P(- wrong) p.S", "E(42601)"),
+        ("P - wrong | H", wiped!("p.P(- wrong) p.S"), "E(42601)"),
         ("!released", "", ""),
         ("B - | E | H", "", ""),
         ("S", "", "Z(I)"),
@@ -37,7 +37,7 @@ fn a_simple_query_is_discarded_too() {
         ("!held", "", ""),
         ("S", "p.S", "Z(I)"),
         ("!released", "", ""),
-        ("P - wrong | H", "p.P(- wrong) p.S", "E(42601)"),
+        ("P - wrong | H", wiped!("p.P(- wrong) p.S"), "E(42601)"),
         ("Q insert into t", "", ""),
         ("S", "", "Z(I)"),
         ("!released", "", ""),
@@ -87,6 +87,6 @@ fn a_request_too_large_to_keep_goes_out_in_parts() {
             "E(42601)",
         ),
         ("S", "p.S", "Z(I)"),
-        ("B t | S", "p.B(t) p.S", "E(26000) Z(I)"),
+        ("B t | S", wiped!("p.B(t) p.S"), "E(26000) Z(I)"),
     ]);
 }

@@ -8,6 +8,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+/// What a server is told first on which code has run that may have set anything.
+macro_rules! wiped {
+    ($sent:literal) => {
+        concat!("p.Q(SET statement_timeout TO 0;RESET ROLE;RESET SESSION AUTHORIZATION;RESET ALL;) ", $sent)
+    };
+}
+
 mod catalog;
 mod copy;
 mod durability;

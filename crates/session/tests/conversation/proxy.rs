@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use classifier::{Catalog, Classifier, Options, Volatility};
+use classifier::{Catalog, Classifier, Facts, Options, Rules, Volatility};
 use session::{Consistency, Fate, Loss, Need, Policy, Role, Route, ServerMemory, Session, Settings, Step, Verdict};
 use wire::backend::Report;
 use wire::frame::Frame;
@@ -63,6 +63,11 @@ struct Connection {
     memory: ServerMemory,
 }
 
+/// Of a database that has been read, and has nothing.
+fn empty() -> Catalog {
+    Facts::new(Rules::default()).conclude()
+}
+
 pub(crate) fn policy() -> Policy {
     Policy {
         split: true,
@@ -83,7 +88,7 @@ pub(crate) fn policy() -> Policy {
 impl Proxy {
     pub(crate) fn new(clients: usize) -> Proxy {
         let mut proxy = Proxy {
-            classifier: Rc::new(Classifier::new(Options::default())),
+            classifier: Rc::new(Classifier::new(Options { catalog: empty(), ..Options::default() })),
             clients: Vec::new(),
             idle: Vec::new(),
             faults: Rc::new(RefCell::default()),
@@ -189,7 +194,7 @@ impl Proxy {
             "up" => self.up = true,
             "immutable" | "volatile" => {
                 let volatility = if words[0] == "immutable" { Volatility::Immutable } else { Volatility::Volatile };
-                let mut catalog = Catalog::new();
+                let mut catalog = empty();
                 catalog.function("public", words[1], volatility);
                 self.classifier = Rc::new(Classifier::new(Options { catalog, ..Options::default() }));
                 for client in &mut self.clients {

@@ -67,7 +67,7 @@ fn what_only_prepares_holds_no_server_until_its_sync() {
         ("S | B s | E | S", "r.B(#1) r.E r.S", "Z(I) 2 D(1) C(SELECT 1) Z(I)"),
         // In a transaction the server is the transaction's.
         ("Q begin", "", "C(BEGIN) Z(T)"),
-        ("P s3 select 3 | H", "p.Q(BEGIN) p.P(#2 select 3) p.H", "1"),
+        ("P s3 select 3 | H", wiped!("p.Q(BEGIN) p.P(#2 select 3) p.H"), "1"),
         ("S", "p.S", "Z(T)"),
         ("Q rollback", "p.Q(rollback)", "C(ROLLBACK) Z(I)"),
     ]);

@@ -32,7 +32,10 @@ fn request(message: &str, out: &mut Vec<u8>) {
             frame(out, b'E', &[&string(name(0))[..], &rows.to_be_bytes()].concat());
         }
         "D" | "C" => frame(out, tag.as_bytes()[0], &[words[0].to_uppercase().as_bytes(), &string(name(1))].concat()),
-        "F" => frame(out, b'F', &[0; 10]),
+        "F" => {
+            let function: u32 = rest.parse().unwrap_or(1);
+            frame(out, b'F', &[&function.to_be_bytes()[..], &[0; 6]].concat());
+        }
         "f" => frontend::put_copy_fail(out, rest),
         "d" | "c" | "S" | "H" | "X" | "p" => frame(out, tag.as_bytes()[0], rest.as_bytes()),
         other => panic!("no such message: {other}"),

@@ -193,6 +193,48 @@ fn pins() {
     }
 }
 
+#[test]
+fn what_may_have_been_set_unseen_meets_nobody_else() {
+    for code in [
+        "Q call p()",
+        "Q select f()",
+        "Q select 1; call p()",
+        "Q select 1; select f()",
+        "Q insert into t select f()",
+        "Q insert into t; update t set s = f()",
+        "Q select 1 for update of f()",
+        "Q create table t as select f()",
+        "Q do x",
+        "Q begin; insert into t; select f(); commit",
+        "P - insert into t select f() | B - | E | S",
+        "P s select 1 | S | P - insert into t values (f()) | B - | E | S",
+        "F",
+        "F 2078",
+    ] {
+        let mut proxy = Proxy::new(2);
+        proxy.exchange(0, &crate::script::requests(code));
+        let lines = [("2: Q insert into t; show work_mem", wiped!("p.Q(insert into t; show work_mem)"), SHOWN)];
+        proxy.check(&lines);
+    }
+    let mut proxy = Proxy::new(2);
+    proxy.exchange(0, &crate::script::requests("Q insert into t (a, b) values (1, lower('A'))"));
+    proxy.check(&[("2: Q insert into t; show work_mem", "p.Q(insert into t; show work_mem)", SHOWN)]);
+}
+
+const SHOWN: &str = "C(INSERT 0 1) T D(default) C(SHOW) Z(I)";
+
+#[test]
+fn functions_called_by_number_take_locks() {
+    for number in [2880, 2881, 2882, 2883, 2886, 2887, 2888, 2889, 2892] {
+        let mut proxy = Proxy::new(1);
+        let asked = "p.Q(SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND pid \
+                     OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()))";
+        let lock: &'static str = format!("F {number}").leak();
+        let sent: &'static str = if number == 2892 { "p.F" } else { format!("p.F {asked}").leak() };
+        proxy.check(&[(lock, sent, "V Z(I)")]);
+    }
+}
+
 const LOCKED: &str = "p.P(- select pg_advisory_lock(1) from 3 rows) p.B(-) p.E p.S p.Q(SELECT EXISTS (SELECT FROM \
     pg_catalog.pg_locks WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND pid OPERATOR(pg_catalog.=) \
     pg_catalog.pg_backend_pid()))";

@@ -82,7 +82,7 @@ fn what_was_discarded_is_undone() {
         ("P t select 2 | E gone | P u select 3 | S", "r.P(#2 select 2) r.E r.P(#3 select 3) r.S", "1 E(34000) Z(I)"),
         ("B t | E | S", "r.B(#2) r.E r.S", "2 D(2) C(SELECT 1) Z(I)"),
         ("B u | S", "p.B(u) p.S", "E(26000) Z(I)"),
-        ("P w wrong | S", "p.P(#4 wrong) p.S", "E(42601) Z(I)"),
+        ("P w wrong | S", wiped!("p.P(#4 wrong) p.S"), "E(42601) Z(I)"),
         ("P w select 4 | S", "r.P(#5 select 4) r.S", "1 Z(I)"),
     ]);
 }
@@ -168,7 +168,7 @@ fn statements_of_sql_are_shared_and_follow_their_client() {
         ("Q begin", "", "C(BEGIN) Z(T)"),
         (
             "Q execute s",
-            "p.Q(BEGIN) p.P(- PREPARE #1 (int) AS select 1) p.B(- hakem_prepare) p.E p.C p.S p.Q(execute #1 )",
+            wiped!("p.Q(BEGIN) p.P(- PREPARE #1 (int) AS select 1) p.B(- hakem_prepare) p.E p.C p.S p.Q(execute #1 )"),
             "T D(1) C(SELECT 1) Z(T)",
         ),
         ("Q deallocate s", "", "C(DEALLOCATE) Z(T)"),
@@ -291,7 +291,7 @@ fn what_is_prepared_behind_discard_all_in_one_request_stays() {
         ("P w select 4 | S", "r.P(#3 select 4) r.S", "1 Z(I)"),
         (
             "P - insert into t | B - | E | P v insert into t | S",
-            "p.P(- insert into t) p.B(-) p.E p.P(#4 insert into t) p.S",
+            wiped!("p.P(- insert into t) p.B(-) p.E p.P(#4 insert into t) p.S"),
             "1 2 C(INSERT 0 1) 1 Z(I)",
         ),
         (
