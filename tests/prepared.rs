@@ -88,6 +88,44 @@ async fn statements_of_sql_without_a_pin() {
 }
 
 #[tokio::test]
+async fn statements_of_sql_in_another_encoding_than_utf8() {
+    let stage = trusting(0, "2").await;
+    let mut raw = Raw::log_in(&stage.proxy, "postgres").await;
+    let ask = async |raw: &mut Raw, sql: &[u8], extended: bool| {
+        let mut out = Vec::new();
+        if extended {
+            frontend::put_parse(&mut out, b"", sql, &[0, 0]);
+            frontend::put_bind(&mut out, b"", b"", &[0; 6]);
+            put_execute(&mut out, "");
+            frontend::put_sync(&mut out);
+        } else {
+            frontend::put_query(&mut out, sql);
+        }
+        raw.say(&out).await;
+        raw.until_ready().await
+    };
+    raw.query("set client_encoding = latin1").await;
+    for extended in [false, true] {
+        for (sql, expected) in [
+            (&b"prepare q as select '\xe9'"[..], None),
+            (b"execute q", Some(&b"\xe9"[..])),
+            (b"prepare r (text) as select $1", None),
+            (b"execute r('\xe9\xa0')", Some(b"\xe9\xa0")),
+            (b"prepare \"\xe9\" as select 1", None),
+            (b"execute \"\xe9\"", Some(b"1")),
+            (b"deallocate \"\xe9\"", None),
+            (b"deallocate all", None),
+        ] {
+            let answer = ask(&mut raw, sql, extended).await;
+            assert_eq!(sqlstate(&answer), None, "{:?} {extended}", sql.escape_ascii().to_string());
+            let row = answer.iter().find(|message| message.tag == b'D').map(|row| row.body[6..].to_vec());
+            assert_eq!(row.as_deref(), expected, "{:?} {extended}", sql.escape_ascii().to_string());
+        }
+    }
+    assert_eq!(stage.proxy.metric("hakem_pins", &[]).await, 0.0);
+}
+
+#[tokio::test]
 async fn one_name_space() {
     let stage = trusting(1, "1").await;
     let mut raw = Raw::log_in(&stage.proxy, "postgres").await;

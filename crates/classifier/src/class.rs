@@ -199,14 +199,14 @@ pub enum Effect {
     DiscardAll,
     /// DEALLOCATE ALL.
     DeallocateAll,
-    /// PREPARE name (types) AS body.
+    /// PREPARE name (types) AS body. Texts that are to be sent again are bytes, since they may be in another encoding than UTF-8.
     Prepare {
         /// The name, folded.
         name: String,
         /// The types with their parentheses, as written; empty where there are none.
-        types: String,
+        types: Vec<u8>,
         /// The statement behind AS, as written.
-        body: String,
+        body: Vec<u8>,
     },
     /// EXECUTE, by itself or in EXPLAIN or CREATE TABLE AS.
     Execute(Box<Execution>),
@@ -287,11 +287,11 @@ impl Effect {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Execution {
     /// What stands before the name, as written.
-    pub before: String,
+    pub before: Vec<u8>,
     /// The name, folded.
     pub name: String,
     /// What stands behind the name, as written.
-    pub after: String,
+    pub after: Vec<u8>,
     /// Whether it does nothing but what the prepared statement does.
     pub plain: bool,
     /// What it leaves behind by its own words.

@@ -17,7 +17,7 @@ pub(crate) fn prepare(statement: Tokens<'_>) -> Option<Verdict> {
     }
     let types = if at > 2 { statement.written(2, at) } else { "" };
     let body = statement.written(at + 1, statement.len());
-    Some(Verdict::session(Effect::Prepare { name, types: types.to_owned(), body: body.to_owned() }))
+    Some(Verdict::session(Effect::Prepare { name, types: types.into(), body: body.into() }))
 }
 
 /// EXECUTE name [(argument, ...)], which begins at `at`: the statement may be an EXPLAIN or a CREATE TABLE, or one of the other.
@@ -25,9 +25,9 @@ pub(crate) fn execute(statement: Tokens<'_>, at: usize) -> Option<Verdict> {
     let name = statement.identifier(at + 1)?.into_owned();
     let arguments = statement.from(at + 2);
     let execution = Execution {
-        before: statement.written(0, at + 1).to_owned(),
+        before: statement.written(0, at + 1).into(),
         name,
-        after: statement.written(at + 2, statement.len()).to_owned(),
+        after: statement.written(at + 2, statement.len()).into(),
         // Arguments are evaluated; whatever a function among them does is not the statement's doing.
         plain: statement.is_any_word(0, &["EXECUTE", "EXPLAIN"])
             && !(at > 0 && statement.is_word(at - 1, "AS"))

@@ -639,15 +639,12 @@ fn pins() {
     plain_write("discard sequences");
     pin("declare c cursor with hold for select 1", PinReason::HoldCursor);
     effect("close all", Effect::Unpin(PinReason::HoldCursor));
-    let prepare = |types: &str, body: &str| Effect::Prepare {
-        name: "p".to_owned(),
-        types: types.to_owned(),
-        body: body.to_owned(),
-    };
+    let prepare =
+        |types: &str, body: &str| Effect::Prepare { name: "p".to_owned(), types: types.into(), body: body.into() };
     effect("prepare p as select 1", prepare("", "select 1"));
     effect("PREPARE P (int, text[]) AS  select $1 ;", prepare("(int, text[])", "select $1"));
     let execute = |before: &str, after: &str, plain, pin| {
-        let (before, name, after) = (before.to_owned(), "p".to_owned(), after.to_owned());
+        let (before, name, after) = (before.into(), "p".to_owned(), after.into());
         Effect::Execute(Box::new(Execution { before, name, after, plain, pin }))
     };
     effect("execute p(1)", execute("execute", "(1)", true, None));

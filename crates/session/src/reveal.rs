@@ -52,7 +52,7 @@ impl Session {
         frontend::put_query(out, "DEALLOCATE ALL");
         self.owe(Owed::HiddenQuery);
         for statement in own {
-            frontend::put_query(out, &String::from_utf8_lossy(statement.source()));
+            frontend::put_query(out, statement.source());
             self.owe(Owed::HiddenQuery);
         }
         if !own.is_empty() {

@@ -779,8 +779,19 @@ pub(crate) fn classify(classifier: &Classifier, sql: &[u8]) -> Arc<Class> {
 /// The class of text in another encoding than UTF-8. What steers a session is ASCII in every client encoding that matters; what it
 /// leaves there cannot be said again, and stays.
 fn foreign(classifier: &Classifier, sql: &[u8]) -> Class {
-    let class = classifier.classify_uncached(&String::from_utf8_lossy(sql));
+    // Each byte as a character of its own: nothing is lost, and ASCII is what it was.
+    let class = classifier.classify_uncached(&sql.iter().map(|byte| char::from(*byte)).collect::<String>());
     let settle = |effect: Effect| match effect {
+        Effect::Prepare { name, types, body } if name.is_ascii() => {
+            Effect::Prepare { name, types: as_sent(&types), body: as_sent(&body) }
+        }
+        Effect::Execute(execution) if execution.name.is_ascii() => {
+            let (before, after) = (as_sent(&execution.before), as_sent(&execution.after));
+            Effect::Execute(Box::new(classifier::Execution { before, after, ..*execution }))
+        }
+        // A name that is known by its bytes alone: it is on the server.
+        Effect::Prepare { .. } | Effect::Execute(_) => Effect::Pin(PinReason::SqlPrepare),
+        Effect::Deallocate(name) if !name.is_ascii() => Effect::Pin(PinReason::SqlPrepare),
         Effect::Set { scope: classifier::Scope::Session, .. } | Effect::SetUnseen(_) | Effect::Listen(_) => {
             Effect::Pin(PinReason::Other)
         }
@@ -788,6 +799,12 @@ fn foreign(classifier: &Classifier, sql: &[u8]) -> Class {
     };
     let effects = class.effects.into_iter().map(settle).collect();
     Class { access: Access::Write, why: Why::UnknownStatement, unseen: true, effects, ..class }
+}
+
+/// The client's bytes again of a text whose characters stand for one each.
+fn as_sent(text: &[u8]) -> Vec<u8> {
+    let characters = std::str::from_utf8(text).map(str::chars).into_iter().flatten();
+    characters.map(|character| u8::try_from(character).expect("it was made of a byte")).collect()
 }
 
 pub(crate) fn unknown() -> Class {

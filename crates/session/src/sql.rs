@@ -17,7 +17,7 @@ use wire::frontend::{self, Frontend, Parse, Target};
 use crate::memory::ServerMemory;
 use crate::owed::Owed;
 use crate::policy::TOKEN;
-use crate::session::{Session, Transaction};
+use crate::session::{Session, Transaction, classify};
 use crate::statements::{Form, Prepared, UNKNOWN};
 use crate::token;
 
@@ -45,7 +45,7 @@ impl Session {
     ) -> Option<(Rewrite, Arc<Class>)> {
         match lone_effect(class)? {
             Effect::Prepare { name, types, body } if !self.names_are_real() => {
-                let inner = classifier.classify(body);
+                let inner = classify(classifier, body);
                 let statement = Prepared::by_sql(sql, body, types, inner.clone(), &self.settings);
                 Some((Rewrite::Prepare(name.as_bytes().into(), Arc::new(statement)), inner))
             }
@@ -72,7 +72,7 @@ impl Session {
         let own = |inner| Prepared { form: Form::Own(inner), ..Prepared::unnamed(sql, types, class.clone()) };
         match lone_effect(class)? {
             Effect::Prepare { types, body, .. } if !self.names_are_real() => {
-                let inner = Prepared::by_sql(sql, body, types, classifier.classify(body), &self.settings);
+                let inner = Prepared::by_sql(sql, body, types, classify(classifier, body), &self.settings);
                 Some(own(Some(Arc::new(inner))))
             }
             Effect::Deallocate(_) | Effect::DeallocateAll if !self.names_are_real() => Some(own(None)),
@@ -87,7 +87,7 @@ impl Session {
                 }
                 let text = executing(execution, &target);
                 let derived = derived(execution, &target.class);
-                let statement = Prepared::named(text.as_bytes(), types, derived, &self.settings);
+                let statement = Prepared::named(&text, types, derived, &self.settings);
                 Some(Prepared { form: Form::Execute(target), ..statement })
             }
             _ => None,
@@ -171,7 +171,7 @@ impl Session {
             }
             // It fails, and for that reason.
             Rewrite::Prepare(_, statement) if self.transaction == (Transaction::Open { failed: true }) => {
-                frontend::put_query(out, &preparing(statement));
+                frontend::put_query(out, preparing(statement));
                 self.owe(Owed::Query { mark, instead: None, prepares: None });
             }
             Rewrite::Prepare(name, statement) => {
@@ -184,7 +184,7 @@ impl Session {
                     return frontend::put_sync(out);
                 }
                 self.encode_eviction(statement, memory, out);
-                frontend::put_query(out, &preparing(statement));
+                frontend::put_query(out, preparing(statement));
                 self.owe(Owed::Query { mark, instead: None, prepares: Some((statement.id, own_mark)) });
             }
             Rewrite::Execute(target, class) => {
@@ -195,7 +195,7 @@ impl Session {
                     self.lease.unnamed = false;
                 }
                 if let Some(Effect::Execute(execution)) = lone_effect(class) {
-                    frontend::put_query(out, &executing(execution, target));
+                    frontend::put_query(out, executing(execution, target));
                     self.owe(Owed::Query { mark, instead: None, prepares: None });
                 }
             }
@@ -274,7 +274,7 @@ impl Session {
 
     /// Prepares by SQL, in the extended protocol, so that no transaction ends by it. Nothing of it is left but the statement.
     pub(crate) fn encode_prepare(&mut self, statement: &Prepared, out: &mut Vec<u8>) {
-        frontend::put_parse(out, b"", preparing(statement).as_bytes(), &[0, 0]);
+        frontend::put_parse(out, b"", &preparing(statement), &[0, 0]);
         frontend::put_bind(out, PORTAL, b"", &[0; 6]);
         put_execute(out, PORTAL);
         put_close_portal(out, PORTAL);
@@ -349,14 +349,13 @@ fn derived(execution: &Execution, target: &Arc<Class>) -> Arc<Class> {
     Arc::new(class)
 }
 
-fn executing(execution: &Execution, target: &Prepared) -> String {
-    let Execution { before, after, .. } = execution;
-    format!("{before} {} {after}", String::from_utf8_lossy(&target.id.name().0))
+fn executing(execution: &Execution, target: &Prepared) -> Vec<u8> {
+    [&execution.before, &target.id.name().0[..], &execution.after].join(&b' ')
 }
 
-fn preparing(statement: &Prepared) -> String {
-    let [types, body] = [&statement.types, &statement.sql].map(|text| String::from_utf8_lossy(text));
-    format!("PREPARE {} {types} AS {body}", String::from_utf8_lossy(&statement.id.name().0))
+fn preparing(statement: &Prepared) -> Vec<u8> {
+    let name = statement.id.name();
+    [b"PREPARE", &name.0[..], &statement.types, b"AS", &statement.sql].join(&b' ')
 }
 
 /// As PostgreSQL words it (`StorePreparedStatement`).

@@ -93,13 +93,13 @@ impl Prepared {
     }
 
     /// What SQL's PREPARE defines.
-    pub(crate) fn by_sql(source: &[u8], body: &str, types: &str, class: Arc<Class>, settings: &Settings) -> Prepared {
+    pub(crate) fn by_sql(source: &[u8], body: &[u8], types: &[u8], class: Arc<Class>, settings: &Settings) -> Prepared {
         // A Parse message's types begin with their count in two bytes, so that these can be no message's.
-        let id = Identity::new(body.as_bytes(), &[b"by name ", types.as_bytes()].concat(), settings);
+        let id = Identity::new(body, &[b"by name ", types].concat(), settings);
         Prepared {
             id,
-            sql: body.as_bytes().into(),
-            types: types.as_bytes().into(),
+            sql: body.into(),
+            types: types.into(),
             class,
             form: Form::Sql(source.into()),
             told: Told::default(),

@@ -98,22 +98,28 @@ impl Rewrite {
         let name = Identity::NAME_BYTES;
         match self {
             Rewrite::Prepare(_, statement) => {
-                let [types, body] = [&statement.types, &statement.sql].map(|text| std::str::from_utf8(text));
-                [
-                    Part::Ours("PREPARE  ".len() + name),
-                    Part::Own(types.unwrap_or_default()),
-                    Part::Ours(" AS ".len()),
-                    Part::Own(body.unwrap_or_default()),
-                ]
+                let text = std::str::from_utf8;
+                match (text(&statement.types), text(&statement.sql)) {
+                    (Ok(types), Ok(body)) => [
+                        Part::Ours("PREPARE  ".len() + name),
+                        Part::Own(types),
+                        Part::Ours(" AS ".len()),
+                        Part::Own(body),
+                    ],
+                    // Who can tell which characters these are.
+                    _ => NOTHING,
+                }
             }
             Rewrite::Token => [Part::Ours(0), Part::Ours(0), Part::Ours(0), Part::Ours(0)],
             Rewrite::Execute(_, class) => match crate::sql::lone_effect(class) {
-                Some(classifier::Effect::Execute(execution)) => [
-                    Part::Own(&execution.before),
-                    Part::Ours(" ".len() + name),
-                    Part::Ours(" ".len()),
-                    Part::Own(&execution.after),
-                ],
+                Some(classifier::Effect::Execute(execution)) => {
+                    match [&execution.before, &execution.after].map(|text| std::str::from_utf8(text)) {
+                        [Ok(before), Ok(after)] => {
+                            [Part::Own(before), Part::Ours(" ".len() + name), Part::Ours(" ".len()), Part::Own(after)]
+                        }
+                        _ => NOTHING,
+                    }
+                }
                 _ => NOTHING,
             },
             Rewrite::Reveal(_) => NOTHING,

@@ -135,8 +135,8 @@ impl<'a> Frontend<'a> {
 }
 
 /// Writes a Query message.
-pub fn put_query(out: &mut Vec<u8>, sql: &str) {
-    put(out, tag::QUERY, |out| put_string(out, sql.as_bytes()));
+pub fn put_query(out: &mut Vec<u8>, sql: impl AsRef<[u8]>) {
+    put(out, tag::QUERY, |out| put_string(out, sql.as_ref()));
 }
 
 /// Writes a Parse message.
