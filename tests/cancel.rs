@@ -195,6 +195,21 @@ async fn idle_sessions_and_transactions() {
 }
 
 #[tokio::test]
+async fn what_runs_on_a_replica_is_cancelled_there() {
+    let stage: Stage = Setup::replicas(1).with("auth", "method", "\"trust\"").start().await.unwrap();
+    let (mut raw, key) = keyed(&stage.proxy).await;
+    let long = "select count(*) from generate_series(1, 100000000000)";
+    ask(&mut raw, long).await;
+    let count = format!("select count(*) from pg_stat_activity where query = '{long}' and state = 'active'");
+    until("it to run", async || stage.direct(1, &count).await == "1").await.unwrap();
+    send(&stage.proxy, &key).await.hear().await;
+    let answer = raw.until_ready().await;
+    assert!(cancelled(&answer), "{answer:?}");
+    assert_eq!(stage.direct(1, &count).await, "0");
+    assert_eq!(tags(&raw.query("select 1").await), "TDCZ");
+}
+
+#[tokio::test]
 async fn a_storm_of_cancels_is_bounded() {
     let Tapped { tap, proxy, cluster } = tapped(Setup::replicas(0)).await;
     let (mut raw, key) = keyed(&proxy).await;

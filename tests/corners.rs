@@ -106,7 +106,7 @@ async fn answers_of_every_kind() {
 
 #[tokio::test]
 async fn errors_of_every_kind() {
-    let (_stage, mut raw) = stage(0).await;
+    let (stage, mut raw) = stage(0).await;
     let cases: &[(&[&str], &str, &str)] = &[
         // Everything up to Sync is discarded, a simple query too.
         (&["P - wrong", "Q create table never (n int)", "P - select 1", "B - -"], "", ""),
@@ -140,7 +140,8 @@ async fn errors_of_every_kind() {
         assert_eq!(tags(&answer), *expected, "{lines:?}: {answer:?}");
         assert_eq!(sqlstate(&answer).unwrap_or_default(), *code, "{lines:?}");
     }
-    // An error is told when it happens, without a Flush or Sync behind it.
+    // An error is told when it happens, without a Sync behind it. PostgreSQL would not wait for the Flush, either: the proxy has nothing
+    // to send before a request is whole.
     raw.say(&script(&["P - select 1", "B - -", "P - wrong", "H"])).await;
     let mut heard = Vec::new();
     while heard.last().is_none_or(|message: &Message| message.tag != tag::ERROR_RESPONSE) {
@@ -148,6 +149,53 @@ async fn errors_of_every_kind() {
     }
     assert_eq!(tags(&heard), "12E");
     assert_eq!(tags(&exchange(&mut raw, &["S"]).await), "Z");
+    // A server that is ended in the middle of a result is one error, and one end.
+    let long = "select generate_series(1, 1000000000), repeat('x', 1000)";
+    raw.say(&script(&[&format!("Q {long}")])).await;
+    while raw.hear().await.unwrap().tag != tag::DATA_ROW {}
+    stage.direct(0, &format!("select pg_terminate_backend(pid) from pg_stat_activity where query = $$ {long} $$ or query = $${long}$$")).await;
+    let rest = loop {
+        let message = raw.hear().await.unwrap();
+        if message.tag != tag::DATA_ROW {
+            break [message, raw.hear().await.unwrap()];
+        }
+    };
+    assert_eq!((tags(&rest).as_str(), sqlstate(&rest).as_deref()), ("EZ", Some("57P01")), "{rest:?}");
+    assert_eq!(tags(&exchange(&mut raw, &["Q select 1"]).await), "TDCZ");
+}
+
+#[tokio::test]
+async fn part_by_part() {
+    let (stage, mut raw) = stage(0).await;
+    stage.direct(0, "create table t (n int)").await;
+    let answers = async |raw: &mut Raw, lines: &[&str], expected: &str| {
+        raw.say(&script(lines)).await;
+        let mut heard = Vec::new();
+        for _ in expected.chars() {
+            heard.push(raw.hear().await.unwrap());
+        }
+        assert_eq!(tags(&heard), expected, "{lines:?}: {heard:?}");
+    };
+    // A portal lives in autocommit, too, until its Sync: its server is kept.
+    answers(&mut raw, &["P - select generate_series(1, 5)", "B c -", "E c 2", "H"], "12DDs").await;
+    answers(&mut raw, &["E c 2", "H"], "DDs").await;
+    answers(&mut raw, &["E c 0", "S"], "DCZ").await;
+    answers(&mut raw, &["E c 0", "S"], "EZ").await;
+    // COPY in the extended protocol: data behind the answer, ahead of it, and behind an error.
+    let copy = ["P - copy t from stdin", "B - -", "E -", "S"];
+    answers(&mut raw, &copy, "12G").await;
+    raw.say(b"d\0\0\0\x061\nc\0\0\0\x04").await;
+    answers(&mut raw, &["S"], "CZ").await;
+    raw.say(&script(&copy[..3])).await;
+    raw.say(b"d\0\0\0\x062\nc\0\0\0\x04").await;
+    answers(&mut raw, &["S"], "12GCZ").await;
+    answers(&mut raw, &["P - copy t from stdin", "B - -", "E -", "H"], "12G").await;
+    raw.say(b"d\0\0\0\x06x\n").await;
+    raw.say(b"d\0\0\0\x063\nc\0\0\0\x04").await;
+    answers(&mut raw, &["S"], "EZ").await;
+    raw.say(b"d\0\0\0\x063\nc\0\0\0\x04").await;
+    let answer = exchange(&mut raw, &["Q select string_agg(n::text, ' ' order by n) from t"]).await;
+    assert_eq!(value(&answer).as_deref(), Some("1 2"));
 }
 
 #[tokio::test]

@@ -273,3 +273,45 @@ async fn rights_are_not_shared() {
         }
     }
 }
+
+#[tokio::test]
+async fn statement_pooling_has_no_transactions() {
+    let stage =
+        Setup::replicas(0).with("pool", "mode", "\"statement\"").with("pool", "size", "1").start().await.unwrap();
+    let (one, two) = (stage.connect().await, stage.connect().await);
+    one.batch_execute("create table t (n int)").await.unwrap();
+    for begin in ["begin", "start transaction read only", "begin; insert into t values (1); commit"] {
+        assert_eq!(one.failure(begin).await.unwrap().code(), "0A000", "{begin}");
+    }
+    let error = one.query("begin", &[]).await.unwrap_err();
+    assert_eq!(error.code().unwrap().code(), "0A000", "by the extended protocol: {error}");
+    // Nothing of it has been done, and each statement leaves its server to the others.
+    assert_eq!(two.value("select count(*) from t").await.unwrap(), "0");
+    one.batch_execute("set work_mem = '9MB'").await.unwrap();
+    one.batch_execute("insert into t values (1); insert into t values (2)").await.unwrap();
+    assert_eq!(two.value("show work_mem").await.unwrap(), "4MB");
+    assert_eq!(one.value("show work_mem").await.unwrap(), "9MB");
+    assert_eq!(two.query_one("select count(*) from t", &[]).await.unwrap().get::<_, i64>(0), 2);
+}
+
+#[tokio::test]
+async fn a_commit_that_fails_undoes_its_settings() {
+    let stage = one_connection().await;
+    let (one, two) = (stage.connect().await, stage.connect().await);
+    one.batch_execute("create table t (n int unique deferrable initially deferred)").await.unwrap();
+    for (work, commit) in [
+        (&["begin", "set work_mem = '9MB'", "insert into t values (1), (1)"][..], "commit"),
+        (&["begin", "insert into t values (1), (1)"], "set work_mem = '9MB'; commit"),
+        (&[], "begin; set work_mem = '9MB'; insert into t values (1), (1); commit"),
+        (&[], "set work_mem = '9MB'; insert into t values (1), (1)"),
+    ] {
+        for sql in work {
+            one.batch_execute(sql).await.unwrap();
+        }
+        assert_eq!(one.failure(commit).await.unwrap().code(), "23505", "{commit}");
+        // It is over: another gets the server, and both see what was before.
+        assert_eq!(two.value("show work_mem").await.unwrap(), "4MB", "{commit}");
+        assert_eq!(one.value("show work_mem").await.unwrap(), "4MB", "{commit}");
+        assert_eq!(two.value("select count(*) from t").await.unwrap(), "0");
+    }
+}

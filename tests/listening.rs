@@ -193,6 +193,30 @@ async fn other_databases_hear_nothing() {
 }
 
 #[tokio::test]
+async fn a_channel_that_the_server_refuses_disturbs_nobody_else() {
+    let stage = stage(0).await;
+    let make = "create database jp template template0 encoding 'EUC_JP' lc_collate 'C' lc_ctype 'C'";
+    stage.direct(0, make).await;
+    let connect = async || {
+        let client = stage.proxy.connect_with(|config| {
+            config.dbname("jp");
+        });
+        client.await.unwrap()
+    };
+    let (mut one, two) = (connect().await, connect().await);
+    one.batch_execute("listen a").await.unwrap();
+    let links = "select string_agg(pid::text, ' ') from pg_stat_activity where query like 'LISTEN%'";
+    let link = stage.direct(0, links).await;
+    // No character of that encoding begins so.
+    assert_eq!(two.failure("listen \"\u{1f600}\"").await.unwrap().code(), "22021");
+    two.batch_execute("listen b").await.unwrap();
+    assert_eq!(stage.direct(0, links).await, link, "the connection lives");
+    one.batch_execute("notify a, 'x'").await.unwrap();
+    assert_eq!(one.message().await.map(|message| matches!(message, AsyncMessage::Notification(_))), Some(true));
+    assert_eq!(stage.proxy.log().matches("cannot listen").count(), 0);
+}
+
+#[tokio::test]
 async fn a_lost_listener_is_replaced_and_its_clients_are_warned() {
     let stage = stage(1).await;
     let (mut one, teller) = (stage.connect().await, stage.connect().await);

@@ -95,7 +95,6 @@ async fn statements_of_sql_in_another_encoding_than_utf8() {
         let mut out = Vec::new();
         if extended {
             frontend::put_parse(&mut out, b"", sql, &[0, 0]);
-            frontend::put_bind(&mut out, b"", b"", &[0; 6]);
             put_execute(&mut out, "");
             frontend::put_sync(&mut out);
         } else {

@@ -198,6 +198,14 @@ async fn options_are_settings() {
     check("-c DateStyle=ISO,MDY", "datestyle", "ISO, MDY").await;
     check("-c application_name=a+b%20c", "application_name", "a+b%20c").await;
     check("-c application_name=a=b", "application_name", "a=b").await;
+    // What is named by itself counts, wherever it stands.
+    for names in [["application_name", "options"], ["options", "application_name"]] {
+        let mut raw = Raw::open(&stage.proxy).await;
+        let pairs = names.map(|name| (name, if name == "options" { "-c application_name=y" } else { "x" }));
+        raw.say(&packet(Version::V3_0, &[WHO[0], WHO[1], pairs[0], pairs[1]])).await;
+        raw.until_ready().await;
+        assert_eq!(value(&raw.query("show application_name").await).as_deref(), Some("x"), "{names:?}");
+    }
     for wrong in ["-c", "-x", "geqo=off", "--geqo", "-c geqo"] {
         assert_eq!(shown(wrong, "geqo").await, Err("42601".to_owned()), "{wrong:?}");
     }

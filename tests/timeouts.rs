@@ -57,6 +57,19 @@ async fn each_timeout_ends_its_client_and_what_it_left_behind() {
     stage.psql("create table t (n int primary key); insert into t values (1)").await;
     let mut patient = Raw::log_in(&stage.proxy, "postgres").await;
 
+    // Everything that was flushed has been answered, and no Sync comes.
+    let mut raw = Raw::log_in(&stage.proxy, "idle").await;
+    let mut out = Vec::new();
+    frontend::put_parse(&mut out, b"", b"update t set n = 1", &[0, 0]);
+    crate::raw::put_execute(&mut out, "");
+    out.extend_from_slice(b"H\0\0\0\x04");
+    raw.say(&out).await;
+    for expected in ["1", "2", "C"] {
+        assert_eq!(tags(&[raw.hear().await.unwrap()]), expected);
+    }
+    ends(&mut raw, "25P03", "idle transaction timeout").await;
+    at_rest(&stage).await;
+
     // A statement that takes too long, alone, in a transaction, and by the extended protocol.
     for statements in [&["select pg_sleep(600)"][..], &["begin", "update t set n = 1", "select pg_sleep(600)"]] {
         let mut raw = Raw::log_in(&stage.proxy, "query").await;
@@ -133,7 +146,7 @@ async fn each_timeout_ends_its_client_and_what_it_left_behind() {
     raw.query("commit").await;
     ends(&mut raw, "57P05", "client_idle_timeout").await;
 
-    for (timeout, ended) in [("query", 3.0), ("idle_transaction", 3.0), ("transaction", 2.0), ("client_idle", 2.0)] {
+    for (timeout, ended) in [("query", 3.0), ("idle_transaction", 4.0), ("transaction", 2.0), ("client_idle", 2.0)] {
         let ended_by = [("timeout", &*format!("{timeout}_timeout"))];
         assert_eq!(stage.proxy.metric("hakem_timeouts_total", &ended_by).await, ended, "{timeout}");
     }

@@ -41,6 +41,12 @@ fn conversation() -> Vec<Line> {
             frontend::put_parse(out, b"s", b"insert into t values (1)", &[0, 0]);
             frontend::put_sync(out);
         }),
+        line(tag::COMMAND_COMPLETE, |out| {
+            frontend::put_parse(out, b"", b"table t", &[0, 0]);
+            put_execute(out, "");
+            out.extend_from_slice(b"H\0\0\0\x04");
+        }),
+        line(tag::READY_FOR_QUERY, frontend::put_sync),
         query("begin"),
         query("update t set n = n"),
         line(tag::READY_FOR_QUERY, |out| {

@@ -31,7 +31,8 @@ impl Asked {
     /// # Errors
     /// What the client is told: something is no text, no user is named, or the options are none.
     pub(crate) fn read(startup: &SessionStartup<'_>) -> Result<Asked, Failure> {
-        let (mut user, mut database, mut replication, mut pairs) = (None, None, None, Vec::new());
+        let (mut user, mut database, mut replication) = (None, None, None);
+        let (mut pairs, mut explicit) = (Vec::new(), Vec::new());
         for (name, value) in &startup.parameters {
             let text = |bytes: &[u8]| {
                 String::from_utf8(bytes.to_vec())
@@ -44,9 +45,11 @@ impl Asked {
                 "replication" => replication = Replication::read(&value)?,
                 "options" => pairs.extend(parse_options(&value)?),
                 name if name.starts_with("_pq_.") => {}
-                _ => pairs.push((name, value)),
+                _ => explicit.push((name, value)),
             }
         }
+        // Options come first, and what is named by itself counts, wherever it stands in the packet (`process_startup_options`).
+        pairs.append(&mut explicit);
         let user = user.filter(|user| !user.is_empty());
         let user =
             user.ok_or_else(|| Failure::fatal("28000", "no PostgreSQL user name specified in startup packet"))?;

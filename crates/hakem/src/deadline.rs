@@ -79,10 +79,10 @@ impl<T: Copy> Alarm<T> {
 
     /// What is due; else the task is woken when that comes.
     pub(crate) fn poll(&self, context: &mut Context<'_>) -> Option<T> {
-        let (_, due) = self.at.get()?;
-        if self.rung.get() {
+        if let Some((_, due)) = self.at.get().filter(|_| self.rung.get()) {
             return Some(due);
         }
+        // Also while there is no such moment: it may be set before this is polled again.
         let mut waker = self.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
             *waker = Some(context.waker().clone());
@@ -132,6 +132,11 @@ impl Client {
             }
             _ => self.time_transaction(now),
         }
+    }
+
+    /// All that was flushed has been answered, without a Sync: the client is to go on with its transaction.
+    pub(crate) fn time_part(&mut self, now: Instant) {
+        self.time_transaction(now);
     }
 
     /// The client holds no server, and it is its turn.
@@ -210,6 +215,21 @@ mod tests {
         assert!(alarm.tick(now + 2 * second) && alarm.poll(&mut context).is_none());
         alarm.set(None);
         assert!(!alarm.tick(now + 4 * second) && alarm.poll(&mut context).is_none());
+    }
+
+    #[test]
+    fn an_alarm_that_is_set_after_a_look_at_it_wakes_who_has_looked() {
+        struct Woken(std::sync::atomic::AtomicBool);
+        impl std::task::Wake for Woken {
+            fn wake(self: std::sync::Arc<Self>) {
+                self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+        let (alarm, now) = (Alarm::default(), Instant::now());
+        let woken = std::sync::Arc::new(Woken(Default::default()));
+        assert!(alarm.poll(&mut Context::from_waker(&woken.clone().into())).is_none());
+        alarm.set(Some((now, Overdue::IdleTransaction)));
+        assert!(alarm.tick(now) && woken.0.load(std::sync::atomic::Ordering::Relaxed));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use topology::NodeId;
-use wire::backend::{self, Failure, tag};
+use wire::backend::{self, Failure, Report, tag};
 use wire::frame::{Frame, Header};
 use wire::frontend;
 
@@ -118,6 +118,14 @@ impl Hub {
             if let Some(channel) = shared.channels.get_mut(name) {
                 channel.confirm();
             }
+        }
+    }
+
+    /// The server does not listen on this one: whoever waits for it is told why.
+    fn refuse(&self, name: &str, failure: &Failure) {
+        let channel = lock(&self.shared).channels.remove(name);
+        for waiting in channel.into_iter().flat_map(|channel| channel.waiting) {
+            let _ = waiting.send(Err(failure.clone()));
         }
     }
 
@@ -316,8 +324,18 @@ struct Link {
     node: NodeId,
     received: Vec<u8>,
     listening: HashSet<String>,
-    /// What it has been asked to listen on, until it says that it does.
-    asked: Option<Vec<String>>,
+    /// What it has been asked for, until it says that it does it.
+    asked: Option<Asked>,
+    /// It has refused several channels at once: each is asked for by itself, to know which.
+    one_by_one: bool,
+}
+
+/// Channels to listen on and to leave, in one transaction.
+struct Asked {
+    wanted: Vec<String>,
+    unwanted: Vec<String>,
+    /// Why nothing came of it.
+    failure: Option<Failure>,
 }
 
 /// Why a link ends.
@@ -377,12 +395,16 @@ async fn connect(tenant: &Tenant) -> Result<Link, Failure> {
         .await
         .map_err(|_| Failure::error("57P03", "cannot listen: the server does not answer"))?
         .map_err(gone)?;
-    Ok(Link { connection, node, received: Vec::new(), listening: HashSet::new(), asked: None })
+    Ok(Link { connection, node, received: Vec::new(), listening: HashSet::new(), asked: None, one_by_one: false })
 }
 
 impl Link {
     /// Asks for what has changed, and takes what comes. `true` when the server has confirmed what it was asked for.
-    async fn turn(&mut self, tenant: &Tenant, wanted: Vec<String>, unwanted: Vec<String>) -> Result<bool, Lost> {
+    async fn turn(&mut self, tenant: &Tenant, mut wanted: Vec<String>, unwanted: Vec<String>) -> Result<bool, Lost> {
+        if self.one_by_one {
+            wanted.truncate(1);
+            self.one_by_one = !wanted.is_empty();
+        }
         if self.asked.is_none() && (!wanted.is_empty() || !unwanted.is_empty()) {
             let mut sql = String::new();
             for (word, channels) in [("UNLISTEN", &unwanted), ("LISTEN", &wanted)] {
@@ -393,8 +415,7 @@ impl Link {
             let mut query = Vec::new();
             frontend::put_query(&mut query, &sql);
             self.connection.stream.write_all(&query).await.map_err(|_| Lost::Gone)?;
-            self.listening.retain(|channel| !unwanted.contains(channel));
-            self.asked = Some(wanted);
+            self.asked = Some(Asked { wanted, unwanted, failure: None });
         }
         let (version, primary) = {
             let snapshot = tenant.watcher.snapshot();
@@ -425,13 +446,32 @@ impl Link {
             let Ok(Some(frame)) = Frame::take(rest) else { break };
             match frame.tag {
                 tag::NOTIFICATION_RESPONSE => hub.dispatch(frame),
-                tag::ERROR_RESPONSE => return Err(Lost::Gone),
-                tag::READY_FOR_QUERY => {
-                    let asked = self.asked.take().unwrap_or_default();
-                    hub.listens(&asked);
-                    self.listening.extend(asked);
-                    confirmed = true;
+                tag::ERROR_RESPONSE => {
+                    let report = Report::new(frame.body());
+                    match &mut self.asked {
+                        // A name that the database's encoding does not have, say.
+                        Some(asked) if !report.is_fatal() => {
+                            let code = report.sqlstate().map(|code| code.as_str().to_owned());
+                            let code = REFUSALS.into_iter().find(|known| code.as_deref() == Some(*known));
+                            asked.failure = Some(Failure::error(code.unwrap_or("57P03"), report.message()));
+                        }
+                        _ => return Err(Lost::Gone),
+                    }
                 }
+                tag::READY_FOR_QUERY => match self.asked.take() {
+                    Some(Asked { wanted, failure: Some(failure), .. }) => match &*wanted {
+                        [name] => hub.refuse(name, &failure),
+                        _ if self.one_by_one || wanted.is_empty() => return Err(Lost::Gone),
+                        _ => self.one_by_one = true,
+                    },
+                    Some(Asked { wanted, unwanted, failure: None }) => {
+                        self.listening.retain(|channel| !unwanted.contains(channel));
+                        hub.listens(&wanted);
+                        self.listening.extend(wanted);
+                        confirmed = true;
+                    }
+                    None => {}
+                },
                 _ => {}
             }
             taken += frame.whole.len();
@@ -450,6 +490,9 @@ const MAIL_BYTES_MAX: usize = 4 << 20;
 
 /// Bytes of any message to a listener: a payload has less than 8,000.
 const MESSAGE_MAX: usize = 64 * 1024;
+
+/// Codes that an error of LISTEN is told with: a name that cannot be converted, memory, a full disk, and what an administrator forbids.
+const REFUSALS: [&str; 6] = ["22P05", "22021", "53200", "53100", "42501", "54000"];
 
 /// The pause before another connection is tried.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);

@@ -187,7 +187,7 @@ impl Pump<'_> {
                     Poll::Ready(Ok(length)) if length > 0 => {
                         self.client.books.sent += length;
                         progress = true;
-                        self.digest(Instant::now());
+                        self.take_answers(Instant::now());
                     }
                     Poll::Ready(_) => self.lose(None),
                     Poll::Pending => {}
@@ -247,7 +247,7 @@ impl Pump<'_> {
         while self.finished.is_none() {
             self.outgoing.settle(&self.from_server);
             match self.from_server.poll_fill(&mut self.lease.stream, context) {
-                Poll::Ready(Ok(length)) if length > 0 => self.digest(Instant::now()),
+                Poll::Ready(Ok(length)) if length > 0 => self.take_answers(Instant::now()),
                 _ => self.lose(None),
             }
         }
@@ -460,6 +460,16 @@ impl Pump<'_> {
             passed = true;
         }
         Ok(passed)
+    }
+
+    /// Takes what the server has sent. When all is answered that was flushed, and no Sync has come, it is the client's turn.
+    fn take_answers(&mut self, now: Instant) {
+        let was_quiet = self.session.is_quiet();
+        self.digest(now);
+        let is_turn = !was_quiet && self.session.is_quiet() && !self.session.is_synced();
+        if is_turn && !self.session.copies_in() && self.finished.is_none() {
+            self.client.time_part(now);
+        }
     }
 
     /// Walks what the server has sent.

@@ -91,6 +91,10 @@ async fn a_farewell_behind_the_end_of_the_login() {
     let farewell = message(b'E', b"SFATAL\0C57P01\0Mterminating connection\0\0");
     let (error, _) = meet(Credential::None, &[[OK, &ready, &farewell].concat()]).await;
     assert!(error.is_transient() && error.to_string() == "terminating connection", "{error:?}");
+    // Notices may come at any time: "frontends must be prepared to deal with" them.
+    let notice = message(b'N', b"SNOTICE\0C00000\0Mhello\0\0");
+    let (error, _) = meet(Credential::None, &[[&notice, OK, &notice, &ready, &farewell].concat()]).await;
+    assert_eq!(error.to_string(), "terminating connection", "{error:?}");
     let (error, _) = meet(Credential::None, &[[OK, &ready, &ready].concat()]).await;
     assert!(matches!(error, DialError::Protocol(_)), "{error:?}");
 }

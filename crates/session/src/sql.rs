@@ -171,7 +171,7 @@ impl Session {
             }
             // It fails, and for that reason.
             Rewrite::Prepare(_, statement) if self.transaction == (Transaction::Open { failed: true }) => {
-                frontend::put_query(out, preparing(statement));
+                frontend::put_query(out, &preparing(statement));
                 self.owe(Owed::Query { mark, instead: None, prepares: None });
             }
             Rewrite::Prepare(name, statement) => {
@@ -184,7 +184,7 @@ impl Session {
                     return frontend::put_sync(out);
                 }
                 self.encode_eviction(statement, memory, out);
-                frontend::put_query(out, preparing(statement));
+                frontend::put_query(out, &preparing(statement));
                 self.owe(Owed::Query { mark, instead: None, prepares: Some((statement.id, own_mark)) });
             }
             Rewrite::Execute(target, class) => {
@@ -195,7 +195,7 @@ impl Session {
                     self.lease.unnamed = false;
                 }
                 if let Some(Effect::Execute(execution)) = lone_effect(class) {
-                    frontend::put_query(out, executing(execution, target));
+                    frontend::put_query(out, &executing(execution, target));
                     self.owe(Owed::Query { mark, instead: None, prepares: None });
                 }
             }

@@ -135,7 +135,7 @@ impl<'a> Frontend<'a> {
 }
 
 /// Writes a Query message.
-pub fn put_query(out: &mut Vec<u8>, sql: impl AsRef<[u8]>) {
+pub fn put_query(out: &mut Vec<u8>, sql: &(impl AsRef<[u8]> + ?Sized)) {
     put(out, tag::QUERY, |out| put_string(out, sql.as_ref()));
 }
 
