@@ -214,6 +214,26 @@ async fn options_are_settings() {
     }
 }
 
+#[tokio::test]
+async fn who_logs_in_is_told_of_defaults_as_they_are_now() {
+    let setup = Setup::replicas(0).with("auth", "method", "\"trust\"").with("pool", "size", "1");
+    let stage = setup.start().await.unwrap();
+    let mut raw = Raw::log_in(&stage.proxy, "postgres").await;
+    raw.query("select 1").await;
+    stage.direct(0, "alter system set timezone = 'Asia/Tokyo'").await;
+    stage.direct(0, "select pg_reload_conf()").await;
+    let told = crate::harness::until("the server to know", async || {
+        value(&raw.query("show timezone").await).as_deref() == Some("Asia/Tokyo")
+    });
+    told.await.unwrap();
+    // The connection is the one that logged in before.
+    let mut other = Raw::open(&stage.proxy).await;
+    other.say(&packet(Version::V3_0, &[WHO[0], WHO[1], ("options", "-c geqo=off")])).await;
+    let greeting = other.until_ready().await;
+    let zone = greeting.iter().find(|message| message.body.starts_with(b"TimeZone\0")).unwrap();
+    assert_eq!(zone.body, b"TimeZone\0Asia/Tokyo\0");
+}
+
 /// A client that is gone after any byte of its login leaves nothing.
 #[tokio::test]
 async fn who_vanishes_during_the_login_leaves_nothing() {

@@ -399,10 +399,33 @@ async fn greet(tenant: &Tenant, worker: usize, session: &Session) -> Result<Arc<
         set_up(&mut lease.stream, &sql, &mut parameters).await?;
         session.opened(&mut lease.memory);
     }
+    bring_up_to_date(&mut lease.stream, &mut parameters).await?;
     let parameters = Arc::new(parameters);
     tenant.learn_greeting(settings, parameters.clone(), Instant::now());
     lease.release(Instant::now());
     Ok(parameters)
+}
+
+/// Asks for the values that the server reported at its own login, which may have been long ago: of a default that an administrator has
+/// changed since it tells once, whoever has it then.
+async fn bring_up_to_date(stream: &mut Stream, parameters: &mut Parameters) -> Result<(), Failure> {
+    let lost = |_| Failure::fatal("57P03", "the server was lost");
+    let shown: Vec<String> = parameters
+        .iter()
+        .map(|(name, _)| {
+            format!("pg_catalog.current_setting('{}', true)", String::from_utf8_lossy(name).replace('\'', "''"))
+        })
+        .collect();
+    let reply = ask(stream, &format!("SELECT {}", shown.join(", ")), SET_UP_MAX).await.map_err(lost)?;
+    let row = Frames::new(&reply).find(|frame| frame.tag == tag::DATA_ROW);
+    let values = row.iter().flat_map(|row| session::columns(row.body()));
+    for ((_, known), value) in parameters.iter_mut().zip(values) {
+        // What is not to be seen is as it was.
+        if let Some(value) = value {
+            *known = value.into();
+        }
+    }
+    Ok(())
 }
 
 /// Runs the statements and notes what the server reports of them.

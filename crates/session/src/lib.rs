@@ -52,6 +52,7 @@ pub use fate::{Fate, Inquiry, Trace, XactStatus};
 pub use flight::{FLIGHT_REQUESTS_MAX, LEASE_REQUESTS_MAX};
 pub use loss::Loss;
 pub use memory::ServerMemory;
+pub use pins::columns;
 pub use policy::{Affinity, Policy, Route};
 pub use reply::Verdict;
 pub use session::{Intent, Need, Role, Session, Step, Transaction, Violation};

@@ -137,7 +137,7 @@ pub(crate) fn of_function(call: Frame<'_>) -> Option<Effect> {
 }
 
 /// The columns of a DataRow message; `None` is NULL.
-pub(crate) fn columns(row: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
+pub fn columns(row: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
     let mut rest = row.get(2..).unwrap_or_default();
     std::iter::from_fn(move || {
         let (length, after) = rest.split_first_chunk::<4>()?;
