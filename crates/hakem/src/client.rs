@@ -28,8 +28,9 @@ use crate::console;
 use crate::listen::Ears;
 use crate::lobby::Seat;
 use crate::login::{self, Entrance, Welcome};
+use crate::outcome::{Gone, Outcome, Unresolved};
 use crate::pins::Pins;
-use crate::relay::{Gone, Outcome, Place, Unresolved, relay};
+use crate::relay::{Place, relay};
 use crate::reset::reset;
 use crate::resolution;
 use crate::route::{self, Missed, Taken, Wanted};
@@ -571,39 +572,6 @@ impl Client {
             self.tenant.lore().suspect();
         }
     }
-
-    async fn say_goodbye(&mut self, gone: &Gone) {
-        let failure = match gone {
-            Gone::Vanished => return,
-            Gone::Terminated => {
-                // TLS says goodbye, too: an end without it looks like an attack.
-                if self.stream.is_encrypted() {
-                    let _ = tokio::time::timeout(FAREWELL_MAX, self.stream.shutdown()).await;
-                }
-                return;
-            }
-            Gone::Overdue(overdue) => {
-                self.worker.counters.overdue(*overdue);
-                overdue.failure()
-            }
-            Gone::Violation(violation) => Failure::fatal("08P01", violation.to_string()),
-            Gone::Overflowed => Failure::fatal("53400", "too many notifications that the client has not read"),
-            Gone::Broken => Failure::fatal("08006", "the server is out of step, or refused the session's settings"),
-            // In the middle of an answer nothing can be said.
-            Gone::Killed if self.unsent.is_empty() && !self.slot.standing.holds() => {
-                Failure::fatal("57P01", "admin forced disconnect")
-            }
-            Gone::Killed => return,
-            Gone::Cut if self.slot.is_dismissed() => Failure::fatal("57P01", "server shutting down"),
-            // In the middle of a message there is nothing that could be said.
-            Gone::Cut => return,
-        };
-        let mut farewell = std::mem::take(&mut self.unsent);
-        failure.put(&mut farewell);
-        // It is told if it listens; nobody waits for one that does not.
-        let _ = tokio::time::timeout(FAREWELL_MAX, self.stream.write_all(&farewell)).await;
-        let _ = tokio::time::timeout(FAREWELL_MAX, self.stream.shutdown()).await;
-    }
 }
 
 /// How often a request has been run again, and how often for a server that was lost.
@@ -621,6 +589,3 @@ const LOSSES_MAX: u32 = 2;
 
 /// No node.
 const NOWHERE: NodeId = NodeId(u16::MAX);
-
-/// The time for a last word to a client.
-const FAREWELL_MAX: std::time::Duration = std::time::Duration::from_secs(1);

@@ -14,7 +14,7 @@ use wire::backend::Failure;
 use crate::check_query;
 use crate::client::Client;
 use crate::load::Burden;
-use crate::relay::Gone;
+use crate::outcome::Gone;
 use crate::service::Tenant;
 
 /// What is wanted of a server, after what has been tried.

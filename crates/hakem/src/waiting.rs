@@ -14,7 +14,7 @@ use wire::backend;
 
 use crate::buffers::Inbox;
 use crate::deadline::Alarm;
-use crate::relay::Gone;
+use crate::outcome::Gone;
 use crate::worker::{Slot, Worker};
 
 /// What of a client is looked at while it waits.
