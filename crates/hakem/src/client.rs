@@ -353,13 +353,7 @@ impl Client {
             cancel.aim(&lease);
             let reign =
                 session.resolves_commits().then(|| resolution::reign(&self.tenant.watcher.snapshot())).flatten();
-            let slot = self.slot.clone();
-            let place = Place { wanted: &wanted, taken: &taken };
-            let outcome = tokio::select! {
-                biased;
-                () = slot.killed() => Outcome::Gone(Gone::Killed),
-                outcome = relay(self, session, &mut lease, place) => outcome,
-            };
+            let outcome = relay(self, session, &mut lease, Place { wanted: &wanted, taken: &taken }).await;
             let flights = cancel.lower();
             self.note_return(&lease);
             match outcome {

@@ -120,10 +120,11 @@ enum Span {
 
 impl Pump<'_> {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
-        if let Some(overdue) = self.client.slot.alarm.poll(context) {
+        let overdue = self.client.slot.alarm.poll(context).map(Gone::Overdue);
+        if let Some(gone) = overdue.or(self.client.slot.is_killed().then_some(Gone::Killed)) {
             // In the middle of a message nothing can be said.
             let cut = matches!(self.span, Span::Forward(_));
-            return Poll::Ready(Outcome::Gone(if cut { Gone::Cut } else { Gone::Overdue(overdue) }));
+            return Poll::Ready(Outcome::Gone(if cut { Gone::Cut } else { gone }));
         }
         loop {
             let mut progress = false;

@@ -290,6 +290,11 @@ impl Slot {
         }
     }
 
+    /// Whether an administrator has ended the session. The client's task is woken when that happens.
+    pub(crate) fn is_killed(&self) -> bool {
+        self.killed.get()
+    }
+
     /// Waits until an administrator ends the session.
     pub(crate) async fn killed(&self) {
         poll_fn(|context| if self.killed.get() { Poll::Ready(()) } else { self.wait(context) }).await;
