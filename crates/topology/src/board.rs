@@ -13,20 +13,24 @@
 //!   happens to have the same number (two servers promoted apart), and no LSN of it means anything.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::combine::{Identity, LossKind, Memory, Sight, Standing, combine};
-use crate::dcs::Word;
+use crate::dcs::{Announcement, Hearing, Word};
+use crate::handover::{Handovers, Judgement};
 use crate::history::History;
 use crate::lsn::WalShape;
 use crate::snapshot::{Epoch, Fence, Figures, Fork, NoPrimary, Node, NodeId, NodeState, Snapshot, Writer};
+use crate::sources::SourceKind;
 
 /// All that is known.
 #[derive(Debug)]
 pub(crate) struct Board {
     nodes: Box<[Entry]>,
     memory: Memory,
-    word: Word,
+    /// The cluster managers, the most trustworthy first, and what each has said last.
+    managers: Box<[(SourceKind, Hearing)]>,
+    handovers: Handovers,
     /// Who is handing over.
     handover: Option<NodeId>,
     /// The epoch that the samples and all freshness belong to. It stays while there is no writer, so that replicas
@@ -112,8 +116,8 @@ enum Proof {
 }
 
 impl Board {
-    /// Nothing is known of these servers yet.
-    pub(crate) fn new(servers: &[(String, u16)]) -> Board {
+    /// Nothing is known of these servers yet, nor what these managers say.
+    pub(crate) fn new(servers: &[(String, u16)], managers: &[SourceKind]) -> Board {
         let nodes: Box<[Entry]> = servers
             .iter()
             .map(|(host, port)| Entry {
@@ -133,7 +137,8 @@ impl Board {
         Board {
             nodes,
             memory: Memory::default(),
-            word: Word::default(),
+            managers: managers.iter().map(|manager| (manager.clone(), Hearing::default())).collect(),
+            handovers: Handovers::default(),
             handover: None,
             epoch: None,
             history: History::default(),
@@ -143,9 +148,14 @@ impl Board {
     }
 
     /// The board of a watcher that takes this one's place, of these servers: each has to be asked anew, but what it has said last still counts
-    /// if it does not answer, and what was proven of our cluster stays proven.
-    pub(crate) fn heir(&self, servers: &[(String, u16)]) -> Board {
-        let mut heir = Board::new(servers);
+    /// if it does not answer, and what was proven of our cluster stays proven. What a manager has said counts until it says something else.
+    pub(crate) fn heir(&self, servers: &[(String, u16)], managers: &[SourceKind]) -> Board {
+        let mut heir = Board::new(servers, managers);
+        heir.handovers = self.handovers;
+        for (manager, said) in &mut heir.managers {
+            let known = self.managers.iter().find(|(known, _)| known == manager);
+            *said = known.map_or(Hearing::Pending, |(_, said)| said.clone());
+        }
         for entry in &mut heir.nodes {
             let known = self.nodes.iter().find(|known| known.is_at(&entry.host, entry.port));
             entry.last = known.and_then(|known| known.last.clone());
@@ -170,17 +180,50 @@ impl Board {
         self.conclude(answered.then_some(id));
     }
 
-    /// Takes in what a cluster manager says and makes the next snapshot.
-    pub(crate) fn hear(&mut self, word: Word) {
-        self.word = word;
+    /// Takes in what the cluster manager of this place says, nothing when it does not answer, and makes the next snapshot.
+    pub(crate) fn hear(&mut self, place: usize, said: Option<Announcement>) {
+        self.managers[place].1 = said.map_or(Hearing::Silent, Hearing::Heard);
         self.conclude(None);
+    }
+
+    /// What counts of all that the managers have said.
+    pub(crate) fn heard(&self) -> Option<&Announcement> {
+        match self.hearing() {
+            Hearing::Heard(announcement) => Some(announcement),
+            Hearing::Pending | Hearing::Silent => None,
+        }
+    }
+
+    /// Whether writes are to wait for a handover that is announced or planned, and when that has to be asked again at the latest.
+    pub(crate) fn judge_handover(&mut self, now: Instant, wall: SystemTime) -> Judgement {
+        let mut handovers = self.handovers;
+        let judgement = handovers.judge(self.heard(), now, wall);
+        self.handovers = handovers;
+        judgement
+    }
+
+    /// The first manager that answers counts, or that may yet answer.
+    fn hearing(&self) -> &Hearing {
+        let mut hearings = self.managers.iter().map(|(_, said)| said);
+        hearings.find(|said| **said != Hearing::Silent).unwrap_or(&Hearing::Silent)
+    }
+
+    fn word(&self) -> Word {
+        match self.hearing() {
+            Hearing::Pending => Word::Pending,
+            Hearing::Silent => Word::Unheard,
+            Hearing::Heard(announcement) => {
+                announcement.word(self.nodes.iter().map(|entry| (&*entry.host, entry.port)))
+            }
+        }
     }
 
     /// A handover begins, or is over, whatever has come of it: meanwhile nothing is begun on the primary.
     pub(crate) fn hand_over(&mut self, begins: bool) {
         self.handover = match &self.current.writer {
             Writer::Known(epoch) if begins => Some(epoch.primary),
-            _ => self.handover.filter(|_| begins),
+            // Whoever leads will be the primary, once the servers have been asked.
+            _ => self.handover.or(self.word().leader()).filter(|_| begins),
         };
         self.conclude(None);
     }
@@ -188,7 +231,7 @@ impl Board {
     /// `answered`: who has just answered a probe.
     fn conclude(&mut self, answered: Option<NodeId>) {
         let sights: Vec<Sight> = self.nodes.iter().map(Entry::sight).collect();
-        let verdict = combine(&sights, self.word, self.memory);
+        let verdict = combine(&sights, self.word(), self.memory);
         self.memory = verdict.memory;
         if let Writer::Known(epoch) = verdict.writer
             && self.epoch != Some(epoch)

@@ -22,7 +22,8 @@
 //! 6. **The leader key**, where a cluster manager is asked and answers: a claim without it is fenced, and nobody is the writer while nobody
 //!    holds it. With it a claim counts only as the others say, so the two must agree. A newer timeline that nobody shows any
 //!    more, and that its leader does not follow, was a promotion that the cluster manager has taken back: it is forgotten, if the leader
-//!    answers and claims to be a primary. A cluster manager that does not answer is as if there were none.
+//!    answers and claims to be a primary. A cluster manager that does not answer is as if there were none; but until it has answered or
+//!    failed once, nobody is the writer: a deposed primary's own word may be all that has been heard so far.
 //!
 //! A single missed probe never gets here: the prober tries a second connection before it calls a server lost.
 
@@ -103,7 +104,7 @@ pub(crate) fn combine(sights: &[Sight], word: Word, memory: Memory) -> Verdict {
         Writer::None(_) => memory.last,
     };
     let standings =
-        (0..).zip(sights).map(|(index, &sight)| standing(sight, word.admits(NodeId(index)), ours)).collect();
+        (0..).zip(sights).map(|(index, &sight)| standing(sight, word.denies(NodeId(index)), ours)).collect();
     Verdict { writer, standings, memory: Memory { ours, last } }
 }
 
@@ -157,7 +158,7 @@ fn writer(sights: &[Sight], word: Word, ours: Option<(u64, u32)>, memory: Memory
     }
 }
 
-fn standing(sight: Sight, admitted: bool, ours: Option<(u64, u32)>) -> Standing {
+fn standing(sight: Sight, denied: bool, ours: Option<(u64, u32)>) -> Standing {
     let (identity, answered) = match sight {
         Sight::Never(_) => return Standing::Unknown,
         Sight::Answered(identity) => (identity, true),
@@ -167,7 +168,7 @@ fn standing(sight: Sight, admitted: bool, ours: Option<(u64, u32)>) -> Standing 
     match ours {
         Some((ours, newest)) if identity.system_identifier == ours => {
             match (identity.claims_primary, identity.timeline < newest) {
-                (true, false) if admitted || !answered => Standing::Primary,
+                (true, false) if !denied || !answered => Standing::Primary,
                 (true, false) => Standing::Fenced(Fence::NotLeader),
                 (true, true) if answered => Standing::Fenced(Fence::OlderTimeline { newest }),
                 (true, true) => Standing::Unreachable,
@@ -247,16 +248,17 @@ mod tests {
     }
 
     /// Rounds, one after the other with the memory kept, and what each comes to. A `*` in front of a sight is the leader key, a round
-    /// that begins with `@` is one in which a cluster manager answers.
+    /// that begins with `@` is one in which a cluster manager answers, and with `@?` one in which none has yet.
     fn check(rounds: &[(&str, &str)]) {
         let mut memory = Memory::default();
         for (round, (sights, expected)) in rounds.iter().enumerate() {
-            let (word, seen) = match sights.strip_prefix("@ ") {
-                None => (Word::Unheard, *sights),
-                Some(seen) => {
+            let (word, seen) = match sights.split_once(' ') {
+                Some(("@?", seen)) => (Word::Pending, seen),
+                Some(("@", seen)) => {
                     let leader = seen.split(' ').position(|sight| sight.starts_with('*'));
                     (Word::Leader(leader.map(|at| NodeId(at as u16))), seen)
                 }
+                _ => (Word::Unheard, *sights),
             };
             let seen: Vec<Sight> = seen.split(' ').map(|text| sight(text.trim_start_matches('*'))).collect();
             let verdict = combine(&seen, word, memory);
@@ -301,6 +303,16 @@ mod tests {
         // A leader of another cluster, or one that is away, proves nothing.
         check(&[("@ *xP1 P1 R1", "none: x k R")]);
         check(&[("@ *P1~ R1", "none: - R"), ("@ *P1~ R2", "none: - R")]);
+    }
+
+    #[test]
+    fn a_cluster_manager_is_heard_first() {
+        // It has been asked and may yet say that somebody else leads; whoever claims it is not fenced for that.
+        check(&[("@? P1 R1", "none: P R"), ("@ P1 *R1", "none: k R")]);
+        check(&[("@? P1 R1", "none: P R"), ("@ *P1 R1", "0@1: P R")]);
+        check(&[("@? P1 P2", "none: <2 P"), ("@? P2 P2", "split2: P P")]);
+        // It does not answer.
+        check(&[("@? P1 R1", "none: P R"), ("P1 R1", "0@1: P R")]);
     }
 
     #[test]

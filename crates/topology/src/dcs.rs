@@ -2,11 +2,14 @@
 //!
 //! Pure: Patroni's and etcd's answers come in as text. What follows for writes is `combine`'s to say.
 
+use std::time::SystemTime;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 
 use crate::snapshot::NodeId;
+use crate::timestamp;
 
 /// What may be concluded for the servers that are watched.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,6 +17,8 @@ pub(crate) enum Word {
     /// No cluster manager is asked, or none answers: the servers' own words are all there is.
     #[default]
     Unheard,
+    /// One that counts has neither answered nor failed yet: who holds the leader key will be known soon.
+    Pending,
     /// Who holds the leader key; `None` when nobody does, or somebody who is not among the servers.
     Leader(Option<NodeId>),
 }
@@ -23,9 +28,35 @@ impl Word {
     pub(crate) fn admits(self, node: NodeId) -> bool {
         match self {
             Word::Unheard => true,
+            Word::Pending => false,
             Word::Leader(leader) => leader == Some(node),
         }
     }
+
+    /// Whether it is known that the node is not.
+    pub(crate) fn denies(self, node: NodeId) -> bool {
+        matches!(self, Word::Leader(leader) if leader != Some(node))
+    }
+
+    /// Who holds the leader key.
+    pub(crate) fn leader(self) -> Option<NodeId> {
+        match self {
+            Word::Leader(leader) => leader,
+            Word::Unheard | Word::Pending => None,
+        }
+    }
+}
+
+/// What a cluster manager has said last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Hearing {
+    /// It has neither answered nor failed yet.
+    #[default]
+    Pending,
+    /// It does not answer.
+    Silent,
+    /// This.
+    Heard(Announcement),
 }
 
 /// One answer of a cluster manager.
@@ -37,6 +68,21 @@ pub struct Announcement {
     pub members: Vec<Member>,
     /// The name of the member to which the leadership is being handed over, empty for any. Only etcd tells.
     pub handover: Option<String>,
+    /// A handover that is to come.
+    pub planned: Option<Planned>,
+    /// Whether the manager keeps its hands off the cluster: what is planned does not happen then.
+    pub paused: bool,
+}
+
+/// A handover that is planned for a moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// The moment, by the clocks on the wall.
+    pub at: SystemTime,
+    /// The leader's name then; `None` for whoever it is.
+    pub from: Option<String>,
+    /// The successor's name; `None` for any.
+    pub to: Option<String>,
 }
 
 /// A server as its cluster manager knows it.
@@ -58,12 +104,21 @@ pub struct Member {
 
 impl Announcement {
     /// The same for the servers that are watched, whose indexes are their ids.
-    pub(crate) fn word(&self, servers: &[(String, u16)]) -> Word {
+    pub(crate) fn word<'a>(&self, mut servers: impl Iterator<Item = (&'a str, u16)>) -> Word {
         let leader = self.leader.map(|at| &self.members[at]);
-        let is_leader = |(host, port): &(String, u16)| {
-            leader.is_some_and(|leader| leader.port == *port && leader.host.eq_ignore_ascii_case(host))
+        let is_leader = |(host, port): (&str, u16)| {
+            leader.is_some_and(|leader| leader.port == port && leader.host.eq_ignore_ascii_case(host))
         };
-        Word::Leader(servers.iter().position(is_leader).and_then(|at| u16::try_from(at).ok()).map(NodeId))
+        Word::Leader(servers.position(is_leader).and_then(|at| u16::try_from(at).ok()).map(NodeId))
+    }
+
+    /// When the leader is to hand over, if that is going to happen: Patroni forgets a plan that names another leader, and what is planned
+    /// while it is paused waits until that moment has passed.
+    pub(crate) fn due(&self) -> Option<SystemTime> {
+        let leader = &self.members[self.leader?].name;
+        let planned = self.planned.as_ref().filter(|_| !self.paused)?;
+        let happens = planned.from.as_ref().is_none_or(|from| from == leader) && planned.to.as_ref() != Some(leader);
+        happens.then_some(planned.at)
     }
 
     /// Reads the answer to Patroni's `GET /cluster`; `None` when it is none.
@@ -80,7 +135,11 @@ impl Announcement {
             api_url: member.api_url,
             running: is_running(member.state.as_deref()),
         });
-        Some(Announcement { leader, members: members.collect(), handover: None })
+        let planned = answer.scheduled_switchover.and_then(|planned| {
+            let at = timestamp::read(&planned.at)?;
+            Some(Planned { at, from: planned.from, to: planned.to })
+        });
+        Some(Announcement { leader, members: members.collect(), handover: None, planned, paused: answer.pause })
     }
 
     /// Reads etcd's answer to a range request for everything below `prefix`, and its revision; `None` when it is none.
@@ -92,7 +151,8 @@ impl Announcement {
             let (Some(key), Some(value)) = (text(&pair.key), text(&pair.value)) else { continue };
             match key.strip_prefix(prefix).map(|rest| rest.trim_start_matches('/')) {
                 Some("leader") => leader = Some(value),
-                Some("failover") => announcement.handover = handover(&value),
+                Some("failover") => (announcement.handover, announcement.planned) = handover(&value),
+                Some("config") => announcement.paused = is_paused(&value),
                 Some(rest) => {
                     let member = rest.strip_prefix("members/").and_then(|name| member(name, &value));
                     announcement.members.extend(member);
@@ -125,6 +185,16 @@ pub(crate) fn agree(answers: &[Announcement]) -> Option<Announcement> {
 #[derive(Deserialize)]
 struct PatroniCluster {
     members: Vec<PatroniMember>,
+    scheduled_switchover: Option<PatroniPlan>,
+    #[serde(default)]
+    pause: bool,
+}
+
+#[derive(Deserialize)]
+struct PatroniPlan {
+    at: String,
+    from: Option<String>,
+    to: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -175,6 +245,13 @@ struct StoredFailover {
     scheduled_at: Option<String>,
 }
 
+/// What Patroni is configured with while it runs.
+#[derive(Deserialize)]
+struct StoredConfig {
+    /// A boolean, in any of the ways in which PostgreSQL writes one.
+    pause: Option<serde_json::Value>,
+}
+
 fn text(base64: &str) -> Option<String> {
     String::from_utf8(BASE64.decode(base64).ok()?).ok()
 }
@@ -194,18 +271,26 @@ fn member(name: &str, value: &str) -> Option<Member> {
     })
 }
 
-/// Older versions write "leader:member" there, newer ones JSON.
-fn handover(value: &str) -> Option<String> {
-    if value.is_empty() {
-        return None;
-    }
+/// A handover that is going on, or one that is planned. Older versions write "leader:member" there, newer ones JSON.
+fn handover(value: &str) -> (Option<String>, Option<Planned>) {
     match serde_json::from_str::<StoredFailover>(value) {
-        // One that is planned for later is nobody's concern until it begins.
-        Ok(stored) if stored.scheduled_at.is_some() => None,
+        Ok(StoredFailover { leader, member, scheduled_at: Some(at) }) => {
+            (None, timestamp::read(&at).map(|at| Planned { at, from: leader, to: member }))
+        }
         // Patroni leaves an empty one behind.
-        Ok(stored) if stored.leader.is_none() && stored.member.is_none() => None,
-        Ok(stored) => Some(stored.member.unwrap_or_default()),
-        Err(_) => value.split_once(':').map(|(_, member)| member.to_owned()),
+        Ok(StoredFailover { leader: None, member: None, .. }) => (None, None),
+        Ok(stored) => (Some(stored.member.unwrap_or_default()), None),
+        Err(_) => (value.split_once(':').map(|(_, member)| member.to_owned()), None),
+    }
+}
+
+fn is_paused(config: &str) -> bool {
+    let stored = serde_json::from_str::<StoredConfig>(config).ok().and_then(|stored| stored.pause);
+    match stored {
+        Some(serde_json::Value::Bool(paused)) => paused,
+        Some(serde_json::Value::Number(paused)) => paused.as_i64() != Some(0),
+        Some(serde_json::Value::String(paused)) => matches!(&*paused.to_ascii_lowercase(), "on" | "true" | "yes" | "1"),
+        _ => false,
     }
 }
 
@@ -226,8 +311,12 @@ mod tests {
         {"name": "c", "role": "sync_standby", "state": "starting", "host": "127.0.0.1", "port": 5434, "timeline": "unknown"}
         ], "scope": "batman", "scheduled_switchover": {"at": "2026-01-01T00:00:00+00:00", "from": "a", "to": "b"}}"#;
 
-    fn servers() -> Vec<(String, u16)> {
-        [5433, 5432].map(|port| ("127.0.0.1".to_owned(), port)).into()
+    fn word(heard: &Announcement) -> Word {
+        heard.word([5433, 5432].map(|port| ("127.0.0.1", port)).into_iter())
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds)
     }
 
     #[test]
@@ -237,9 +326,14 @@ mod tests {
         assert_eq!(members, [("a", 5432, Some(3), true), ("b", 5433, Some(3), true), ("c", 5434, None, false)]);
         assert_eq!(heard.leader, Some(0));
         assert_eq!(heard.members[0].api_url.as_deref(), Some("http://127.0.0.1:8008/patroni"));
-        assert_eq!(heard.word(&servers()), Word::Leader(Some(NodeId(1))));
+        assert_eq!(word(&heard), Word::Leader(Some(NodeId(1))));
         let headless = CLUSTER.replace("\"leader\"", "\"replica\"");
-        assert_eq!(Announcement::from_patroni(headless.as_bytes()).unwrap().word(&servers()), Word::Leader(None));
+        assert_eq!(word(&Announcement::from_patroni(headless.as_bytes()).unwrap()), Word::Leader(None));
+        let planned = Planned { at: at(1_767_225_600), from: Some("a".to_owned()), to: Some("b".to_owned()) };
+        assert_eq!((heard.planned, heard.paused), (Some(planned), false));
+        let unplanned = CLUSTER.replace("scheduled_switchover", "pause\": true, \"other");
+        let heard = Announcement::from_patroni(unplanned.as_bytes()).unwrap();
+        assert_eq!((heard.planned, heard.paused), (None, true));
         for nonsense in ["", "{}", "[]", "{\"members\": 1}"] {
             assert_eq!(Announcement::from_patroni(nonsense.as_bytes()), None, "{nonsense}");
         }
@@ -273,7 +367,7 @@ mod tests {
         let (heard, revision) = Announcement::from_etcd(stored.as_bytes(), "/service/main/").unwrap();
         assert_eq!((heard.members.len(), revision), (2, 17));
         assert_eq!(heard.handover.as_deref(), Some("a"));
-        assert_eq!(heard.word(&servers()), Word::Leader(Some(NodeId(0))));
+        assert_eq!(word(&heard), Word::Leader(Some(NodeId(0))));
         for (stored, expected) in [
             ("{}", None),
             ("", None),
@@ -283,9 +377,27 @@ mod tests {
         ] {
             let (heard, _) = Announcement::from_etcd(range(&[("/m/failover", stored)]).as_bytes(), "/m/").unwrap();
             assert_eq!(heard.handover.as_deref(), expected, "{stored}");
+            let plan = stored.contains("scheduled_at").then(|| Planned {
+                at: at(1_767_225_600),
+                from: Some("b".to_owned()),
+                to: Some("a".to_owned()),
+            });
+            assert_eq!(heard.planned, plan, "{stored}");
+        }
+        for (config, paused) in [
+            (r#"{"ttl": 30, "pause": true}"#, true),
+            (r#"{"pause": "On"}"#, true),
+            (r#"{"pause": 1}"#, true),
+            (r#"{"pause": false}"#, false),
+            (r#"{"pause": null}"#, false),
+            ("{}", false),
+            ("nonsense", false),
+        ] {
+            let (heard, _) = Announcement::from_etcd(range(&[("/m/config", config)]).as_bytes(), "/m/").unwrap();
+            assert_eq!(heard.paused, paused, "{config}");
         }
         let (nobody, _) = Announcement::from_etcd(range(&[]).as_bytes(), "/service/main/").unwrap();
-        assert_eq!(nobody.word(&servers()), Word::Leader(None));
+        assert_eq!(word(&nobody), Word::Leader(None));
         assert_eq!(Announcement::from_etcd(br#"{"error": "etcdserver: user name is empty", "code": 3}"#, "/"), None);
     }
 
@@ -299,7 +411,7 @@ mod tests {
             running: true,
         });
         let leader = members.iter().position(|member| member.name == leader);
-        Announcement { leader, members: members.into(), handover: None }
+        Announcement { leader, members: members.into(), ..Announcement::default() }
     }
 
     fn check(answers: &[&str], expected: Option<&str>) {

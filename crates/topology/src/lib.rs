@@ -4,8 +4,9 @@
 //! - `options`: which servers to watch, as whom, how often.
 //! - `probe`: one connection to one server; asks it and returns what it said, or why it did not.
 //! - `lsn`, `history`: the arithmetic of freshness, pure.
-//! - `sources`: what cluster managers are asked, Patroni and etcd; `dcs`: what their answers say, pure.
+//! - `sources`: what cluster managers are asked, Patroni and etcd; `dcs`: what their answers say, with `timestamp` for moments, pure.
 //! - `combine`: what all servers said → the writer and each node's standing, pure.
+//! - `handover`: when writes wait for a handover that is announced or planned, pure.
 //! - `board`: the one owner of everything learned; turns reports into snapshots, pure.
 //! - `snapshot`: the published, immutable answer.
 //! - `pick`: the choice of a node for one statement from a snapshot, pure; `share`: how several that would do share the reads.
@@ -18,6 +19,7 @@
 mod board;
 mod combine;
 mod dcs;
+mod handover;
 mod history;
 mod lsn;
 mod options;
@@ -26,9 +28,10 @@ mod probe;
 mod share;
 mod snapshot;
 mod sources;
+mod timestamp;
 mod watcher;
 
-pub use dcs::{Announcement, Member};
+pub use dcs::{Announcement, Member, Planned};
 pub use options::Options;
 pub use pick::{Ask, Choice, Freshness, Need, Trail, WhyPrimary};
 pub use share::{Load, Plan, SLOW_START_MIN};

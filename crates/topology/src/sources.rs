@@ -36,7 +36,7 @@ pub struct Source {
 }
 
 /// How a cluster manager is spoken to.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum SourceKind {
     /// Patroni's REST interface.
     Patroni {
@@ -64,10 +64,16 @@ impl SourceKind {
     }
 }
 
-impl fmt::Debug for Source {
+impl fmt::Debug for SourceKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Logins stay out of logs.
-        f.debug_struct("Source").field("kind", &self.kind.name()).finish_non_exhaustive()
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source").field("kind", &self.kind).finish_non_exhaustive()
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::{Notify, mpsc, watch};
@@ -13,10 +13,11 @@ use tracing::{debug, error, info, warn};
 
 use crate::board::{Board, Report};
 use crate::combine::LossKind;
-use crate::dcs::{Announcement, Word};
+use crate::dcs::Announcement;
 use crate::options::Options;
 use crate::probe::Prober;
 use crate::snapshot::{NoPrimary, Node, NodeId, NodeState, Snapshot, Writer};
+use crate::sources::SourceKind;
 
 /// Watches the servers. Clones share the tasks; these end when the last clone is dropped or on [`Watcher::shutdown`].
 #[derive(Clone)]
@@ -69,7 +70,7 @@ impl Watcher {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn spawn(options: Options) -> Watcher {
-        let board = Board::new(&options.servers);
+        let board = Board::new(&options.servers, &managers(&options));
         Watcher::start(options, board)
     }
 
@@ -79,16 +80,16 @@ impl Watcher {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn succeed(&self, options: Options) -> Watcher {
-        let board = self.inner.shared.board().heir(&options.servers);
+        let board = self.inner.shared.board().heir(&options.servers, &managers(&options));
         Watcher::start(options, board)
     }
 
     fn start(options: Options, board: Board) -> Watcher {
         let shared = Arc::new(Shared {
             current: ArcSwap::new(board.current()),
-            board: Mutex::new(board),
             version: watch::Sender::new(0),
-            announced: watch::Sender::new(None),
+            announced: watch::Sender::new(board.heard().cloned()),
+            board: Mutex::new(board),
             handovers: watch::Sender::new((0, 0)),
             waiting: watch::Sender::new(0),
             servers: options
@@ -116,7 +117,6 @@ impl Watcher {
                 }
             });
         }
-        let said = vec![None; options.sources.len()];
         for (place, source) in options.sources.into_iter().enumerate() {
             let (stopped, news, waiting) = (stopped.clone(), news.clone(), shared.waiting.subscribe());
             tokio::spawn(async move {
@@ -127,13 +127,7 @@ impl Watcher {
             });
         }
         // It ends when the probers and the sources have: their ends of the channel are the only ones.
-        let publisher = Publisher {
-            servers: options.servers,
-            said,
-            announced_handover: None,
-            handing_over: (false, 0),
-            shared: Arc::clone(&shared),
-        };
+        let publisher = Publisher { handing_over: (false, 0), shared: Arc::clone(&shared) };
         tokio::spawn(publisher.run(inbox));
         Watcher { inner: Arc::new(Inner { shared, stop }) }
     }
@@ -287,11 +281,6 @@ pub(crate) enum News {
 
 /// Tells the board, and publishes what that says.
 struct Publisher {
-    servers: Vec<(String, u16)>,
-    /// What each of the sources has said last.
-    said: Vec<Option<Announcement>>,
-    /// When a handover was announced that is still going on.
-    announced_handover: Option<Instant>,
     /// What the board has been told: whether there is one, and the number of those that began here.
     handing_over: (bool, u64),
     shared: Arc<Shared>,
@@ -301,6 +290,7 @@ impl Publisher {
     /// Publishes a snapshot for each of the news.
     async fn run(mut self, mut inbox: mpsc::Receiver<News>) {
         let mut handovers = self.shared.handovers.subscribe();
+        let mut again: Option<Duration> = None;
         loop {
             let news = tokio::select! {
                 news = inbox.recv() => match news {
@@ -309,6 +299,8 @@ impl Publisher {
                 },
                 // Its sender lives in `shared`.
                 _changed = handovers.changed() => None,
+                // The moment of a planned handover has come, or passed.
+                () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => None,
             };
             let old = self.shared.current.load_full();
             let probed = match news {
@@ -318,12 +310,11 @@ impl Publisher {
                     Some(id)
                 }
                 Some(News::Heard(place, said)) => {
-                    self.said[place] = said;
-                    self.hear();
+                    self.hear(place, said);
                     None
                 }
             };
-            self.hand_over();
+            again = self.hand_over();
             let (new, shared) = (self.shared.board().current(), &self.shared);
             tell(&old, &new);
             // The snapshot first: whoever is woken by the version or the probe must find it.
@@ -337,28 +328,24 @@ impl Publisher {
         }
     }
 
-    /// What is announced for too long has come to nothing.
-    fn hand_over(&mut self) {
-        let announced = self.said.iter().flatten().next().is_some_and(|said| said.handover.is_some());
-        self.announced_handover = match (announced, self.announced_handover) {
-            (true, None) => Some(Instant::now()),
-            (true, since) => since,
-            (false, _) => None,
-        };
-        let credible = self.announced_handover.is_some_and(|since| since.elapsed() < HANDOVER_MAX);
+    /// Tells the board of handovers that begin or are over. Returns the time after which it has to be done again, if nothing happens.
+    fn hand_over(&mut self) -> Option<Duration> {
+        let judged = self.shared.board().judge_handover(Instant::now(), SystemTime::now());
         let (count, begun) = *self.shared.handovers.borrow();
-        let now = (credible || count > 0, begun);
+        let now = (judged.holds || count > 0, begun);
         if now != self.handing_over {
             self.handing_over = now;
             self.shared.board().hand_over(now.0);
         }
+        judged.again
     }
 
-    /// The first source that answers counts.
-    fn hear(&mut self) {
-        let heard = self.said.iter().flatten().next().cloned();
-        let word = heard.as_ref().map_or(Word::Unheard, |heard| heard.word(&self.servers));
-        self.shared.board().hear(word);
+    fn hear(&self, place: usize, said: Option<Announcement>) {
+        let heard = {
+            let mut board = self.shared.board();
+            board.hear(place, said);
+            board.heard().cloned()
+        };
         self.shared.announced.send_if_modified(|known| {
             let changed = *known != heard;
             // The last word stays when nobody answers any more: who was a member still is one.
@@ -368,6 +355,10 @@ impl Publisher {
             changed
         });
     }
+}
+
+fn managers(options: &Options) -> Vec<SourceKind> {
+    options.sources.iter().map(|source| source.kind.clone()).collect()
 }
 
 async fn stop_of(mut stopped: watch::Receiver<bool>) {
@@ -414,9 +405,6 @@ fn tell_node(old: &Node, new: &Node) {
 
 /// How many of the news may wait for the board.
 const NEWS_MAX: usize = 64;
-
-/// How long writes wait for a handover that was announced.
-const HANDOVER_MAX: Duration = Duration::from_secs(30);
 
 /// The least pause between two probes of a server, so that a storm of suspicions cannot become a storm of probes.
 const PAUSE_MIN: Duration = Duration::from_millis(2);

@@ -1,6 +1,7 @@
 //! The board's conclusions, as tables of reports and what the snapshot then shows.
 
 use super::*;
+use crate::dcs::Member;
 
 /// A report at a glance, as `moment node what`. The moment is in ms; an answer was asked for then and came 1 ms
 /// later. What: `P1:500` a primary on timeline 1 that inserted up to 500, `R1:500` a replica that replayed that
@@ -59,7 +60,7 @@ fn show(snapshot: &Snapshot, start: Instant) -> String {
 
 /// Reports one after the other and what the snapshot then shows.
 fn check(servers: usize, steps: &[(&str, &str)]) -> Arc<Snapshot> {
-    let mut board = Board::new(&vec![("host".to_owned(), 5432); servers]);
+    let mut board = Board::new(&vec![("host".to_owned(), 5432); servers], &[]);
     tell(&mut board, Instant::now(), steps);
     board.current()
 }
@@ -78,7 +79,7 @@ fn check_heirs(watchers: &[(&str, &[(&str, &str)])]) {
     let mut board: Option<Board> = None;
     for (letters, steps) in watchers {
         let servers: Vec<(String, u16)> = letters.chars().map(|letter| (letter.to_string(), 5432)).collect();
-        let mut heir = board.map_or_else(|| Board::new(&servers), |board| board.heir(&servers));
+        let mut heir = board.map_or_else(|| Board::new(&servers, &[]), |board| board.heir(&servers, &[]));
         assert!(show(&heir.current(), start).starts_with("0 none: ?"), "nothing is known before anybody is asked");
         tell(&mut heir, start, steps);
         board = Some(heir);
@@ -115,6 +116,105 @@ fn a_watcher_that_takes_anothers_place_proves_freshness_anew() {
         &[("10 0 +P1:500", "1 none: P ?"), ("20 1 +R1:500", "2 0@1: P R"), ("30 0 P1:500", "2 0@1: P 30")];
     let anew: &[_] = &[("40 0 +P1:500", "1 none: P ?"), ("50 1 +R1:400", "2 0@1: P R"), ("60 0 P1:500", "2 0@1: P R")];
     check_heirs(&[("ab", known), ("ab", anew)]);
+}
+
+/// Two servers `a` and `b`, and etcd before Patroni.
+struct Hall {
+    start: Instant,
+    board: Board,
+}
+
+impl Hall {
+    fn servers() -> [(String, u16); 2] {
+        ["a", "b"].map(|host| (host.to_owned(), 5432))
+    }
+
+    fn managers(prefix: &str) -> [SourceKind; 2] {
+        [
+            SourceKind::Etcd { urls: Vec::new(), prefix: prefix.to_owned(), login: None },
+            SourceKind::Patroni { urls: Vec::new() },
+        ]
+    }
+
+    fn new() -> Hall {
+        Hall { start: Instant::now(), board: Board::new(&Hall::servers(), &Hall::managers("/")) }
+    }
+
+    /// With etcd's keys below a prefix.
+    fn heir(&self, prefix: &str) -> Hall {
+        Hall { start: self.start, board: self.board.heir(&Hall::servers(), &Hall::managers(prefix)) }
+    }
+
+    fn tell(&mut self, steps: &[(&str, &str)]) {
+        tell(&mut self.board, self.start, steps);
+    }
+
+    /// A manager names the leader, or does not answer (`-`).
+    fn hear(&mut self, place: usize, leader: &str, expected: &str) {
+        let members = ["a", "b"].map(|name| Member {
+            name: name.to_owned(),
+            host: name.to_owned(),
+            port: 5432,
+            timeline: None,
+            api_url: None,
+            running: true,
+        });
+        let leader_at = members.iter().position(|member| member.name == leader);
+        let said = Announcement { leader: leader_at, members: members.into(), ..Announcement::default() };
+        self.board.hear(place, (leader != "-").then_some(said));
+        assert_eq!(show(&self.board.current(), self.start), expected, "{leader} leads, says {place}");
+    }
+}
+
+const TWO: &[(&str, &str)] = &[("10 0 +P1:500", "1 none: P ?"), ("20 1 +R1:500", "2 none: P R")];
+
+#[test]
+fn nobody_is_believed_before_the_managers_are_heard() {
+    let mut hall = Hall::new();
+    hall.tell(TWO);
+    // The one that is trusted more may yet say something else, until it has failed.
+    hall.hear(1, "a", "2 none: P R");
+    hall.hear(0, "-", "3 0@1: P R");
+    hall.hear(0, "b", "4 none: x R");
+    hall.hear(0, "-", "5 0@1: P R");
+    hall.hear(1, "-", "5 0@1: P R");
+    let mut hall = Hall::new();
+    hall.tell(TWO);
+    hall.hear(0, "-", "2 none: P R");
+    hall.hear(1, "-", "3 0@1: P R");
+    let mut hall = Hall::new();
+    hall.hear(0, "b", "0 none: ? ?");
+    hall.tell(&[("10 0 +P1:500", "1 none: x ?"), ("20 1 +R1:500", "2 none: x R")]);
+}
+
+#[test]
+fn a_watcher_that_takes_anothers_place_goes_by_what_its_managers_have_said() {
+    let mut hall = Hall::new();
+    hall.tell(TWO);
+    hall.hear(0, "a", "3 0@1: P R");
+    hall.heir("/").tell(&[("30 0 +P1:500", "1 none: P ?"), ("40 1 +R1:500", "2 0@1: P R")]);
+    // Another etcd has not been asked yet.
+    hall.heir("/other").tell(&[("30 0 +P1:500", "1 none: P ?"), ("40 1 +R1:500", "2 none: P R")]);
+    hall.hear(0, "b", "4 none: x R");
+    hall.heir("/").tell(&[("30 0 +P1:500", "1 none: x ?"), ("40 1 +R1:500", "2 none: x R")]);
+    hall.hear(0, "-", "5 none: P R");
+    hall.hear(1, "-", "6 0@1: P R");
+    hall.heir("/").tell(&[("30 0 +P1:500", "1 none: P ?"), ("40 1 +R1:500", "2 0@1: P R")]);
+}
+
+#[test]
+fn a_handover_that_begins_before_the_servers_are_asked() {
+    let mut hall = Hall::new();
+    hall.hear(0, "a", "0 none: ? ?");
+    hall.board.hand_over(true);
+    hall.tell(&[
+        ("10 0 +P1:500", "1 none: P ?"),
+        ("20 1 +R1:500", "2 handover of 0: P R"),
+        ("30 1 P2:500", "3 none: x x"),
+    ]);
+    hall.hear(0, "b", "4 1@2: x P");
+    hall.board.hand_over(false);
+    assert_eq!(show(&hall.board.current(), hall.start), "4 1@2: x P");
 }
 
 #[test]
