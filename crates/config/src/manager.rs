@@ -15,6 +15,8 @@ use crate::tls::{Ciphers, Protocols, ServerTls, SslMode};
 pub struct Managers {
     /// Patroni's REST interfaces.
     pub patroni: Vec<Url>,
+    /// Who asks Patroni for a switchover, where it wants to know.
+    pub patroni_login: Option<(String, Secret)>,
     /// The members of etcd.
     pub etcd: Vec<Url>,
     /// Where Patroni keeps the cluster's keys in etcd: namespace and scope, with a slash at the end.
@@ -40,24 +42,15 @@ impl Managers {
         let etcd: Vec<Url> = section.optional("etcd").unwrap_or_default();
         let scope: Option<String> = section.optional("patroni_scope");
         let namespace = section.value("patroni_namespace", "/service".to_owned());
-        let (user, password): (Option<String>, _) =
-            (section.optional("etcd_user"), plain_password(section, "etcd_password"));
+        let patroni_login = login(section, "patroni_user", "patroni_password");
+        let etcd_login = login(section, "etcd_user", "etcd_password");
         let file = |section: &mut Section<'_, '_>, key| section.optional::<String>(key).map(PathBuf::from);
         let ca_file = file(section, "manager_tls_ca_file");
         let cert_file = file(section, "manager_tls_cert_file");
         let key_file = file(section, "manager_tls_key_file");
-        let mut needs = |key: &str, needed: &str| {
-            let place = section.place_of(key);
-            section.problem(place, format!("{key:?} needs {needed:?}"));
-        };
+        let mut needs = |key: &str, needed: &str| needs(section, key, needed);
         if !etcd.is_empty() && scope.is_none() {
             needs("etcd", "patroni_scope");
-        }
-        if user.is_some() != password.is_some() {
-            match user {
-                Some(_) => needs("etcd_user", "etcd_password"),
-                None => needs("etcd_password", "etcd_user"),
-            }
         }
         for (key, urls) in [("patroni", &patroni), ("etcd", &etcd)] {
             if urls.iter().any(|url| url.encrypted) && ca_file.is_none() {
@@ -78,8 +71,28 @@ impl Managers {
             ciphers: Ciphers::default(),
         };
         let prefix = format!("/{}/{}/", namespace.trim_matches('/'), scope.unwrap_or_default().trim_matches('/'));
-        Managers { patroni, etcd, prefix: prefix.replace("//", "/"), login: user.zip(password), tls }
+        Managers { patroni, patroni_login, etcd, prefix: prefix.replace("//", "/"), login: etcd_login, tls }
     }
+}
+
+/// A user and his password: neither without the other.
+fn login(
+    section: &mut Section<'_, '_>,
+    user_key: &'static str,
+    password_key: &'static str,
+) -> Option<(String, Secret)> {
+    let (user, password) = (section.optional::<String>(user_key), plain_password(section, password_key));
+    match (&user, &password) {
+        (Some(_), None) => needs(section, user_key, password_key),
+        (None, Some(_)) => needs(section, password_key, user_key),
+        _ => {}
+    }
+    user.zip(password)
+}
+
+fn needs(section: &mut Section<'_, '_>, key: &str, needed: &str) {
+    let place = section.place_of(key);
+    section.problem(place, format!("{key:?} needs {needed:?}"));
 }
 
 impl FromStr for Url {
@@ -113,6 +126,26 @@ impl fmt::Display for Url {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Config;
+
+    const LEAST: &str =
+        "[[users]]\nname = \"u\"\npassword = \"x\"\n[databases.\"*\"]\n[clusters.a]\nservers = [\"a\"]\n";
+
+    #[test]
+    fn logins() {
+        for of in ["patroni", "etcd"] {
+            for (stated, missing) in [("user", "password"), ("password", "user")] {
+                let problems =
+                    Config::parse(&format!("{LEAST}{of}_{stated} = \"hakem\""), "f").err().unwrap_or_default();
+                let expected = format!("\"{of}_{stated}\" needs \"{of}_{missing}\"");
+                assert!(problems.iter().any(|problem| problem.message.contains(&expected)), "{problems:?}");
+            }
+        }
+        let text = format!("{LEAST}patroni_user = \"p\"\npatroni_password = \"secret\"");
+        let managers = &Config::parse(&text, "f").unwrap().clusters["a"].managers;
+        let login = managers.patroni_login.as_ref().map(|(user, password)| (&**user, password.expose()));
+        assert_eq!((login, &managers.login), (Some(("p", "secret")), &None));
+    }
 
     #[test]
     fn urls() {

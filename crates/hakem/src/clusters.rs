@@ -147,7 +147,8 @@ impl Cluster {
     /// What it says, or that it cannot be asked.
     pub(crate) async fn ask_switchover(&self, leader: &Member, candidate: &Member) -> Result<(), String> {
         let tls = self.manager_tls.as_ref().map(Tls::config);
-        topology::ask_switchover(leader, candidate, tls).await
+        let login = self.cluster.managers.patroni_login.as_ref().map(|(user, password)| (&**user, password.expose()));
+        topology::ask_switchover(leader, candidate, login, tls).await
     }
 
     /// Waits until something is known of every server, at most until `deadline`.

@@ -2,12 +2,15 @@
 //!
 //! - `http`: one JSON question and its answer, or a row of answers.
 //! - `patroni`, `etcd`: what is asked, and when again.
+//! - `server`: whom their tests ask.
 //!
 //! They report what they hear; what it means is `dcs`'s and `combine`'s to say.
 
 mod etcd;
 mod http;
 mod patroni;
+#[cfg(test)]
+mod server;
 
 use std::fmt;
 use std::time::Duration;

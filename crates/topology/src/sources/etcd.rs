@@ -1,20 +1,24 @@
 //! etcd's keys of a cluster, watched: a change is known when it happens.
 //!
 //! What is watched is only *that* something has changed; then all of it is read again, which is a few hundred bytes. It is also read
-//! from time to time when nothing has, so that a store that is out of reach is not taken for one where nothing happens.
-//! Reads are linearizable: a member of etcd that is cut off from the others gives no answer.
+//! from time to time when nothing has, so that a store that is out of reach is not taken for one where nothing happens, and while it
+//! cannot be watched. Reads are linearizable: a member of etcd that is cut off from the others gives no answer.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use futures_util::future::select_ok;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::{Method, Uri};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
+use tracing::warn;
 
-use super::http::{Failure, Question};
-use super::{Source, Teller};
+use super::http::{ANSWER_BYTES_MAX, Failure, Question};
+use super::{Source, Teller, Unheard};
 use crate::dcs::Announcement;
 
 pub(super) async fn run(
@@ -24,21 +28,40 @@ pub(super) async fn run(
     login: Option<&(String, String)>,
     teller: &mut Teller,
 ) {
-    let mut reason = "there is nobody to ask".to_owned();
     loop {
-        // The members in turn; the first that answers is kept for as long as it does.
-        for url in urls {
-            let mut store = Store { source, url, prefix, token: None };
-            reason = match store.follow(login, teller).await {
-                Ok(()) => return,
-                Err(failure) => format!("{url}: {failure}"),
-            };
+        match open_any(source, urls, prefix, login).await {
+            Ok((mut store, heard)) => match store.follow(heard, teller).await {
+                Ok(Unheard) => return,
+                // Whether anybody else answers is found out first.
+                Err(_left) => tokio::time::sleep(PAUSE_MIN).await,
+            },
+            Err(reason) => {
+                if teller.tell(Err(reason)).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(source.interval).await;
+            }
         }
-        if teller.tell(Err(reason.clone())).await.is_err() {
-            return;
-        }
-        tokio::time::sleep(source.interval).await;
     }
+}
+
+/// All members are asked at once; the first that answers is kept for as long as it does. The others cost no more time than one of them.
+async fn open_any<'a>(
+    source: &'a Source,
+    urls: &'a [Uri],
+    prefix: &'a str,
+    login: Option<&'a (String, String)>,
+) -> Result<(Store<'a>, Heard), String> {
+    if urls.is_empty() {
+        return Err("there is nobody to ask".to_owned());
+    }
+    let open = async |url| {
+        let mut store = Store { source, url, prefix, login, token: None };
+        let opened = tokio::time::timeout(source.timeout, store.open()).await.unwrap_or(Err(Leave::Silent));
+        opened.map(|heard| (store, heard)).map_err(|reason| format!("{url}: {reason}"))
+    };
+    let (opened, _others) = select_ok(urls.iter().map(|url| Box::pin(open(url)))).await?;
+    Ok(opened)
 }
 
 /// One member of etcd.
@@ -46,8 +69,12 @@ struct Store<'a> {
     source: &'a Source,
     url: &'a Uri,
     prefix: &'a str,
+    login: Option<&'a (String, String)>,
     token: Option<String>,
 }
+
+/// What has been read, and its revision.
+type Heard = (Announcement, u64);
 
 /// Why it is left.
 #[derive(Debug, thiserror::Error)]
@@ -61,41 +88,67 @@ enum Leave {
 }
 
 impl Store<'_> {
-    /// Reads and watches for as long as this member answers; `Ok` when nobody listens any more.
-    async fn follow(&mut self, login: Option<&(String, String)>, teller: &mut Teller) -> Result<(), Leave> {
-        if let Some((name, password)) = login {
-            let answer = self.ask("/v3/auth/authenticate", &json!({"name": name, "password": password})).await?;
-            let answer: Value = serde_json::from_slice(&answer).map_err(|_| Leave::Nonsense)?;
-            self.token = Some(answer["token"].as_str().ok_or(Leave::Nonsense)?.to_owned());
-        }
-        let mut changes = None;
+    async fn open(&mut self) -> Result<Heard, Leave> {
+        self.log_in().await?;
+        self.read().await
+    }
+
+    async fn log_in(&mut self) -> Result<(), Leave> {
+        let Some((name, password)) = self.login else { return Ok(()) };
+        // A member that has forgotten a token refuses everything that comes with it.
+        self.token = None;
+        let answer = self.ask("/v3/auth/authenticate", &json!({"name": name, "password": password})).await?;
+        let answer: Value = serde_json::from_slice(&answer).map_err(|_| Leave::Nonsense)?;
+        self.token = Some(answer["token"].as_str().ok_or(Leave::Nonsense)?.to_owned());
+        Ok(())
+    }
+
+    /// Reads and watches for as long as this member answers, and is listened to.
+    async fn follow(&mut self, heard: Heard, teller: &mut Teller) -> Result<Unheard, Leave> {
+        let (mut heard, mut watch, mut warned) = (heard, None, false);
         loop {
-            let (announcement, revision) = self.read().await?;
+            let (announcement, revision) = heard;
             if teller.tell(Ok(announcement)).await.is_err() {
-                return Ok(());
+                return Ok(Unheard);
             }
-            let watched = match &mut changes {
-                Some(watched) => watched,
-                None => changes.insert(self.watch(revision + 1).await?),
+            let begun = Instant::now();
+            let news = async {
+                let watched = match &mut watch {
+                    Some(watched) => watched,
+                    None => watch.insert(self.watch(revision + 1).await.map_err(|refusal| refusal.to_string())?),
+                };
+                watched.changed().await
             };
-            // A watch that has ended is begun anew; whether the store is still there shows in the next read.
-            if let Ok(false) = tokio::time::timeout(READ_INTERVAL, changed(watched)).await {
-                changes = None;
+            // One that has ended is begun anew, but not in a hurry; whether the store is still there shows in the next read.
+            if let Ok(Err(reason)) = tokio::time::timeout(READ_INTERVAL, news).await {
+                if !std::mem::replace(&mut warned, true) {
+                    warn!(url = %self.url, "etcd lets nobody watch its keys for long, and is asked again and again: {reason}");
+                }
+                watch = None;
+                tokio::time::sleep_until((begun + self.source.interval.min(READ_INTERVAL)).into()).await;
             }
+            heard = self.read().await?;
         }
     }
 
-    async fn read(&self) -> Result<(Announcement, u64), Leave> {
-        let answer = self.ask("/v3/kv/range", &self.range()).await?;
+    async fn read(&mut self) -> Result<Heard, Leave> {
+        let answer = match self.ask("/v3/kv/range", &self.range()).await {
+            // Its token is too old, or the member has been restarted and knows of none.
+            Err(Leave::Failed(Failure::Status(status, _))) if status.is_client_error() && self.token.is_some() => {
+                self.log_in().await?;
+                self.ask("/v3/kv/range", &self.range()).await?
+            }
+            answer => answer?,
+        };
         Announcement::from_etcd(&answer, self.prefix).ok_or(Leave::Nonsense)
     }
 
-    async fn watch(&self, revision: u64) -> Result<Incoming, Leave> {
+    async fn watch(&self, revision: u64) -> Result<Watch, Leave> {
         let mut request = self.range();
         request["start_revision"] = json!(revision);
         let question = self.question("/v3/watch", &json!({ "create_request": request }));
-        let begun = tokio::time::timeout(self.source.timeout, question.begin(self.source.tls.as_ref()));
-        Ok(begun.await.map_err(|_| Leave::Silent)??.into_body())
+        let begun = tokio::time::timeout(self.source.timeout, question.follow(self.source.tls.as_ref()));
+        Ok(Watch { body: begun.await.map_err(|_| Leave::Silent)??, unread: Vec::new() })
     }
 
     async fn ask(&self, path: &str, body: &Value) -> Result<hyper::body::Bytes, Leave> {
@@ -104,7 +157,8 @@ impl Store<'_> {
     }
 
     fn question<'a>(&'a self, path: &'a str, body: &Value) -> Question<'a> {
-        Question { method: Method::POST, url: self.url, path, body: body.to_string(), token: self.token.as_deref() }
+        let authorization = self.token.as_deref();
+        Question { method: Method::POST, url: self.url, path, body: body.to_string(), authorization }
     }
 
     /// Everything below the prefix.
@@ -118,23 +172,74 @@ impl Store<'_> {
     }
 }
 
-/// Waits until something has changed; `false` when the watch has ended.
-async fn changed(watched: &mut Incoming) -> bool {
-    loop {
-        match watched.frame().await {
-            Some(Ok(frame)) => {
-                // The first message says that the watch was made, others have events, but for signs of life.
-                let data = frame.into_data().unwrap_or_default();
-                if data.windows(EVENTS.len()).any(|part| part == EVENTS) {
-                    return true;
-                }
+/// What etcd says of changes, message by message.
+struct Watch {
+    body: Incoming,
+    unread: Vec<u8>,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    result: Option<Told>,
+    error: Option<Value>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Told {
+    events: Vec<IgnoredAny>,
+    canceled: bool,
+    cancel_reason: String,
+}
+
+impl Watch {
+    /// Waits until something has changed.
+    ///
+    /// # Errors
+    /// Why the watch has ended.
+    async fn changed(&mut self) -> Result<(), String> {
+        loop {
+            if let Some(news) = take_news(&mut self.unread) {
+                return news;
             }
-            Some(Err(_)) | None => return false,
+            match self.body.frame().await {
+                Some(Ok(frame)) => self.unread.extend(frame.into_data().unwrap_or_default()),
+                Some(Err(error)) => return Err(error.to_string()),
+                None => return Err("it has ended the answer".to_owned()),
+            }
+            if self.unread.len() > ANSWER_BYTES_MAX {
+                return Err("its message is too long".to_owned());
+            }
         }
     }
 }
 
-const EVENTS: &[u8] = b"\"events\"";
+/// Takes the messages that are there whole: the last of them that says that something has changed, or why the watch has ended.
+/// The first message says that the watch was made, and there are signs of life.
+fn take_news(unread: &mut Vec<u8>) -> Option<Result<(), String>> {
+    let (mut messages, mut news) = (serde_json::Deserializer::from_slice(unread).into_iter::<Message>(), None);
+    loop {
+        match messages.next() {
+            Some(Ok(Message { error: Some(error), .. })) => news = Some(Err(error.to_string())),
+            Some(Ok(Message { result: Some(told), .. })) if told.canceled => {
+                news = Some(Err(format!("cancelled: {}", told.cancel_reason)));
+            }
+            Some(Ok(Message { result: Some(told), .. })) if !told.events.is_empty() => news = Some(Ok(())),
+            Some(Ok(_)) => {}
+            Some(Err(error)) if !error.is_eof() => return Some(Err("the message is not etcd's".to_owned())),
+            Some(Err(_)) | None => break,
+        }
+    }
+    let taken = messages.byte_offset();
+    unread.drain(..taken);
+    news
+}
 
 /// The time after which all is read again though nothing has changed.
 const READ_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The least pause between two attempts to find a member that answers.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests;

@@ -23,7 +23,8 @@ pub(super) struct Question<'a> {
     pub(super) url: &'a Uri,
     pub(super) path: &'a str,
     pub(super) body: String,
-    pub(super) token: Option<&'a str>,
+    /// The header of that name.
+    pub(super) authorization: Option<&'a str>,
 }
 
 /// Why there is no answer.
@@ -61,11 +62,22 @@ impl Question<'_> {
         }
     }
 
-    /// Asks, and returns the answer as far as its headers.
+    /// Asks, and returns an answer that is still going on.
     ///
     /// # Errors
-    /// When there is none.
-    pub(super) async fn begin(self, tls: Option<&ClientConfig>) -> Result<Response<Incoming>, Failure> {
+    /// When there is none, or it is not a success.
+    pub(super) async fn follow(self, tls: Option<&ClientConfig>) -> Result<Incoming, Failure> {
+        let answer = self.begin(tls).await?;
+        let status = answer.status();
+        if status == hyper::StatusCode::OK {
+            return Ok(answer.into_body());
+        }
+        let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(|_| Failure::Body)?;
+        Err(Failure::Status(status, String::from_utf8_lossy(&body.to_bytes()).into_owned()))
+    }
+
+    /// Asks, and returns the answer as far as its headers.
+    async fn begin(self, tls: Option<&ClientConfig>) -> Result<Response<Incoming>, Failure> {
         let bad = || Failure::Address(self.url.to_string());
         let host = self.url.host().ok_or_else(bad)?.trim_start_matches('[').trim_end_matches(']');
         let encrypted = self.url.scheme_str() == Some("https");
@@ -76,8 +88,8 @@ impl Question<'_> {
             .uri(self.path)
             .header(header::HOST, authority)
             .header(header::CONTENT_TYPE, "application/json");
-        if let Some(token) = self.token {
-            request = request.header(header::AUTHORIZATION, token);
+        if let Some(authorization) = self.authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
         }
         let request = request.body(Full::new(Bytes::from(self.body)))?;
         let stream = TcpStream::connect((host, port)).await?;
@@ -100,8 +112,8 @@ async fn exchange(
     Ok(sender.send_request(request).await?)
 }
 
-/// Bytes of an answer.
-const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of an answer, or of one line of it.
+pub(super) const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -120,7 +132,7 @@ mod tests {
             let answer = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 17\r\n\r\nSwitchover failed";
             stream.write_all(answer).await.expect("somebody listens");
         };
-        let question = Question { method, url: &url, path: "/", body: String::new(), token: None };
+        let question = Question { method, url: &url, path: "/", body: String::new(), authorization: None };
         let (answer, ()) = tokio::join!(question.ask(None), server);
         if let Err(failure) = &answer {
             assert!(failure.to_string().contains("Switchover failed"), "{failure}");

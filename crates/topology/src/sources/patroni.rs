@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use futures_util::future::join_all;
 use hyper::{Method, Uri};
 use rustls::ClientConfig;
@@ -37,21 +39,28 @@ pub(super) async fn run(source: &Source, urls: &[Uri], mut waiting: watch::Recei
 }
 
 async fn ask(source: &Source, url: &Uri) -> Result<Announcement, String> {
-    let question = Question { method: Method::GET, url, path: "/cluster", body: String::new(), token: None };
+    let question = Question { method: Method::GET, url, path: "/cluster", body: String::new(), authorization: None };
     let answer = tokio::time::timeout(source.timeout, question.ask(source.tls.as_ref()));
     let answer = answer.await.map_err(|_| "no answer in time".to_owned())?.map_err(|error| error.to_string())?;
     Announcement::from_patroni(&answer).ok_or_else(|| "the answer is not Patroni's".to_owned())
 }
 
-/// Asks the leader's Patroni to make another member the leader; returns when it has.
+/// Asks the leader's Patroni to make another member the leader; returns when it has. `login`: user and password, where it wants to know who asks.
 ///
 /// # Errors
 /// What it says, or that it cannot be asked.
-pub async fn ask_switchover(leader: &Member, candidate: &Member, tls: Option<&ClientConfig>) -> Result<(), String> {
+pub async fn ask_switchover(
+    leader: &Member,
+    candidate: &Member,
+    login: Option<(&str, &str)>,
+    tls: Option<&ClientConfig>,
+) -> Result<(), String> {
     let url = leader.api_url.as_ref().and_then(|url| url.parse::<Uri>().ok());
     let url = url.ok_or_else(|| format!("{} does not say where its Patroni is asked", leader.name))?;
     let body = serde_json::json!({"leader": leader.name, "candidate": candidate.name}).to_string();
-    let question = Question { method: Method::POST, url: &url, path: "/switchover", body, token: None };
+    let basic = login.map(|(user, password)| format!("Basic {}", BASE64.encode(format!("{user}:{password}"))));
+    let authorization = basic.as_deref();
+    let question = Question { method: Method::POST, url: &url, path: "/switchover", body, authorization };
     match tokio::time::timeout(SWITCHOVER_MAX, question.ask(tls)).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(failure)) => Err(format!("Patroni will not switch over: {failure}")),
@@ -64,3 +73,42 @@ const SWITCHOVER_MAX: Duration = Duration::from_secs(60);
 
 /// How many times as often it is asked while somebody waits.
 const HURRY: u32 = 20;
+
+#[cfg(test)]
+mod tests {
+    use super::super::server::Server;
+    use super::*;
+
+    /// Asks for a switchover with this login; returns the header that Patroni gets.
+    async fn authorization(login: Option<(&str, &str)>) -> Option<String> {
+        let mut patroni = Server::start().await;
+        let member = |name: &str| Member {
+            name: name.to_owned(),
+            host: name.to_owned(),
+            port: 1,
+            timeline: None,
+            api_url: Some(format!("{}patroni", patroni.url())),
+            running: true,
+        };
+        let (leader, candidate) = (member("a"), member("b"));
+        let answer = async {
+            let request = patroni.next().await;
+            let told = (request.path.clone(), request.body.clone(), request.authorization.clone());
+            request.answer(200, "Successfully switched over").await;
+            told
+        };
+        let (asked, (path, body, authorization)) =
+            tokio::join!(ask_switchover(&leader, &candidate, login, None), answer);
+        assert_eq!((asked, &*path), (Ok(()), "/switchover"));
+        assert_eq!(body, r#"{"candidate":"b","leader":"a"}"#);
+        authorization
+    }
+
+    #[tokio::test]
+    async fn who_asks_for_a_switchover_may_have_to_say_who_he_is() {
+        assert_eq!(authorization(None).await, None);
+        // RFC 7617's example.
+        let expected = "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==";
+        assert_eq!(authorization(Some(("Aladdin", "open sesame"))).await.as_deref(), Some(expected));
+    }
+}
