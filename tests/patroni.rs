@@ -124,8 +124,12 @@ async fn who_has_no_key_gets_no_writes() {
 }
 
 fn put_leader(cluster: &Managed, name: &str) {
+    etcdctl(cluster, &["put", "/service/main/leader", name]);
+}
+
+fn etcdctl(cluster: &Managed, words: &[&str]) {
     let mut command = std::process::Command::new("etcdctl");
-    command.env("ETCDCTL_API", "3").args(["--endpoints", &cluster.etcd().url(), "put", "/service/main/leader", name]);
+    command.env("ETCDCTL_API", "3").args(["--endpoints", &cluster.etcd().url()]).args(words);
     assert!(command.output().unwrap().status.success());
 }
 
@@ -184,6 +188,24 @@ async fn servers_join_and_leave() {
     })
     .await
     .unwrap();
+    // One that is announced no more is left at once, though it looks in order: nobody would notice what becomes of it.
+    let lost = (leader + 2) % 3;
+    let mut reader = proxy.connect().await;
+    until("a transaction on it", async || {
+        // A session keeps to where it has read.
+        reader = proxy.connect().await;
+        reader.batch_execute("begin read only").await.unwrap();
+        reader.batch_execute("select 1").await.unwrap();
+        let held = "select count(*) from pg_stat_activity where state = 'idle in transaction'";
+        cluster.sql(lost, held).await.unwrap() == "1"
+    })
+    .await
+    .unwrap();
+    cluster.freeze_manager(lost, true);
+    etcdctl(&cluster, &["del", &format!("/service/main/members/{}", cluster.members()[lost].name)]);
+    until("its connections to be cut", async || reader.value("select 1").await.is_err()).await.unwrap();
+    cluster.freeze_manager(lost, false);
+    until("it to be announced again", async || replicas().await == 2).await.unwrap();
     let gone = (leader + 1) % 3;
     let name = format!("127.0.0.1:{}", cluster.members()[gone].port());
     cluster.kill(gone).await.unwrap();
@@ -267,7 +289,7 @@ impl Players {
 /// A switchover that is asked for at the console costs nobody anything but time.
 #[tokio::test]
 async fn a_switchover_by_the_console_fails_nothing() {
-    let cluster = managed(2).await;
+    let mut cluster = managed(2).await;
     let setup = by_etcd(&cluster);
     let admin = format!("[{:?}]", setup.cluster.user);
     let proxy = setup.with("console", "admin_users", &admin).proxy(&cluster).await.unwrap();
@@ -294,6 +316,16 @@ async fn a_switchover_by_the_console_fails_nothing() {
         let error = console.batch_execute(command).await.unwrap_err();
         assert_eq!(error.code().map(SqlState::code), Some(code), "{command}");
     }
+    // The other one cannot take over.
+    let players = Players::start(&proxy, true).await;
+    cluster.kill(1 - leader).await.unwrap();
+    let target = format!("127.0.0.1:{}", cluster.members()[1 - leader].port());
+    let error = console.batch_execute(&format!("SWITCHOVER TO \"{target}\"")).await.unwrap_err();
+    let error = error.as_db_error().unwrap();
+    assert_eq!(error.code().code(), "55000", "{error}");
+    assert!(error.message().starts_with("Patroni will not switch over: 412"), "{error}");
+    players.check(&cluster, leader).await;
+    assert_eq!(writer(&proxy, &cluster).await, Some(leader));
 }
 
 /// Who began before the pools were replaced may finish, too.
@@ -342,4 +374,15 @@ async fn a_switchover_by_patroni_fails_no_statement() {
     let players = Players::start(&proxy, false).await;
     cluster.switchover(leader, 1 - leader).await.unwrap();
     players.check(&cluster, 1 - leader).await;
+    // Back again, at a moment that is known beforehand.
+    cluster.settled().await.unwrap();
+    proxy.connect().await.batch_execute("truncate kept").await.unwrap();
+    let pauses = || proxy.log().matches("is handing over").count();
+    let (players, before) = (Players::start(&proxy, false).await, pauses());
+    let moment = "select to_char(now() at time zone 'utc' + interval '4 s', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
+    let moment = cluster.sql(1 - leader, moment).await.unwrap();
+    cluster.plan_switchover(1 - leader, leader, moment.trim()).await.unwrap();
+    until("the moment to come", async || pauses() > before).await.unwrap();
+    until("the leader to be another", async || writer(&proxy, &cluster).await == Some(leader)).await.unwrap();
+    players.check(&cluster, leader).await;
 }

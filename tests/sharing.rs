@@ -104,9 +104,21 @@ async fn by_weight_and_by_zone_and_a_part_for_the_primary() {
 
     // With a weight of nothing it serves nobody; the connections are the same.
     let weights = of_nodes(&stage, &[(1, "0")]);
-    setup.clone().with("clusters.local", "weights", &weights).reload(&stage).await.unwrap();
+    let narrow = setup.clone().with("pool", "size", "1");
+    narrow.clone().with("clusters.local", "weights", &weights).reload(&stage).await.unwrap();
     settles(&stage, &client, 100, &[0.0, 0.0, 1.0], 0.0).await;
+    let (holder, waiter) = (stage.connect().await, stage.connect().await);
+    holder.batch_execute("begin read only").await.unwrap();
+    holder.batch_execute("select 1").await.unwrap();
     let weights = of_nodes(&stage, &[(1, "0"), (2, "0")]);
+    let nowhere = async {
+        let waiting = async || stage.proxy.metric("hakem_clients_waiting", &[]).await == 1.0;
+        until("one to wait for the only connection", waiting).await.unwrap();
+        narrow.clone().with("clusters.local", "weights", &weights).reload(&stage).await.unwrap();
+        holder.batch_execute("commit").await.unwrap();
+    };
+    let (recovering, ()) = tokio::join!(waiter.value("/* hakem: replica */ select pg_is_in_recovery()"), nowhere);
+    assert_eq!(recovering.unwrap(), "f", "who has waited goes where the new configuration says");
     setup.clone().with("clusters.local", "weights", &weights).reload(&stage).await.unwrap();
     settles(&stage, &client, 100, &[1.0, 0.0, 0.0], 0.0).await;
 

@@ -183,6 +183,15 @@ impl Managed {
         }
     }
 
+    /// Plans the same for a moment, which is stated as ISO 8601 does; returns when it is planned.
+    pub async fn plan_switchover(&self, from: usize, to: usize, at: &str) -> Result<()> {
+        let (leader, candidate) = (&self.members[from].name, &self.members[to].name);
+        let body = format!(r#"{{"leader": "{leader}", "candidate": "{candidate}", "scheduled_at": "{at}"}}"#);
+        let (status, answer) = self.members[from].ask("POST", "/switchover", &body).await?;
+        ensure!(status == 202, "Patroni will not plan to switch over: {status} {answer}");
+        Ok(())
+    }
+
     /// Changes the configuration that Patroni keeps in etcd; the change is JSON.
     pub async fn configure(&self, change: &str) -> Result<()> {
         let leader = self.settled().await?;

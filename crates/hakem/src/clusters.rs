@@ -40,6 +40,8 @@ pub(crate) struct Cluster {
     pub(crate) tls: Option<Tls>,
     manager_tls: Option<Tls>,
     pub(crate) cluster: config::Cluster,
+    /// Those of its servers that its managers have announced.
+    enlisted: Vec<config::Address>,
     /// The keys of `[topology]` that the watcher goes by.
     pace: [Duration; 4],
     past: Arc<Mutex<Past>>,
@@ -81,6 +83,7 @@ impl Cluster {
             tls,
             manager_tls,
             cluster: cluster.clone(),
+            enlisted: service.enlisted_servers(name),
             pace: pace(config),
             past: before.map(|before| before.past.clone()).unwrap_or_default(),
             followers: Mutex::default(),
@@ -95,15 +98,17 @@ impl Cluster {
         watched
     }
 
-    /// Servers that have left: nobody watches them any more. One that was in order finishes what it does; from one that was not nobody is to
-    /// wait for an answer, which would be none when it comes.
-    fn part(&self, service: &Service, before: &Cluster) {
+    /// Servers that have left: nobody watches them any more. One that was in order and that the configuration stated finishes what it does;
+    /// from one that was not nobody is to wait for an answer, which would be none when it comes. One that the managers do not know any more may
+    /// be cut off from them and about to be deposed: it looks in order until it is, and then nobody would notice.
+    pub(crate) fn part(&self, service: &Service, before: &Cluster) {
         let stays =
             |spot: &Spot| self.cluster.servers.iter().any(|server| *server.host == *spot.0 && server.port == spot.1);
         for node in &before.watcher.snapshot().nodes {
             let spot = (node.host.clone(), node.port);
             let is_in_order = matches!(node.state, NodeState::Primary { .. } | NodeState::Replica { .. });
-            if !stays(&spot) && !is_in_order {
+            let was_enlisted = before.enlisted.iter().any(|server| *server.host == *spot.0 && server.port == spot.1);
+            if !stays(&spot) && (!is_in_order || was_enlisted) {
                 service.sever(&self.name, &spot);
             }
         }

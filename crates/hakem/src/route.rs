@@ -292,8 +292,12 @@ pub(crate) fn still_serves(tenant: &Tenant, wanted: &Wanted, taken: &Taken) -> b
     still_holds(tenant, wanted, taken, &wanted.need(tenant, Instant::now()), None)
 }
 
-/// Whether a node is still what it was taken for: it may have taken a while to get a connection to it.
+/// Whether a node is still what it was taken for: it may have taken a while to get a connection to it. A tenant that another has taken the
+/// place of cannot tell: nobody tells it what becomes of its servers.
 fn still_holds(tenant: &Tenant, wanted: &Wanted, taken: &Taken, need: &topology::Need, trail: Option<Trail>) -> bool {
+    if tenant.is_superseded() {
+        return false;
+    }
     let snapshot = tenant.watcher.snapshot();
     match (taken.role, need) {
         (Role::Primary, _) => snapshot.primary().is_some_and(|node| node.id == taken.node),

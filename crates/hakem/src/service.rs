@@ -268,6 +268,11 @@ impl Service {
         config
     }
 
+    /// The servers of a cluster that its managers have announced, and the configuration does not state.
+    pub(crate) fn enlisted_servers(&self, cluster: &str) -> Vec<Address> {
+        lock(&self.enlisted).get(cluster).cloned().unwrap_or_default()
+    }
+
     /// The servers of a cluster that the configuration states.
     pub(crate) fn stated_servers(&self, cluster: &str) -> Vec<Address> {
         self.stated.load().clusters.get(cluster).map(|cluster| cluster.servers.clone()).unwrap_or_default()
@@ -388,6 +393,12 @@ impl Service {
             }
         }
         drop(tenants);
+        // Until now connections could be made to servers that have left.
+        for cluster in &fresh {
+            if let Some(before) = known.get(&cluster.name) {
+                cluster.part(self, before);
+            }
+        }
         lock(&self.departing).append(&mut departing);
         self.sweep(Instant::now());
     }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::dcs::Member;
+use crate::pick::Freshness;
 
 /// A report at a glance, as `moment node what`. The moment is in ms; an answer was asked for then and came 1 ms
 /// later. What: `P1:500` a primary on timeline 1 that inserted up to 500, `R1:500` a replica that replayed that
@@ -235,6 +236,26 @@ fn freshness_is_the_samples_moment() {
             ("62 1 R1:650", "2 0@1: P 50"),
         ],
     );
+}
+
+/// Where it is the primary that stands still, the replica has everything; where the replica does, its age tells.
+#[test]
+fn a_replica_that_receives_nothing_serves_nobody_who_minds() {
+    let serves = |steps: &[(&str, &str)], ms: u64| {
+        let (start, mut board) = (Instant::now(), Board::new(&Hall::servers(), &[]));
+        tell(&mut board, start, steps);
+        let max_lag = Some(Duration::from_millis(100));
+        let freshness = Freshness { now: start + Duration::from_millis(ms), max_lag, not_before: None };
+        freshness.allows(&board.current().nodes[1])
+    };
+    let known = [("10 1 +R1:500", "1 none: ? R"), ("20 0 +P1:500", "2 0@1: P 20")];
+    let idle = [&known[..], &[("300 0 P1:500", "2 0@1: P 300"), ("310 1 R1:500", "2 0@1: P 300")]].concat();
+    let behind = [&known[..], &[("300 0 P1:600", "2 0@1: P 20"), ("310 1 R1:500", "2 0@1: P 20")]].concat();
+    assert!(serves(&known, 120) && !serves(&known, 121));
+    assert!(serves(&idle, 320) && !serves(&behind, 320));
+    // Nor where nobody can say how far the primary has got.
+    let alone = [&known[..], &[("30 0 !", "3 none: - 20"), ("310 1 R1:500", "3 none: - 20")]].concat();
+    assert!(!serves(&alone, 320));
 }
 
 #[test]
