@@ -72,6 +72,15 @@ const SCHEMA: &str = "
     create extension \"uuid-ossp\";
     create server files foreign data wrapper file_fdw;
     create foreign table far (line text) server files options (filename '/dev/null');
+    create function status(int) returns bigint language sql as 'select nextval(''numbers'') + $1';
+    create view locking as select id from plain for update;
+    create view over_locking as select count(*) from locking;
+    create table locked_by_policy (id int, status text);
+    alter table locked_by_policy enable row level security;
+    alter table locked_by_policy force row level security;
+    create policy locking on locked_by_policy using (exists (select from plain for share));
+    create table with_status (id int, status text);
+    create extension isn;
     create view over_far as select count(*) from far;
     create table parted_far (line text) partition by list (line);
     create foreign table far_part partition of parted_far default server files options (filename '/dev/null');
@@ -140,6 +149,19 @@ async fn what_calls_functions_unseen_goes_to_the_primary() {
         ("select p.row_writes from plain p limit 1", PRIMARY),
         ("select (p).row_writes from plain p limit 1", PRIMARY),
         ("select p.row_pure from plain p", REPLICA),
+        ("select (1).status", PRIMARY),
+        ("select (id).status from plain", PRIMARY),
+        ("select n.status from generate_series(1, 2) n", PRIMARY),
+        ("select s.status from with_status s", REPLICA),
+        ("select s.status from (select status from with_status) s", REPLICA),
+        ("select ('numbers'::regclass).nextval", PRIMARY),
+        ("select ('1').checked", PRIMARY),
+        ("select p.status from with_status p, numbers", PRIMARY),
+        ("select * from locking", PRIMARY),
+        ("select * from over_locking", PRIMARY),
+        ("select * from locked_by_policy", PRIMARY),
+        ("select isn_weak()", PRIMARY),
+        ("select '9780000000002'::isbn", REPLICA),
         ("select defaults()", PRIMARY),
         ("select * from over_builtin", PRIMARY),
         ("select * from over_view", PRIMARY),

@@ -128,6 +128,9 @@ fn is_no_call(statement: Tokens<'_>, at: usize) -> bool {
     if statement.is_any_word(at, RESERVED) || statement.is_any_word(at, SPECIAL) {
         return true;
     }
+    if statement.is_any_word(at, &["LIKE", "ILIKE", "JOIN", "OVERLAPS"]) {
+        return is_infix(statement, at);
+    }
     let Some(before) = at.checked_sub(1) else { return false };
     let follows = |word: &str, leaders: &[&str]| statement.is_word(at, word) && statement.is_any_word(before, leaders);
     follows("BY", &["GROUP", "ORDER", "PARTITION"])
@@ -142,6 +145,88 @@ fn is_no_call(statement: Tokens<'_>, at: usize) -> bool {
         || (statement.is_any_word(at, &["OVER", "FILTER", "REPEATABLE"]) && statement.is_mark(before, ")"))
         || (statement.is_word(at, "OPERATOR") && statement.is_word(at + 2, "pg_catalog"))
 }
+
+/// Whether LIKE, ILIKE, JOIN or OVERLAPS, in front of a parenthesis, stands between two operands. PostgreSQL lets functions bear these names
+/// ("can be function or type"): where no operand has ended, it is one.
+fn is_infix(statement: Tokens<'_>, at: usize) -> bool {
+    let Some(before) = at.checked_sub(1) else { return false };
+    if statement.is_word(before, "NOT") {
+        // `a NOT LIKE ('b')`, but `WHERE NOT like('a', 'b')`.
+        return statement.is_any_word(at, &["LIKE", "ILIKE"]) && ends_operand(statement, before);
+    }
+    let joins = &["CROSS", "FULL", "INNER", "LEFT", "NATURAL", "OUTER", "RIGHT"];
+    ends_operand(statement, at) || (statement.is_word(at, "JOIN") && statement.is_any_word(before, joins))
+}
+
+/// Whether an operand has ended in front of the token.
+fn ends_operand(statement: Tokens<'_>, at: usize) -> bool {
+    let Some(last) = at.checked_sub(1) else { return false };
+    match statement.kind(last) {
+        Some(Kind::Word) if last > 0 && statement.is_mark(last - 1, ".") => true,
+        Some(Kind::Word) if statement.is_any_word(last, LEADING) => {
+            // `WHERE value LIKE (...)`, but `JSON_OBJECT('a' VALUE like(...))`.
+            last > 0
+                && statement.is_any_word(last - 1, &["AND", "HAVING", "NOT", "ON", "OR", "SELECT", "WHEN", "WHERE"])
+        }
+        Some(Kind::Word) => !statement.is_any_word(last, BEFORE_OPERAND),
+        Some(Kind::Punct) => statement.is_mark(last, ")") || statement.is_mark(last, "]"),
+        Some(kind) => kind != Kind::Operator,
+        None => false,
+    }
+}
+
+/// Words that may also be names, and behind which an expression may begin.
+const LEADING: &[&str] =
+    &["CONTENT", "DOCUMENT", "ESCAPE", "GROUPS", "PASSING", "RANGE", "ROWS", "VALUE", "VERSION", "ZONE"];
+
+/// Words that are no names of columns or relations, and behind which an expression, or a function in FROM, may begin.
+const BEFORE_OPERAND: &[&str] = &[
+    "ALL",
+    "AND",
+    "AS",
+    "ASYMMETRIC",
+    "BETWEEN",
+    "BOTH",
+    "BY",
+    "CASE",
+    "DEFAULT",
+    "DISTINCT",
+    "ELSE",
+    "FOR",
+    "FROM",
+    "HAVING",
+    "ILIKE",
+    "IN",
+    "JOIN",
+    "LATERAL",
+    "LEADING",
+    "LIKE",
+    "LIMIT",
+    "NOT",
+    "OFFSET",
+    "ON",
+    "OR",
+    "PLACING",
+    "SELECT",
+    "SYMMETRIC",
+    "TABLESAMPLE",
+    "THEN",
+    "TO",
+    "TRAILING",
+    "USING",
+    "VARIADIC",
+    "WHEN",
+    "WHERE",
+    "FETCH",
+    "FIRST",
+    "NEXT",
+    "UESCAPE",
+    "RETURNING",
+    "SIMILAR",
+    "OVERLAPS",
+    "COLLATE",
+    "WITH",
+];
 
 /// What ends GROUP BY, or begins a query in it.
 const BEYOND_GROUP_BY: &[&str] = &[
@@ -205,7 +290,7 @@ const RESERVED: &[&str] = &[
     "WITH",
 ];
 
-/// Words with a syntax of their own, which no user's function can be called by without quotes or a schema, and operators in words.
+/// Words with a syntax of their own, which no function can be called by without quotes or a schema.
 const SPECIAL: &[&str] = &[
     "BETWEEN",
     "BIT",
@@ -219,17 +304,12 @@ const SPECIAL: &[&str] = &[
     "FLOAT",
     "GREATEST",
     "GROUPING",
-    "ILIKE",
     "INTERVAL",
-    "IS",
-    "JOIN",
     "LEAST",
-    "LIKE",
     "NATIONAL",
     "NCHAR",
     "NULLIF",
     "NUMERIC",
-    "OVERLAPS",
     "POSITION",
     "PRECISION",
     "ROW",
@@ -280,6 +360,10 @@ mod tests {
         check("select rollup(1)", &["rollup"]);
         check("select 1 group by rollup(a), cube(b)", &["rollup", "cube"]);
         check("select filter(1)", &["filter"]);
+        check("select like(1), ilike(2), is(3) + join(4)", &["like", "ilike", "is", "join"]);
+        check("select 1 from join(1), lateral overlaps(2) where not like(3)", &["join", "overlaps", "like"]);
+        check("select a like like('b'), a and ilike(1)", &["like", "ilike"]);
+        check("select json_object('a' value ilike(1))", &["json_object", "ilike"]);
         check("select OPERATOR(1), 1 operator(pg_catalog.+) 2, 1 operator(mine.+) 2", &["operator", "operator"]);
     }
 
@@ -289,6 +373,9 @@ mod tests {
             "with t as (select 1), u as materialized (select 2) select * from (values (1)) as v(a) where x in (1) and (y)",
             &[],
         );
+        check("select a like ('b'), a.value not ilike ('c'), '' like ($1), $1 like (b) where value ilike ('d')", &[]);
+        check("select (a, b) overlaps (c, d) from t join (u join v using (a)) on true left join (w) on true", &[]);
+        check("select name ilike ('a') or type not like ('b') or a[1] like ('c') or null like ('d')", &[]);
         check("select x::geometry(point), cast(y as vector(3)), timestamp(3) '2020-01-01' at time zone ('utc')", &[]);
     }
 }

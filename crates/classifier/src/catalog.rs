@@ -16,8 +16,10 @@ pub struct Catalog {
     pub(crate) functions: HashMap<Box<str>, Vec<(Arc<str>, Volatility)>>,
     /// Relations and types by name: in which schemas; in any, if none is named.
     pub(crate) primary: HashMap<Box<str>, Vec<Arc<str>>>,
-    /// Functions that are no replica's and take a row: `t.f` calls them.
+    /// Functions that are no replica's and can be called with a row alone: `t.f` calls them.
     pub(crate) methods: HashSet<Box<str>>,
+    /// Functions that are no replica's and can be called with one value that is no row: `(x).f` calls them.
+    pub(crate) attributes: HashSet<Box<str>>,
     /// Operators that call functions that are no replica's.
     pub(crate) operators: HashSet<Box<str>>,
     /// Something that no statement shows calls such a function: nothing is known to be a read.
@@ -143,6 +145,7 @@ impl Catalog {
             || other.functions.iter().any(|(name, known)| known.iter().any(|(schema, is)| function(name, schema, *is)))
             || other.primary.keys().any(|name| self.primary.get(name) != other.primary.get(name))
             || !other.methods.is_subset(&self.methods)
+            || !other.attributes.is_subset(&self.attributes)
             || !other.operators.is_subset(&self.operators)
     }
 
@@ -243,9 +246,26 @@ impl Catalog {
         self.unseen.as_ref().is_some_and(is)
     }
 
-    /// Whether `row.name` calls a function that is for the primary.
-    pub(crate) fn is_primary_method(&self, name: &str) -> bool {
-        self.methods.contains(name)
+    /// What `something.name` calls for the primary, if it calls anything: PostgreSQL lets the dot call any function that takes one
+    /// argument. Columns that are named like its own such functions are taken for them.
+    pub(crate) fn attribute(&self, name: &str) -> Option<Calling> {
+        match self.rules.of(None, name) {
+            Some(Calling::Harmless) => None,
+            Some(calling) if !self.functions.contains_key(name) => Some(calling),
+            _ if self.methods.contains(name) => Some(Calling::UserVolatile),
+            _ => builtin_attribute(name),
+        }
+    }
+
+    /// The same of what is no row, which may also be turned into a type that is for the primary.
+    pub(crate) fn attribute_of_value(&self, name: &str) -> Option<Calling> {
+        let is_primary = self.attributes.contains(name) || self.is_primary(None, name);
+        self.attribute(name).or(is_primary.then_some(Calling::UserVolatile))
+    }
+
+    /// Whether some function for the primary is called behind a dot, if the value there is no row.
+    pub(crate) fn has_attributes(&self) -> bool {
+        !self.attributes.is_empty() || !self.primary.is_empty()
     }
 
     /// Whether an operator calls a function that is for the primary.
@@ -260,6 +280,8 @@ impl Catalog {
 pub(crate) fn is_node_relation(name: &str) -> bool {
     const VIEWS: &[&str] = &[
         "pg_aios",
+        "pg_available_extension_versions",
+        "pg_available_extensions",
         "pg_backend_memory_contexts",
         "pg_buffercache",
         "pg_config",
@@ -287,6 +309,20 @@ pub(crate) fn is_node_relation(name: &str) -> bool {
 /// follows the session.
 pub(crate) fn is_session_setting(name: &str) -> bool {
     builtin::SESSION_SETTINGS.binary_search(&name).is_ok() || name.contains('.')
+}
+
+/// What one of PostgreSQL's own functions means that is no replica's, or an extension's that leaves something in the session.
+fn builtin_attribute(name: &str) -> Option<Calling> {
+    if builtin::VOLATILE.binary_search(&name).is_ok() || builtin::KEEPING_EXTENSIONS.contains(&name) {
+        Some(Calling::Volatile)
+    } else if builtin::NODE_DEPENDENT.binary_search(&name).is_ok()
+        || name.starts_with("pg_stat_")
+        || name == "current_setting"
+    {
+        Some(Calling::NodeDependent)
+    } else {
+        None
+    }
 }
 
 /// What calling one of PostgreSQL's own functions means.

@@ -17,6 +17,8 @@ pub struct Facts {
     rules: Rules,
     nodes: Vec<Node>,
     places: HashMap<Object, u32>,
+    /// Functions that can be called with one value, which is no row.
+    of_value: HashSet<Object>,
     schemas: HashSet<Arc<str>>,
     /// What uses, and what is used.
     uses: Vec<(Object, Object)>,
@@ -54,8 +56,19 @@ pub struct Function<'a> {
     pub volatility: Volatility,
     /// The extension that it belongs to; empty for none.
     pub extension: &'a str,
-    /// Whether it can be called with a row and nothing else, hence as `row.name`.
-    pub takes_row: bool,
+    /// What it can be called with and nothing else, hence as `argument.name`.
+    pub argument: Argument,
+}
+
+/// The one argument that a function cannot do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Argument {
+    /// A row, or what a row can be: a pseudo-type.
+    Row,
+    /// Anything else.
+    Value,
+    /// There is none, or there are several.
+    NotOne,
 }
 
 #[derive(Debug)]
@@ -76,8 +89,9 @@ impl Facts {
 
     /// There is a function.
     pub fn function(&mut self, oid: u32, function: Function<'_>) {
-        let Function { schema, name, extension, takes_row, .. } = function;
+        let Function { schema, name, extension, argument, .. } = function;
         let volatility = match function.volatility {
+            _ if builtin::MISDECLARED.contains(&(extension, name)) => Volatility::Volatile,
             Volatility::Immutable => Volatility::Immutable,
             Volatility::Stable if builtin::TRUSTED_EXTENSIONS.contains(&extension) => Volatility::Immutable,
             Volatility::Volatile if builtin::PURE_EXTENSIONS.contains(&extension) => Volatility::Immutable,
@@ -88,7 +102,10 @@ impl Facts {
             self.roots.push(object);
             self.code.push(object);
         }
-        self.node(object, schema, name, volatility, takes_row);
+        if argument == Argument::Value {
+            self.of_value.insert(object);
+        }
+        self.node(object, schema, name, volatility, argument == Argument::Row);
     }
 
     /// There is a relation. `primary`: only the primary can read it, or nobody else should.
@@ -136,6 +153,11 @@ impl Facts {
         }
     }
 
+    /// Reading a relation locks rows, which a standby refuses.
+    pub fn locks(&mut self, user: Object) {
+        self.roots.push(user);
+    }
+
     /// Using an object evaluates this text, in which settings are read.
     pub fn settings(&mut self, user: Object, text: &str) {
         let lexed = Lexed::new(text);
@@ -164,6 +186,9 @@ impl Facts {
                     let volatility = if is_reached && believed { Volatility::Volatile } else { node.volatility };
                     if is_reached && node.is_named {
                         catalog.methods.insert(node.name.clone());
+                    }
+                    if is_reached && self.of_value.contains(&node.object) {
+                        catalog.attributes.insert(node.name.clone());
                     }
                     catalog.declare(&node.schema, &node.name, volatility);
                 }
@@ -277,7 +302,7 @@ mod tests {
     }
 
     fn function(facts: &mut Facts, oid: u32, name: &str, volatility: Volatility) {
-        facts.function(oid, Function { schema: "public", name, volatility, extension: "", takes_row: true });
+        facts.function(oid, Function { schema: "public", name, volatility, extension: "", argument: Argument::Row });
     }
 
     fn check(facts: Facts, cases: &[(&str, crate::Access)]) {
@@ -416,19 +441,71 @@ mod tests {
     #[test]
     fn extensions_that_are_known() {
         let mut facts = Facts::default();
-        let function =
-            |name, volatility, extension| Function { schema: "public", name, volatility, extension, takes_row: false };
+        let function = |name, volatility, extension| Function {
+            schema: "public",
+            name,
+            volatility,
+            extension,
+            argument: Argument::Value,
+        };
         facts.function(1, function("unaccent", Volatility::Stable, "unaccent"));
         facts.function(2, function("crosstab", Volatility::Stable, "tablefunc"));
         facts.function(3, function("uuid_generate_v4", Volatility::Volatile, "uuid-ossp"));
         facts.function(4, function("dblink", Volatility::Volatile, "dblink"));
+        facts.function(5, function("isn_weak", Volatility::Immutable, "isn"));
+        facts.function(6, function("isn", Volatility::Immutable, "isn"));
         let cases = [
             ("select unaccent('a')", Read),
             ("select * from crosstab('select 1') as t(a int)", Write),
             ("select uuid_generate_v4()", Read),
             ("select dblink('a')", Write),
+            ("select isn_weak(true)", Write),
+            ("select isn('a')", Read),
         ];
         check(facts, &cases);
+    }
+
+    #[test]
+    fn functions_of_one_value() {
+        let mut facts = facts(Rules::default());
+        for (oid, name, volatility) in [(4, "status", Volatility::Volatile), (5, "double", Volatility::Immutable)] {
+            let argument = Argument::Value;
+            facts.function(oid, Function { schema: "public", name, volatility, extension: "", argument });
+        }
+        facts.domain(30, "public", "checked");
+        facts.uses(Object::Type(30), NEXT);
+        let cases = [
+            ("select (x).status from t", Write),
+            ("select (1).status", Write),
+            ("select a[1].status from t", Write),
+            ("select ($1).status", Write),
+            ("select g.status from generate_series(1, 3) g", Write),
+            ("select g.status from generate_series(1, 3) as g", Write),
+            ("select g.status from generate_series(1, 3) g(x)", Write),
+            ("select g.status from rows from (generate_series(1, 3)) g", Write),
+            ("select generate_series.status from generate_series(1, 3)", Write),
+            ("select d.status from current_date d", Write),
+            ("select d.status from current_date as d", Write),
+            ("select \"current_date\".status from current_date", Write),
+            ("select (x).double from t", Read),
+            ("select t.status from t", Read),
+            ("select s.status from (select * from t) s", Read),
+            ("select s.status from u join (select * from t) as s on true", Read),
+            ("select ('5').checked", Write),
+            ("select g.checked from unnest(array['5']) g", Write),
+            ("select t.checked from t", Read),
+        ];
+        check(facts, &cases);
+    }
+
+    #[test]
+    fn views_that_lock_rows() {
+        let mut facts = facts(Rules::default());
+        facts.relation(10, "public", "locking", false);
+        facts.relation(11, "public", "over", false);
+        facts.locks(Object::Relation(10));
+        facts.uses(Object::Relation(11), Object::Relation(10));
+        check(facts, &[("table locking", Write), ("select * from over o", Write), ("select 1 from t", Read)]);
     }
 
     /// A hundred thousand objects, a chain of views as long as there are: quickly, and the conclusions are compact.

@@ -14,7 +14,7 @@ pub(crate) struct Lexed<'a> {
     pub(crate) hint: Option<Hint>,
     /// Whether a string holds `\'`, which ends elsewhere under `standard_conforming_strings = off`.
     pub(crate) ambiguous: bool,
-    /// Whether a backslash that escapes may be the second byte of a character: so it is in SJIS, BIG5, GBK and their kin.
+    /// Whether a backslash that escapes, or an operator, may be the second byte of a character: so it is in SJIS, BIG5, GBK and their kin.
     pub(crate) doubtful: bool,
 }
 
@@ -245,6 +245,8 @@ impl Scanner<'_> {
                 while self.at < self.bytes.len() && is_identifier_part(self.bytes[self.at]) {
                     self.at += 1;
                 }
+                // The second byte of a character in SJIS and its kin; the identifier would go on.
+                self.doubtful |= self.bytes[self.at - 1] >= 0x80 && b"@[\\]^`{|}~".contains(&self.peek(0));
                 Kind::Word
             }
             b'(' | b')' | b'[' | b']' | b',' | b';' => self.punct(1),

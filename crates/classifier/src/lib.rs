@@ -5,7 +5,7 @@
 //! - `explain`: the same answer for people, with what decided it.
 //! - `lexer`: text to tokens and statements, by PostgreSQL's rules; `tokens` is what is asked of them.
 //! - `statement`: one statement to its verdict (`verdict`), by its first words; `settings` for SET and its kin, `query` for what
-//!   may be a read, with `calls`, `blank` and `keywords` as its tools, and `plain` for what sqlparser cannot read.
+//!   may be a read, with `calls`, `attributes`, `blank` and `keywords` as its tools, and `plain` for what sqlparser cannot read.
 //! - `catalog`: which functions and relations are harmless; `builtin` and `operators` hold PostgreSQL's own. `facts` makes one of what was read of a database.
 //! - `unseen`: what may run code that nobody here has seen.
 //! - `targets`: what is written, as far as words say.
@@ -13,6 +13,7 @@
 //!
 //! Doubt is an answer: whatever no rule proves to be a read is [`Access::Write`].
 
+mod attributes;
 mod blank;
 mod builtin;
 mod cache;
@@ -42,6 +43,6 @@ pub use class::{
     Access, Class, Effect, Execution, Isolation, Lesson, PinReason, Scope, TransactionAccess, TransactionMode, Why,
 };
 pub use explain::{Explained, Explanation};
-pub use facts::{Facts, Function, Object};
+pub use facts::{Argument, Facts, Function, Object};
 pub use hint::{Consistency, Hint, Place, duration};
 pub use targets::{Target, Verb};

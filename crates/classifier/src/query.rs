@@ -6,6 +6,7 @@
 //! disagree about where a string or a comment ends, and so that the verdict cannot depend on a literal, but for the few functions
 //! whose arguments are read here.
 
+use crate::attributes::Values;
 use crate::blank::blank;
 use crate::calls::{Call, calls, names_columns};
 use crate::catalog::{Calling, Catalog, is_node_relation, is_session_setting};
@@ -18,6 +19,7 @@ use sqlparser::ast::{Query, Select, Statement, TableFactor, Visit, Visitor};
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::Token;
+use std::cell::OnceCell;
 use std::ops::ControlFlow;
 
 /// A longer query, its literals blanked, is not parsed.
@@ -58,40 +60,76 @@ fn blanked(query: Tokens<'_>) -> String {
 
 /// The verdict on the identifiers alone: system views, and what the catalogue keeps on the primary.
 pub(crate) fn judge_relations(query: Tokens<'_>, catalog: &Catalog) -> Verdict {
+    let values = OnceCell::new();
+    let mut listed_sequence = None;
     for at in 0..query.len() {
+        let refuse = |why: Why| Verdict::write(why).at(query.range(at, at + 1));
         if query.kind(at) == Some(Kind::Unreadable) {
-            return Verdict::write(Why::ParseFailure).at(query.range(at, at + 1));
+            return refuse(Why::ParseFailure);
         }
         if query.kind(at) == Some(Kind::Operator) && catalog.is_primary_operator(query.text(at)) {
-            return Verdict::write(Why::UserFunction).at(query.range(at, at + 1));
+            return refuse(Why::UserFunction);
         }
         let Some(name) = query.identifier(at) else { continue };
-        if is_named_primary(query, at, &name, catalog) {
-            return Verdict::write(Why::PrimaryRelation).at(query.range(at, at + 1));
+        let called = query.is_mark(at + 1, "(");
+        if let Some(why) = named_primary(query, at, &name, catalog, &values) {
+            return refuse(why);
         }
-        if query.is_mark(at + 1, "(") {
+        if called {
             continue;
         }
         if is_node_relation(&name) || (name.ends_with("_seq") && is_read_from(query, at)) {
-            return Verdict::write(Why::NodeDependent).at(query.range(at, at + 1));
+            return refuse(Why::NodeDependent);
+        }
+        if listed_sequence.is_none() && name.ends_with("_seq") && is_listed(query, at) {
+            listed_sequence = Some(at);
         }
         if name.starts_with("pg_temp") {
-            return Verdict::write(Why::PrimaryRelation).at(query.range(at, at + 1));
+            return refuse(Why::PrimaryRelation);
         }
+    }
+    if let Some(at) = listed_sequence.and_then(|first| sequence_in_list(query, first)) {
+        return Verdict::write(Why::NodeDependent).at(query.range(at, at + 1));
     }
     if catalog.is_opaque() { Verdict::write(Why::UserFunction) } else { Verdict::read(Why::Select) }
 }
 
-/// Whether an identifier may stand for something that the catalogue keeps on the primary.
+/// Why an identifier is the primary's, if it may stand for something that is.
 ///
-/// Behind a dot it is a relation, or a type, of the schema in front of the dot; or else a column, or a function of the row there. A
+/// Behind a dot it is a relation, or a type, of the schema in front of the dot; or else a column, or a function of what is there. A
 /// schema has no other name than its own, so that what is of another schema cannot be meant.
-fn is_named_primary(query: Tokens<'_>, at: usize, name: &str, catalog: &Catalog) -> bool {
+fn named_primary<'a>(
+    query: Tokens<'a>,
+    at: usize,
+    name: &str,
+    catalog: &Catalog,
+    values: &OnceCell<Values<'a>>,
+) -> Option<Why> {
     if at == 0 || !query.is_mark(at - 1, ".") {
-        return catalog.is_primary(None, name);
+        return catalog.is_primary(None, name).then_some(Why::PrimaryRelation);
     }
-    let schema = at.checked_sub(2).and_then(|before| query.identifier(before));
-    schema.is_some_and(|schema| catalog.is_primary(Some(&schema), name)) || catalog.is_primary_method(name)
+    let owner = at.checked_sub(2).and_then(|before| query.identifier(before));
+    if owner.as_ref().is_some_and(|schema| catalog.is_primary(Some(schema), name)) {
+        return Some(Why::PrimaryRelation);
+    }
+    if query.is_mark(at + 1, "(") {
+        return None;
+    }
+    let calling = catalog.attribute(name).or_else(|| match owner {
+        Some(owner) if catalog.has_attributes() => {
+            let calling = catalog.attribute_of_value(name)?;
+            values.get_or_init(|| Values::of(query)).named.contains(&owner).then_some(calling)
+        }
+        Some(_) => None,
+        None if at >= 2
+            && query.is_mark(at - 2, ")")
+            && values.get_or_init(|| Values::of(query)).constants.contains(&(at - 2)) =>
+        {
+            Some(catalog.calling(None, name)).filter(|calling| *calling > Calling::ReadsSetting)
+        }
+        None => catalog.attribute_of_value(name),
+    })?;
+    Some(why(calling))
 }
 
 /// Whether the identifier is the first relation of FROM, JOIN or TABLE. Where it is called as PostgreSQL calls the sequence of a serial
@@ -101,6 +139,55 @@ fn is_read_from(query: Tokens<'_>, at: usize) -> bool {
     // COPY's relation stands by itself.
     first.checked_sub(1).is_none_or(|before| query.is_any_word(before, &["FROM", "JOIN", "TABLE", "ONLY"]))
 }
+
+/// Whether the identifier, or the schema in front of it, follows a comma.
+fn is_listed(query: Tokens<'_>, at: usize) -> bool {
+    let first = if at >= 2 && query.is_mark(at - 1, ".") { at - 2 } else { at };
+    first.checked_sub(1).is_some_and(|before| query.is_mark(before, ","))
+}
+
+/// The first such relation, behind a comma in the list of a FROM; behind other commas it is a column.
+fn sequence_in_list(query: Tokens<'_>, first: usize) -> Option<usize> {
+    // Of each open parenthesis, and of all around them, whether a list of relations has begun there.
+    let mut lists = vec![false];
+    for at in 0..query.len() {
+        let list = lists.last_mut()?;
+        if query.is_mark(at, "(") {
+            lists.push(false);
+        } else if query.is_mark(at, ")") {
+            if lists.len() > 1 {
+                lists.pop();
+            }
+        } else if query.is_word(at, "FROM") {
+            *list = at == 0 || !query.is_word(at - 1, "DISTINCT");
+        } else if query.is_any_word(at, ENDS_FROM) {
+            *list = false;
+        } else if *list && at + 2 >= first && query.is_mark(at - 1, ",") {
+            let name = if query.is_mark(at + 1, ".") { at + 2 } else { at };
+            if !query.is_mark(name + 1, "(") && query.identifier(name).is_some_and(|name| name.ends_with("_seq")) {
+                return Some(name);
+            }
+        }
+    }
+    None
+}
+
+/// What ends the list of a FROM, or begins another query.
+const ENDS_FROM: &[&str] = &[
+    "SELECT",
+    "WHERE",
+    "GROUP",
+    "HAVING",
+    "WINDOW",
+    "ORDER",
+    "LIMIT",
+    "OFFSET",
+    "FETCH",
+    "UNION",
+    "INTERSECT",
+    "EXCEPT",
+    "RETURNING",
+];
 
 /// The reason for a write, and a better one if a function gives it.
 fn write_or_worse(query: Tokens<'_>, catalog: &Catalog, refusal: Refusal) -> Verdict {
@@ -135,12 +222,19 @@ fn judge_functions(query: Tokens<'_>, catalog: &Catalog) -> Verdict {
     }
     let verdict = match worst {
         Calling::Harmless | Calling::ReadsSetting => Verdict::read(Why::Select),
-        Calling::Unknown => Verdict::write(Why::UnknownFunction),
-        Calling::NodeDependent => Verdict::write(Why::NodeDependent),
-        Calling::Volatile => Verdict::write(Why::VolatileFunction),
-        Calling::UserVolatile => Verdict::write(Why::UserFunction),
+        calling => Verdict::write(why(calling)),
     };
     Verdict { depends_on_literals, ..verdict.at(at) }
+}
+
+/// Why a call is a write.
+fn why(calling: Calling) -> Why {
+    match calling {
+        Calling::Harmless | Calling::Unknown => Why::UnknownFunction,
+        Calling::ReadsSetting | Calling::NodeDependent => Why::NodeDependent,
+        Calling::Volatile => Why::VolatileFunction,
+        Calling::UserVolatile => Why::UserFunction,
+    }
 }
 
 /// `current_setting('name'[::text] [, true])` of a setting that follows the session.

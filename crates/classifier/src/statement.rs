@@ -3,6 +3,7 @@
 //! Owns transaction control, cursors, COPY, EXPLAIN, and what pins a session. None of it needs a parser: these statements are told by
 //! their first words, and what a function leaves in the session is told by its name, wherever it stands.
 
+use crate::builtin::KEEPING_EXTENSIONS;
 use crate::calls::{Call, calls};
 use crate::catalog::Catalog;
 use crate::class::{Access, Effect, PinReason, Why};
@@ -13,6 +14,7 @@ use crate::settings;
 use crate::tokens::Tokens;
 use crate::unseen::runs_unseen;
 use crate::verdict::Verdict;
+use std::borrow::Cow;
 
 /// What the statement may do.
 pub(crate) fn judge(statement: Tokens<'_>, catalog: &Catalog) -> Verdict {
@@ -271,13 +273,26 @@ fn nested(inside: Verdict, why: Why) -> Verdict {
 /// DO: its body is a string in some language. What sets, listens or creates something temporary in there, as far as words tell,
 /// pins; a function that it calls may do the same unseen.
 fn procedure(statement: Tokens<'_>) -> Verdict {
-    let leaves_something = (1..statement.len()).filter_map(|at| statement.string_value(at)).any(|body| {
-        let lexed = Lexed::new(&body);
-        lexed.statements().iter().any(|inner| leaves_behind_in_body(*inner))
-    });
+    let leaves_something = leaves_behind_in_strings(statement, EXECUTED_DEPTH_MAX);
     let effect = leaves_something.then_some(Effect::Pin(PinReason::Other));
     Verdict { effect, depends_on_literals: true, ..Verdict::write(Why::Procedure) }
 }
+
+/// The strings in which a body's EXECUTE may have what it executes, or parts of it: some in others. One that cannot be read here may
+/// hold anything.
+fn leaves_behind_in_strings(outer: Tokens<'_>, depth: usize) -> bool {
+    (1..outer.len()).filter(|at| outer.kind(*at) == Some(Kind::Text)).any(|at| {
+        let Some(body) = outer.string_value(at) else { return true };
+        let lexed = Lexed::new(&body);
+        lexed
+            .statements()
+            .iter()
+            .any(|inner| leaves_behind_in_body(*inner) || (depth > 0 && leaves_behind_in_strings(*inner, depth - 1)))
+    })
+}
+
+/// How deep strings in the body of a DO are looked into.
+const EXECUTED_DEPTH_MAX: usize = 3;
 
 fn leaves_behind_in_body(inner: Tokens<'_>) -> bool {
     let begins = |at: usize| at == 0 || inner.is_any_word(at - 1, &["BEGIN", "THEN", "ELSE", "LOOP"]);
@@ -296,6 +311,22 @@ pub(crate) fn left_behind(statement: Tokens<'_>) -> Option<Effect> {
     let unseen = if opens.is_empty() { None } else { settings::unseen(statement, &opens) };
     let by_function = calls(statement).find_map(|call| match call.name.as_ref() {
         "set_config" if unseen.is_none() && !is_local(statement, call.open) => Some(PinReason::SetConfig),
+        // Without an argument it asks.
+        "isn_weak" if statement.is_mark(call.open + 1, ")") => None,
+        name => kept_by(name),
+    });
+    let by_function = by_function.or_else(|| attributes(statement).find_map(|name| kept_by(&name)));
+    let pin = by_function.or_else(|| makes_temporary(statement).then_some(PinReason::TempTable)).map(Effect::Pin);
+    let unlocks =
+        |name: &str| matches!(name, "pg_advisory_unlock" | "pg_advisory_unlock_shared" | "pg_advisory_unlock_all");
+    let unlocked =
+        || calls(statement).any(|call| unlocks(&call.name)) || attributes(statement).any(|name| unlocks(&name));
+    pin.or(unseen).or_else(|| unlocked().then_some(Effect::Unlocks))
+}
+
+/// What a function leaves in the session that calls it.
+fn kept_by(function: &str) -> Option<PinReason> {
+    match function {
         "pg_advisory_lock" | "pg_advisory_lock_shared" | "pg_try_advisory_lock" | "pg_try_advisory_lock_shared" => {
             Some(PinReason::AdvisoryLock)
         }
@@ -304,15 +335,15 @@ pub(crate) fn left_behind(statement: Tokens<'_>) -> Option<Effect> {
         | "pg_replication_origin_session_setup"
         | "pg_backup_start"
         | "pg_create_physical_replication_slot"
-        | "pg_create_logical_replication_slot"
-        | "dblink_connect"
-        | "dblink_connect_u" => Some(PinReason::Other),
-        _ => None,
-    });
-    let pin = by_function.or_else(|| makes_temporary(statement).then_some(PinReason::TempTable)).map(Effect::Pin);
-    let unlocks =
-        |name: &str| matches!(name, "pg_advisory_unlock" | "pg_advisory_unlock_shared" | "pg_advisory_unlock_all");
-    pin.or(unseen).or_else(|| calls(statement).any(|call| unlocks(&call.name)).then_some(Effect::Unlocks))
+        | "pg_create_logical_replication_slot" => Some(PinReason::Other),
+        name => KEEPING_EXTENSIONS.contains(&name).then_some(PinReason::Other),
+    }
+}
+
+/// The names behind dots, each of which may be a call: `(1::bigint).pg_advisory_lock`.
+fn attributes<'a>(statement: Tokens<'a>) -> impl Iterator<Item = Cow<'a, str>> {
+    let is_attribute = move |at: &usize| statement.is_mark(at - 1, ".") && !statement.is_mark(at + 1, "(");
+    (1..statement.len()).filter(is_attribute).filter_map(move |at| statement.identifier(at))
 }
 
 /// `set_config(name, value, true)` ends with its transaction, which is on this server anyway: whatever it sets, it leaves nothing.

@@ -60,7 +60,9 @@ fn names_unseen(statement: Tokens<'_>, at: usize, catalog: &Catalog) -> bool {
         return true;
     }
     let Some(name) = statement.identifier(at) else { return false };
-    catalog.is_unseen(&name) || (at > 0 && statement.is_mark(at - 1, ".") && catalog.is_primary_method(&name))
+    // A column that is named like a user's function is taken for that: what is wiped in vain costs little.
+    let calls = |name| matches!(catalog.attribute_of_value(name), Some(Calling::UserVolatile));
+    catalog.is_unseen(&name) || (at > 0 && statement.is_mark(at - 1, ".") && calls(&name))
 }
 
 fn calls_unseen(statement: Tokens<'_>, catalog: &Catalog) -> bool {
@@ -107,14 +109,14 @@ const TOKENS_MAX: usize = 10_000;
 
 #[cfg(test)]
 mod tests {
-    use crate::{Catalog, Classifier, Facts, Function, Object, Options, Rules, Volatility};
+    use crate::{Argument, Catalog, Classifier, Facts, Function, Object, Options, Rules, Volatility};
 
     fn catalog() -> Catalog {
         let mut facts = Facts::new(Rules::default());
         for (oid, name, volatility) in
             [(1, "mine", Volatility::Volatile), (2, "pure", Volatility::Immutable), (3, "fire", Volatility::Volatile)]
         {
-            facts.function(oid, Function { schema: "public", name, volatility, extension: "", takes_row: false });
+            facts.function(oid, Function { schema: "public", name, volatility, extension: "", argument: Argument::NotOne });
         }
         for (oid, name) in
             [(10, "plain"), (11, "triggered"), (12, "parent"), (13, "seen"), (14, "over"), (15, "serial")]

@@ -773,7 +773,8 @@ fn may_insist(request: &Request) -> bool {
 }
 
 pub(crate) fn classify(classifier: &Classifier, sql: &[u8]) -> Arc<Class> {
-    std::str::from_utf8(sql).map_or_else(|_| Arc::new(foreign(classifier, sql)), |sql| classifier.classify(sql))
+    std::str::from_utf8(sql)
+        .map_or_else(|_| Arc::new(foreign_either_way(classifier, sql)), |sql| classifier.classify(sql))
 }
 
 /// The class of text in another encoding than UTF-8. What steers a session is ASCII in every client encoding that matters; what it
@@ -818,5 +819,41 @@ pub(crate) fn unknown() -> Class {
         hint: None,
         lesson: Default::default(),
         targets: Box::default(),
+    }
+}
+
+/// The class of such a text whose characters may have a second byte that is ASCII, as in SJIS, BIG5 and GBK, or may not. Where what it
+/// leaves depends on that, it may leave anything: `E'\x95\\'; select ...` is one string, or a string and a statement.
+fn foreign_either_way(classifier: &Classifier, sql: &[u8]) -> Class {
+    let class = foreign(classifier, sql);
+    let mut paired = sql.to_vec();
+    for at in 1..sql.len() {
+        if sql[at - 1] >= 0x80 && b"@[\\]^`{|}~".contains(&sql[at]) {
+            paired[at] = b'x';
+        }
+    }
+    if paired == sql || foreign(classifier, &paired).effects == class.effects {
+        return class;
+    }
+    Class { effects: Box::new([Effect::Pin(PinReason::Other)]), ..class }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn effects_behind_characters_of_two_bytes() {
+        let classifier = Classifier::new(classifier::Options::default());
+        let check = |sql: &[u8], expected: &[Effect]| {
+            let class = classify(&classifier, sql);
+            assert_eq!((class.access, &*class.effects), (Access::Write, expected), "{}", sql.escape_ascii());
+        };
+        // SJIS: the string ends behind its character, or goes on.
+        check(b"select E'\x95\\'; select pg_advisory_lock(1) --'", &[Effect::Pin(PinReason::Other)]);
+        check(b"select $\x83|$ ' $\x83|$; select pg_advisory_lock(1) --'", &[Effect::Pin(PinReason::Other)]);
+        // LATIN1
+        check(b"select E'\xe9\\n', '\xe9|'", &[]);
+        check(b"select '\xe9', pg_advisory_lock(1)", &[Effect::Pin(PinReason::AdvisoryLock)]);
     }
 }

@@ -1,7 +1,7 @@
 -- What a database says of its functions, relations, types and operators, in one statement, on PostgreSQL 13 to 18.
 --
 -- Rows of eight columns, by the first: `n`, there is an object; `c`, it may call a function of PostgreSQL's own; `e`, it evaluates an
--- expression that reads settings; `u`, it may use another; `w`,
+-- expression that reads settings; `l`, it locks rows; `u`, it may use another; `w`,
 -- writing to it may. An object is a kind and an oid: `f` a function, `r` a relation, `t` a
 -- type, `o` an operator, `*` anything at all. What is PostgreSQL's own has an oid below 16384, and dependencies on most of it are not
 -- recorded in pg_depend ("pinned"): hence the look into the trees of expressions.
@@ -48,12 +48,13 @@ casts as materialized (
     from pg_cast c left join kinds s on s.oid = c.castsource left join kinds t on t.oid = c.casttarget
     where c.oid >= 16384 and c.castfunc <> 0
 )
--- Functions: volatility, whether a row alone can be its argument, extension.
+-- Functions: volatility, whether one argument is enough, a row or another value, extension.
 select 'n'::text as what, 'f'::text as kind, p.oid as id, n.nspname::text as schema, p.proname::text as name,
-    p.provolatile::text || case when exists (
-        select from pg_type a where a.oid = p.proargtypes[0] and p.pronargs - p.pronargdefaults <= 1
-            and (a.typtype in ('c', 'd') or a.oid in (2249, 2276, 2283, 2776, 5077, 5079, 5080)))
-        then 'r' else '-' end || coalesce(e.extname, '') as detail, null::text as on_kind, null::oid as on_id
+    p.provolatile::text || case
+        when p.pronargs = 0 or p.pronargs - p.pronargdefaults > 1 then '-'
+        when p.provariadic <> 0 or exists (select from pg_type a where a.oid = p.proargtypes[0]
+            and (a.typtype in ('c', 'd') or a.oid in (2249, 2276, 2283, 2776, 5077, 5079, 5080))) then 'r'
+        else 'v' end || coalesce(e.extname, '') as detail, null::text as on_kind, null::oid as on_id
 from pg_proc p join pg_namespace n on n.oid = p.pronamespace
 left join pg_depend d on d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e' and d.refclassid = 'pg_extension'::regclass
 left join pg_extension e on e.oid = d.refobjid
@@ -90,6 +91,8 @@ select 'e', kind, id, null, null, case kind
     when 't' then (select string_agg(pg_get_expr(conbin, 0), ' and ') from pg_constraint where contypid = id)
     else (select pg_get_expr(proargdefaults, 0) from pg_proc where oid = id) end, null, null
 from (select distinct kind, id from called where proname = 'current_setting') as settings
+union all
+select distinct 'l', kind, id, null, null, null, null, null::oid from trees where tree like '%{ROWMARKCLAUSE %'
 union all
 -- Who uses whom: what a rule, a policy or a check depends on, its relation or its domain does.
 select distinct 'u', w.kind, w.id, null, null, null,

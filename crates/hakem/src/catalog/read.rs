@@ -5,7 +5,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use classifier::{Catalog, Facts, Function, Object, Rules, Volatility};
+use classifier::{Argument, Catalog, Facts, Function, Object, Rules, Volatility};
 use deadpool_postgres::{Client, Manager, ManagerConfig, Pool, RecyclingMethod};
 use futures_util::TryStreamExt;
 use pool::tls::{Tls, TlsOptions, Trust};
@@ -105,9 +105,13 @@ fn take(row: &Row, facts: &mut Facts) -> Result<Option<String>, tokio_postgres::
     match (what, subject) {
         ("n", Object::Function(oid)) => {
             let volatility = volatility(detail);
-            let takes_row = detail.as_bytes().get(1) == Some(&b'r');
+            let argument = match detail.as_bytes().get(1) {
+                Some(b'r') => Argument::Row,
+                Some(b'v') => Argument::Value,
+                _ => Argument::NotOne,
+            };
             let extension = detail.get(2..).unwrap_or_default();
-            facts.function(oid, Function { schema, name, volatility, extension, takes_row });
+            facts.function(oid, Function { schema, name, volatility, extension, argument });
         }
         ("n", Object::Relation(oid)) => facts.relation(oid, schema, name, detail == "p"),
         ("n", Object::Type(oid)) => facts.domain(oid, schema, name),
@@ -115,6 +119,7 @@ fn take(row: &Row, facts: &mut Facts) -> Result<Option<String>, tokio_postgres::
         ("c", subject) => facts.calls(subject, name, volatility(detail)),
         ("e", subject) => facts.settings(subject, detail),
         ("w", subject) => facts.fires(subject, object(6, 7)?),
+        ("l", subject) => facts.locks(subject),
         ("u", subject) => facts.uses(subject, object(6, 7)?),
         ("h", _) => return Ok(Some(detail.to_owned())),
         _ => {}
