@@ -336,3 +336,46 @@ const BOOLEANS: [(&str, bool); 8] = [
     ("1", true),
     ("0", false),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Settings;
+
+    /// What a read needs that wishes nothing, of a session that has written at `last_write`.
+    fn need(consistency: Consistency, last_write: Option<Instant>) -> Need {
+        let policy = Policy {
+            split: true,
+            route: Route::Auto,
+            consistency,
+            max_lag: Some(LAG),
+            affinity: Affinity::None,
+            commit_resolution: false,
+            pin: false,
+            durability: Arc::new([]),
+            keeps_server: false,
+            refuses_blocks: false,
+            request_max: 1,
+            statements_max: 1,
+        };
+        let mut session = Session::new(policy, Settings::new([]));
+        session.last_write = last_write;
+        session.freshness(&Wishes::default(), false)
+    }
+
+    const LAG: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn what_each_consistency_needs() {
+        let written = Some(Instant::now());
+        for (consistency, max_lag, not_before, global, steady) in [
+            (Consistency::Eventual, None, None, false, false),
+            (Consistency::Bounded, Some(LAG), None, false, false),
+            (Consistency::Session, Some(LAG), written, false, true),
+            (Consistency::Global, Some(LAG), written, true, true),
+        ] {
+            let expected = Need::Replica { max_lag, not_before, global, steady, insists: false, token: None };
+            assert_eq!(need(consistency, written), expected, "{consistency:?}");
+        }
+    }
+}
