@@ -2,7 +2,8 @@
 //!
 //! A call is a name in front of a parenthesis, wherever it stands: in FROM, ORDER BY, LIMIT, a window, a default. Tokens show them all, so
 //! no position of a syntax tree can be forgotten. What looks like a call and is none (`IN (`, `AS t(a)`, `varchar(10)`) is known
-//! here too. What it cannot see, nobody can without a catalogue: functions behind views, operators, casts and `row.function`.
+//! here too. A call behind a dot is none of these: see `attributes`. What it cannot see, nobody can without a catalogue: functions
+//! behind views, operators and casts, and a user's that is called as `row.function`.
 
 use crate::keywords::KEYWORDS;
 use crate::lexer::Kind;
