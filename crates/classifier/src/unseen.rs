@@ -116,7 +116,10 @@ mod tests {
         for (oid, name, volatility) in
             [(1, "mine", Volatility::Volatile), (2, "pure", Volatility::Immutable), (3, "fire", Volatility::Volatile)]
         {
-            facts.function(oid, Function { schema: "public", name, volatility, extension: "", argument: Argument::NotOne });
+            facts.function(
+                oid,
+                Function { schema: "public", name, volatility, extension: "", argument: Argument::NotOne },
+            );
         }
         for (oid, name) in
             [(10, "plain"), (11, "triggered"), (12, "parent"), (13, "seen"), (14, "over"), (15, "serial")]

@@ -184,10 +184,10 @@ impl Pump<'_> {
         }
         self.to_server.clear();
         self.sent = 0;
-        if self.lease.stream.needs_flush() {
-            if let Poll::Ready(flushed) = Pin::new(&mut self.lease.stream).poll_flush(context) {
-                flushed?;
-            }
+        if self.lease.stream.needs_flush()
+            && let Poll::Ready(flushed) = Pin::new(&mut self.lease.stream).poll_flush(context)
+        {
+            flushed?;
         }
         Ok(())
     }
