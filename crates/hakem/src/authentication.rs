@@ -109,15 +109,15 @@ async fn prove(guest: &mut Guest, worker: &Worker, secrets: &Secrets, claim: &Cl
             (rule.method, rule.map.as_deref())
         }
         Demand::NoRule => {
-            return Err(refused(
-                format!("no pg_hba.conf entry for {}", described(origin, claim)),
-                "no line fits".into(),
-            ));
+            let what = if claim.replication { "replication connection from " } else { "" };
+            let text = format!("no pg_hba.conf entry for {what}{}", described(origin, claim));
+            return Err(refused(text, "no line fits".into()));
         }
     };
     match method {
         Method::Reject => {
-            let text = format!("pg_hba.conf rejects connection for {}", described(origin, claim));
+            let what = if claim.replication { "replication connection" } else { "connection" };
+            let text = format!("pg_hba.conf rejects {what} for {}", described(origin, claim));
             return Err(refused(text, "a line rejects it".into()));
         }
         Method::Cert => {
@@ -324,7 +324,7 @@ fn described(origin: Origin, claim: &Claim<'_>) -> String {
         Origin::Host { address, encrypted: false } => (canonical(address), "no encryption"),
     };
     match claim.replication {
-        true => format!("replication connection from host \"{host}\", user \"{}\", {encryption}", claim.user),
+        true => format!("host \"{host}\", user \"{}\", {encryption}", claim.user),
         false => format!("host \"{host}\", user \"{}\", database \"{}\", {encryption}", claim.user, claim.database),
     }
 }

@@ -112,9 +112,19 @@ fn alone(server: &mut Server, bytes: &[u8]) -> String {
 }
 
 /// In a transaction that has failed nothing can be executed: whether that is so for want of the portal, which may have been one of
-/// the proxy's own, makes no difference.
+/// the proxy's own, makes no difference. Nor does it of a request that was sent before it was known that the one ahead had failed: the
+/// proxy may have had a statement of it described first.
 fn as_good(replies: &str) -> String {
-    replies.replace("E(34000)", "E(25P02)")
+    let mut failed = false;
+    let as_good = |word| {
+        failed = failed && word != "Z(I)" || word == "Z(E)";
+        match word {
+            "E(34000)" => "E(25P02)",
+            "E(26000)" if failed => "E(25P02)",
+            word => word,
+        }
+    };
+    replies.split_whitespace().map(as_good).collect::<Vec<_>>().join(" ")
 }
 
 /// Runs requests of several clients through one proxy, and each client's on a server of its own.
