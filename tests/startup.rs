@@ -109,7 +109,8 @@ async fn a_login_may_come_byte_by_byte() {
 
 #[tokio::test]
 async fn startup_packets_have_limits() {
-    let stage = trusting().await;
+    let setup = Setup::replicas(0).with("auth", "method", "\"trust\"");
+    let stage = setup.clone().start().await.unwrap();
     // The longest that PostgreSQL takes, and one byte more.
     let of_length = |length: usize| {
         let bare = packet(Version::V3_0, &[WHO[0], WHO[1], ("hakem_test.x", "")]).len();
@@ -148,6 +149,14 @@ async fn startup_packets_have_limits() {
         assert!(Report::new(&heard.last().unwrap().body).is_fatal());
     }
     assert_eq!(value(&raw.query("select 1").await).as_deref(), Some("1"));
+    // Others than PostgreSQL's.
+    setup.with("proxy", "max_startup_packet_size", "\"12kB\"").reload(&stage).await.unwrap();
+    let mut raw = Raw::open(&stage.proxy).await;
+    raw.say(&of_length(12 * 1024)).await;
+    raw.until_ready().await;
+    let mut raw = Raw::open(&stage.proxy).await;
+    raw.say(&of_length(12 * 1024 + 1)).await;
+    assert_eq!(sqlstate(&all(&mut raw).await).as_deref(), Some("08P01"));
 }
 
 #[tokio::test]

@@ -41,6 +41,8 @@ pub struct Proxy {
     pub statements_retain_max: usize,
     /// The number of connections that have not logged in yet, beyond which the oldest are dropped.
     pub logins_max: usize,
+    /// The largest startup packet, in bytes.
+    pub max_startup_packet_size: usize,
     /// The largest message of a client, in bytes.
     pub max_packet_size: usize,
     /// The number of this proxy among its peers; 0 is none.
@@ -391,6 +393,9 @@ impl Proxy {
                 .within("statements_retain_max", Size(1 << 30), Size(1 << 16)..=Size(1 << 40))
                 .0,
             logins_max: count(section.within("logins_max", 2000, 1..=1_000_000)),
+            max_startup_packet_size: section
+                .within("max_startup_packet_size", Size(10_000), Size(1 << 10)..=Size(1 << 20))
+                .0,
             max_packet_size: section
                 .within("max_packet_size", Size(1 << 30), Size(1 << 14)..=Size(i32::MAX as usize))
                 .0,

@@ -153,7 +153,7 @@ pub(crate) async fn log_in(stream: Stream, seat: Seat, worker: &Rc<Worker>, pres
 async fn admit(guest: &mut Guest, worker: &Rc<Worker>, presence: &Presence) -> Result<Admitted, Refusal> {
     let id = presence.slot.id;
     let packet = guest.startup(worker).await?;
-    let Ok(Some((Startup::Session(startup), _))) = Startup::take(&packet, STARTUP_MAX) else {
+    let Ok(Some((Startup::Session(startup), _))) = Startup::take(&packet, packet.len()) else {
         return Err(Refusal::Silent);
     };
     let version = guest.negotiate(&startup).await?;
@@ -291,13 +291,14 @@ impl Guest {
     /// The packet that begins a session, after any number of requests for encryption have been answered.
     async fn startup(&mut self, worker: &Worker) -> Result<Vec<u8>, Refusal> {
         let encryption = &worker.service.encryption;
+        let packet_max = worker.service.config().proxy.max_startup_packet_size;
         // A handshake right away: no startup packet is as long as its first bytes would say.
         if self.stream.first_byte().await? == Some(HANDSHAKE) {
             secure(self, encryption, How::Directly).await?;
         }
         for _ in 0..REQUESTS_MAX {
             let (answer, length) = loop {
-                match Startup::take(&self.received, STARTUP_MAX) {
+                match Startup::take(&self.received, packet_max) {
                     Ok(Some((Startup::SslRequest, _))) if self.stream.is_encrypted() => {
                         return Err(Refusal::Told(Failure::fatal("08P01", "SSL req inside SSL")));
                     }
@@ -325,7 +326,7 @@ impl Guest {
                 }
                 continue;
             }
-            if let Ok(Some((Startup::Cancel(key), _))) = Startup::take(&packet, STARTUP_MAX) {
+            if let Ok(Some((Startup::Cancel(key), _))) = Startup::take(&packet, packet_max) {
                 // Who cancels what is ours waits for us; who names a peer may be anybody.
                 let _served = worker.service.cancels.knows(&key).then(|| self.serve());
                 worker.service.cancels.cancel(key, &worker.service.config()).await;
@@ -467,9 +468,6 @@ fn unresolved(error: ResolveError, database: &str, user: &str) -> Failure {
         }
     }
 }
-
-/// Bytes of a startup packet: PostgreSQL's `MAX_STARTUP_PACKET_LENGTH`.
-const STARTUP_MAX: usize = 10_000;
 
 /// SSLRequest, GSSENCRequest and the startup packet itself; PostgreSQL takes each request once.
 const REQUESTS_MAX: usize = 3;
