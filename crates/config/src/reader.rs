@@ -24,6 +24,8 @@ pub struct Setting {
     pub default: Option<String>,
     /// Whether the file states the key.
     pub stated: bool,
+    /// Whether its values are secrets.
+    pub is_secret: bool,
 }
 
 /// The text being read and what was found in it so far.
@@ -252,6 +254,7 @@ impl<'t> Section<'_, 't> {
             value: value.as_ref().or(default).map(Value::show),
             default: default.map(Value::show),
             stated,
+            is_secret: T::IS_SECRET,
         });
         value
     }

@@ -24,6 +24,9 @@ pub(crate) struct Refusal {
 
 /// A type that a key can have.
 pub(crate) trait Value: Sized {
+    /// Whether it is nobody's business.
+    const IS_SECRET: bool = false;
+
     /// Reads a value of the file.
     fn read(value: &DeValue<'_>) -> Result<Self, Refusal>;
     /// Writes the value as it would stand in the file; a secret as `"***"`.
@@ -177,6 +180,8 @@ impl Value for String {
 }
 
 impl Value for Secret {
+    const IS_SECRET: bool = true;
+
     fn read(value: &DeValue<'_>) -> Result<Secret, Refusal> {
         let written = string(value, "a text in quotes")?;
         match written {

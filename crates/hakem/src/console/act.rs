@@ -111,7 +111,7 @@ pub(crate) async fn set(service: &Service, key: &str, value: &str) -> Result<(),
     let Some(key) = super::settings::find(&service.config(), key) else {
         return Err(Failure::error("42704", format!("SET failed: unrecognized configuration parameter \"{key}\"")));
     };
-    if super::settings::is_secret(key) {
+    if super::settings::is_secret(&service.config(), key) {
         let text = format!("SET failed: \"{}\" is a secret, which only the configuration file tells", key.1);
         return Err(Failure::error("55P02", text));
     }

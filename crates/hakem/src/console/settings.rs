@@ -15,7 +15,7 @@ pub(crate) fn shown(config: &Config) -> Vec<Row> {
         let name = name(key);
         let familiar = !name.contains('.');
         let value = |text: &Option<String>| text.as_deref().map(|text| plain(text, familiar));
-        let changeable = if takes_restart(key) || is_secret(key) { "no" } else { "yes" };
+        let changeable = if takes_restart(key) || setting.is_secret { "no" } else { "yes" };
         let row: Row = vec![
             name.clone().into(),
             value(&setting.value).into(),
@@ -51,8 +51,10 @@ pub(crate) fn takes_restart((section, key): (&str, &str)) -> bool {
 }
 
 /// Whether a key's value is nobody's business: what is said at the console is logged, and stands in histories.
-pub(crate) fn is_secret((_, key): (&str, &str)) -> bool {
-    key.ends_with("password")
+pub(crate) fn is_secret(config: &Config, key: (&str, &str)) -> bool {
+    let is_key =
+        |setting: &config::Setting| section(&setting.section).is_some_and(|section| (section, setting.key) == key);
+    config.settings.iter().any(|setting| setting.is_secret && is_key(setting))
 }
 
 /// The text of a configuration with one key put at another value, which is given in words.
@@ -242,7 +244,10 @@ mod tests {
         assert!(!format!("{rows:?}").contains("hidden"));
         let changeable =
             |name: &str| rows.iter().find(|row| row[0] == Value::from(name.to_owned())).unwrap()[3].clone();
-        assert_eq!(changeable("auth.auth_password"), Value::from("no"));
+        assert!(config.settings.iter().all(|setting| setting.is_secret || !setting.key.ends_with("password")));
+        for secret in ["auth.auth_password", "auth.mock_secret"] {
+            assert_eq!(changeable(secret), Value::from("no"), "{secret}");
+        }
     }
 
     #[test]
