@@ -134,11 +134,6 @@ impl Client {
         }
     }
 
-    /// All that was flushed has been answered, without a Sync: the client is to go on with its transaction.
-    pub(crate) fn time_part(&mut self, now: Instant) {
-        self.time_transaction(now);
-    }
-
     /// The client holds no server, and it is its turn.
     pub(crate) fn time_rest(&mut self, session: &Session) {
         let timeouts = &self.tenant.resolved.timeouts;
@@ -153,7 +148,8 @@ impl Client {
         self.set_alarm(idle);
     }
 
-    fn time_transaction(&mut self, now: Instant) {
+    /// It is the client's turn, in a transaction.
+    pub(crate) fn time_transaction(&mut self, now: Instant) {
         let timeouts = &self.tenant.resolved.timeouts;
         let since = *self.transaction_since.get_or_insert(now);
         let idle = timeouts.idle_transaction.map(|timeout| (now + timeout, Overdue::IdleTransaction));

@@ -418,7 +418,7 @@ impl Pump<'_> {
         self.digest(now);
         let is_turn = !was_quiet && self.session.is_quiet() && !self.session.is_synced();
         if is_turn && !self.session.copies_in() && self.finished.is_none() {
-            self.client.time_part(now);
+            self.client.time_transaction(now);
         }
     }
 
