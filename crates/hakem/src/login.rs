@@ -414,7 +414,8 @@ async fn bring_up_to_date(stream: &mut Stream, parameters: &mut Parameters) -> R
     let shown: Vec<String> = parameters
         .iter()
         .map(|(name, _)| {
-            format!("pg_catalog.current_setting('{}', true)", String::from_utf8_lossy(name).replace('\'', "''"))
+            let name = session::quoted_literal(&String::from_utf8_lossy(name));
+            format!("pg_catalog.current_setting({name}, true)")
         })
         .collect();
     let reply = ask(stream, &format!("SELECT {}", shown.join(", ")), SET_UP_MAX).await.map_err(lost)?;

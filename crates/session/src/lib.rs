@@ -56,5 +56,5 @@ pub use pins::columns;
 pub use policy::{Affinity, Policy, Route};
 pub use reply::Verdict;
 pub use session::{Intent, Need, Role, Session, Step, Transaction, Violation};
-pub use settings::Settings;
+pub use settings::{Settings, quoted_literal};
 pub use token::Token;

@@ -473,7 +473,8 @@ fn quoted_name(name: &str) -> String {
 }
 
 /// A literal that means the same whatever `standard_conforming_strings` is.
-fn quoted_literal(value: &str) -> String {
+#[must_use]
+pub fn quoted_literal(value: &str) -> String {
     if value.contains('\\') {
         format!(" E'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
     } else {
