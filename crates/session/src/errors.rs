@@ -187,16 +187,26 @@ impl Session {
 
     /// The server has not got a statement that was to be prepared; nor will it have one to close.
     fn not_there(&mut self, id: Identity, memory: &mut ServerMemory) {
-        // What has been sent meanwhile may prepare it again.
-        let last = self.owed.iter().rev().find_map(|owed| match *owed {
-            Owed::Parse { id: other, .. } | Owed::HiddenParse(Some(other)) | Owed::HiddenExecute(other) => {
-                (other == id).then_some(true)
+        // What has been sent meanwhile may prepare it again. A DISCARD ALL has set aside what was there before it.
+        let mut last = None;
+        let mut aside = None;
+        for owed in &mut self.owed {
+            match owed {
+                Owed::Parse { id: other, .. } | Owed::HiddenParse(Some(other)) | Owed::HiddenExecute(other) => {
+                    last = (*other == id).then_some(true).or(last);
+                }
+                Owed::HiddenClose { id: other, .. } => last = (*other == id).then_some(false).or(last),
+                Owed::Execute { aside: Some(before), .. } => {
+                    aside = Some(before);
+                    break;
+                }
+                _ => {}
             }
-            Owed::HiddenClose { id: other, .. } => (other == id).then_some(false),
-            _ => None,
-        });
-        if last != Some(true) {
-            memory.forget(id);
+        }
+        match aside {
+            _ if last == Some(true) => {}
+            Some(aside) => aside.forget(id),
+            None => memory.forget(id),
         }
         for later in &mut self.owed {
             if let Owed::HiddenClose { id: closed, there } = later {
@@ -207,12 +217,14 @@ impl Session {
 
     /// The server still has a statement that was to be closed, unless that has been asked for again meanwhile.
     fn still_there(&mut self, id: Identity, memory: &mut ServerMemory) {
-        let again = self.owed.iter_mut().find_map(|owed| match owed {
-            Owed::HiddenClose { id: closed, there } if *closed == id => Some(there),
+        let later = self.owed.iter_mut().find_map(|owed| match owed {
+            Owed::HiddenClose { id: closed, there } if *closed == id => Some(Ok(there)),
+            Owed::Execute { aside: Some(aside), .. } => Some(Err(aside)),
             _ => None,
         });
-        match again {
-            Some(there) => *there = true,
+        match later {
+            Some(Ok(there)) => *there = true,
+            Some(Err(aside)) => aside.keep(id),
             None => memory.keep(id),
         }
     }

@@ -174,3 +174,15 @@ pub(crate) struct SetAside {
     pub(crate) mark: usize,
     prepared: HashMap<Identity, Kept>,
 }
+
+impl SetAside {
+    /// The server has not got a statement, whether it discards all or not.
+    pub(crate) fn forget(&mut self, id: Identity) {
+        self.prepared.remove(&id);
+    }
+
+    /// Records a statement that was to be closed and was not.
+    pub(crate) fn keep(&mut self, id: Identity) {
+        self.prepared.insert(id, Kept { used: 0, shape: Shape::default() });
+    }
+}

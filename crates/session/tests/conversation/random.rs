@@ -68,3 +68,21 @@ fn every_request_by_itself_and_after_every_other() {
         }
     }
 }
+
+/// A statement that could not be prepared is not there when a DISCARD ALL behind it fails, too.
+#[test]
+fn what_is_set_aside_may_not_be_there() {
+    let request = |text: &str| REQUESTS.iter().position(|known| *known == text).expect("such a request");
+    let batches = [
+        (0, vec![request("Q begin")]),
+        (
+            0,
+            vec![
+                request("P - discard all | B - | E | P s1 select 8 | B s1 | E | S"),
+                request("C s s1 | P s1 select 2 | B s1 | E | S"),
+                request("B - | E | S"),
+            ],
+        ),
+    ];
+    (0..200).for_each(|order| check_pipelined(1, &batches, 1, order));
+}
