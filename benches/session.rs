@@ -29,11 +29,13 @@ impl Conversation {
             max_lag: Some(Duration::from_secs(1)),
             affinity: session::Affinity::None,
             commit_resolution: false,
+            transaction_replay: false,
             pin: false,
             durability: std::sync::Arc::new([]),
             keeps_server: false,
             refuses_blocks: false,
             request_max: 1 << 20,
+            transaction_max: 1 << 20,
             statements_max: 1 << 30,
         };
         let settings = Settings::new([("application_name", "pgbench"), ("client_encoding", "UTF8")]);

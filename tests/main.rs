@@ -42,6 +42,7 @@ mod prepared;
 mod program;
 mod raw;
 mod reload;
+mod replays;
 mod replication;
 mod retries;
 mod routing;

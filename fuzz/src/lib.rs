@@ -193,7 +193,7 @@ pub fn losses(data: &[u8]) {
         _ => walks::Event::Say(bytes[1..].iter().map(|line| usize::from(*line)).collect()),
     };
     let events: Vec<_> = events.chunks_exact(4).take(BATCHES_MAX).map(event).collect();
-    walks::check_losses(&events, u64::from(*order));
+    walks::check_losses(&events, u64::from(*order), order & 128 != 0);
 }
 
 /// The session between a client and a server neither of which keeps to the protocol.

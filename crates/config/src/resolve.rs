@@ -49,6 +49,8 @@ pub struct Resolved {
     pub affinity: Affinity,
     /// Whether what became of a commit is found out when its answer is lost.
     pub commit_resolution: bool,
+    /// Whether a transaction that loses its server before its COMMIT is run again on another.
+    pub transaction_replay: bool,
     /// How long a client may take.
     pub timeouts: Timeouts,
 }
@@ -105,6 +107,10 @@ impl Config {
                 .commit_resolution
                 .or(second.commit_resolution)
                 .unwrap_or(self.routing.commit_resolution),
+            transaction_replay: first
+                .transaction_replay
+                .or(second.transaction_replay)
+                .unwrap_or(self.routing.transaction_replay),
             timeouts: self.pool.timeouts.with(&first.timeouts, &second.timeouts),
         })
     }

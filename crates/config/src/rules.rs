@@ -35,6 +35,8 @@ pub struct Rule {
     pub affinity: Option<Affinity>,
     /// Whether what became of a commit is found out when its answer is lost.
     pub commit_resolution: Option<bool>,
+    /// Whether its transactions are run again when they lose their server before their COMMIT.
+    pub transaction_replay: Option<bool>,
 }
 
 /// The values of PostgreSQL's `synchronous_commit`.
@@ -78,6 +80,7 @@ impl Rule {
             max_lag: section.optional_within("max_lag", TIMEOUT_MIN..=DURATION_MAX),
             affinity: section.optional("affinity"),
             commit_resolution: section.optional("commit_resolution"),
+            transaction_replay: section.optional("transaction_replay"),
         };
         let of_statements = !rule.tables.is_empty() || !rule.statements.is_empty();
         let place = section.place();
@@ -85,7 +88,7 @@ impl Rule {
             let text = "\"tables\" and \"statements\" are for \"synchronous_commit\" alone: what else a rule says holds for a session";
             section.problem(place, text);
         } else if rule.synchronous_commit.is_none() && !rule.is_of_sessions() {
-            section.problem(place, "a rule must say something: \"synchronous_commit\", \"pin\", \"route\", \"consistency\", \"max_lag\", \"affinity\" or \"commit_resolution\"");
+            section.problem(place, "a rule must say something: \"synchronous_commit\", \"pin\", \"route\", \"consistency\", \"max_lag\", \"affinity\", \"commit_resolution\" or \"transaction_replay\"");
         }
         rule
     }
@@ -114,6 +117,7 @@ impl Rule {
             || self.max_lag.is_some()
             || self.affinity.is_some()
             || self.commit_resolution.is_some()
+            || self.transaction_replay.is_some()
     }
 }
 

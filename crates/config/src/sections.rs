@@ -37,6 +37,8 @@ pub struct Proxy {
     pub shutdown_timeout: Duration,
     /// The largest request, in bytes, that is retained and so can be retried; a larger one is streamed.
     pub message_retain_max: usize,
+    /// A transaction that has sent its server more bytes than this is not run again elsewhere.
+    pub transaction_retain_max: usize,
     /// The memory for one client's prepared statements, in bytes.
     pub statements_retain_max: usize,
     /// The number of connections that have not logged in yet, beyond which the oldest are dropped.
@@ -159,6 +161,8 @@ pub struct Routing {
     pub affinity: Affinity,
     /// Whether what became of a commit is found out when its answer is lost.
     pub commit_resolution: bool,
+    /// Whether a transaction that loses its server before its COMMIT is run again on another.
+    pub transaction_replay: bool,
     /// The number of classified statements that are remembered.
     pub classifier_cache: usize,
     /// The part of the reads that the primary takes though a replica would do.
@@ -278,6 +282,8 @@ pub struct Overrides {
     pub affinity: Option<Affinity>,
     /// Instead of [`Routing::commit_resolution`].
     pub commit_resolution: Option<bool>,
+    /// Instead of [`Routing::transaction_replay`].
+    pub transaction_replay: Option<bool>,
     /// Instead of [`Pool::timeouts`].
     pub timeouts: TimeoutOverrides,
 }
@@ -389,6 +395,9 @@ impl Proxy {
             client_login_timeout: section.within("client_login_timeout", seconds(15), TIMEOUT_MIN..=DURATION_MAX),
             shutdown_timeout: section.within("shutdown_timeout", seconds(30), Duration::ZERO..=DURATION_MAX),
             message_retain_max: section.within("message_retain_max", Size(1 << 20), Size(1 << 10)..=Size(1 << 30)).0,
+            transaction_retain_max: section
+                .within("transaction_retain_max", Size(1 << 20), Size(1 << 10)..=Size(1 << 30))
+                .0,
             statements_retain_max: section
                 .within("statements_retain_max", Size(1 << 30), Size(1 << 16)..=Size(1 << 40))
                 .0,
@@ -484,6 +493,7 @@ impl Routing {
             max_lag: section.within("max_lag", seconds(1), TIMEOUT_MIN..=DURATION_MAX),
             affinity: section.value("affinity", Affinity::None),
             commit_resolution: section.value("commit_resolution", false),
+            transaction_replay: section.value("transaction_replay", false),
             classifier_cache: count(section.within("classifier_cache", 10_000, 1..=10_000_000)),
             primary_read_share: section.within("primary_read_share", Share::NONE, Share::NONE..=Share::ALL),
             slow_start: section.within("slow_start", seconds(10), Duration::ZERO..=seconds(3600)),
@@ -589,6 +599,7 @@ impl Overrides {
             primary_read_share: section.optional_within("primary_read_share", Share::NONE..=Share::ALL),
             affinity: section.optional("affinity"),
             commit_resolution: section.optional("commit_resolution"),
+            transaction_replay: section.optional("transaction_replay"),
             timeouts: TimeoutOverrides::read(section),
         }
     }

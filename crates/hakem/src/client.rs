@@ -14,13 +14,14 @@ use std::time::Instant;
 
 use classifier::{Classifier, Options};
 use pool::{Lease, Stream};
-use session::{Fate, Intent, Loss, Need, RetryReason, Role, ServerMemory, Session, Step, Transaction};
+use session::{Intent, Loss, RetryReason, Role, ServerMemory, Session, Step, Transaction};
 use tokio::io::AsyncWriteExt;
-use topology::{Epoch, NodeId, Trail};
+use topology::{NodeId, Trail};
 use wire::backend::Failure;
 use wire::frontend;
 
 use crate::abandon::abandon;
+use crate::again::{Tries, leave};
 use crate::books::{Books, timed};
 use crate::buffers::Inbox;
 use crate::cancel::{self, Flights, Registered};
@@ -28,7 +29,7 @@ use crate::console;
 use crate::listen::Ears;
 use crate::lobby::Seat;
 use crate::login::{self, Entrance, Welcome};
-use crate::outcome::{Gone, Outcome, Unresolved};
+use crate::outcome::{Gone, Outcome};
 use crate::pins::Pins;
 use crate::relay::{Place, relay};
 use crate::reset::reset;
@@ -192,7 +193,7 @@ impl Client {
     }
 
     /// Sends what has not been sent yet.
-    async fn flush(&mut self) -> Result<(), Gone> {
+    pub(crate) async fn flush(&mut self) -> Result<(), Gone> {
         let Client { stream, unsent, ears, slot, .. } = self;
         let mut written = 0;
         while written < unsent.len() {
@@ -313,6 +314,8 @@ impl Client {
         let mut wanted =
             Wanted::new(intent.need, self.classifier.version(), self.tenant.failover_deadline(now)).near(near);
         let mut begun = Some(now);
+        // What the server had of the session that was lost in its transaction.
+        let mut lost: Option<ServerMemory> = None;
         loop {
             let (acquired, waited) = {
                 // Pinned here: what is handed on is not copied.
@@ -337,7 +340,10 @@ impl Client {
                     drop(cancel.lower());
                     self.worker.counters.refused(&failure);
                     self.note_rest();
-                    session.refuse(&failure);
+                    match lost {
+                        None => session.refuse(&failure),
+                        Some(_) => self.give_up_replay(session),
+                    }
                     return None;
                 }
             };
@@ -345,7 +351,10 @@ impl Client {
             if let Some(now) = served {
                 taken.burden.restart(now);
             }
-            session.attach(taken.role);
+            match &lost {
+                None => session.attach(taken.role),
+                Some(memory) => session.reattach(taken.role, memory, &mut lease.memory),
+            }
             if taken.role == Role::Replica {
                 self.node = Some(taken.node);
             }
@@ -384,19 +393,43 @@ impl Client {
                         return Some(gone);
                     }
                 }
-                Outcome::Unresolved(lost) => {
-                    drop(lease);
+                Outcome::Unresolved(commit) => {
+                    let memory = leave(lease);
                     self.worker.counters.lost();
                     self.tenant.watcher.suspect(taken.node);
-                    match self.resolve(session, lost, reign).await {
+                    let goes_on = match self.resolve(session, commit, reign).await {
                         Err(gone) => return Some(gone),
-                        Ok(false) => return None,
-                        Ok(true) => {}
-                    }
-                    if !self.runs_again(session, &mut tries, RetryReason::ServerLost, taken.node) {
+                        Ok(Loss::Retry) => self.runs_again(session, &mut tries, RetryReason::ServerLost, taken.node),
+                        Ok(Loss::Replay) => {
+                            lost = Some(memory);
+                            self.replays(session, &mut tries, taken.node)
+                        }
+                        Ok(Loss::Told | Loss::Close | Loss::Resolve(_)) => false,
+                    };
+                    if !goes_on {
                         return None;
                     }
+                    wanted.wait_until(self.tenant.failover_deadline(Instant::now()));
                     self.reconsider(&mut wanted, RetryReason::ServerLost, taken.node).await;
+                }
+                Outcome::Replay => {
+                    lost = Some(leave(lease));
+                    self.worker.counters.lost();
+                    if !self.replays(session, &mut tries, taken.node) {
+                        return None;
+                    }
+                    wanted.wait_until(self.tenant.failover_deadline(Instant::now()));
+                    self.reconsider(&mut wanted, RetryReason::ServerLost, taken.node).await;
+                    if let Err(gone) = self.flush().await {
+                        return Some(gone);
+                    }
+                }
+                Outcome::Diverged => {
+                    tracing::info!(client = self.id, node = %taken.node, "a transaction that was run again was answered otherwise");
+                    abandon(lease, true, self.worker.service.config().proxy.cancel_wait_timeout);
+                    self.note_write(session);
+                    self.settle(session);
+                    return None;
                 }
                 Outcome::Lost => {
                     self.note_read(&taken, Instant::now());
@@ -427,45 +460,6 @@ impl Client {
                 }
             }
         }
-    }
-
-    /// Whether a request that has to be run again is; if not, the client is told.
-    fn runs_again(&self, session: &mut Session, tries: &mut Tries, reason: RetryReason, node: NodeId) -> bool {
-        self.worker.counters.retried(reason);
-        tries.retries += 1;
-        tries.losses += u32::from(reason == RetryReason::ServerLost);
-        if tries.retries <= RETRIES_MAX && tries.losses <= LOSSES_MAX {
-            return true;
-        }
-        self.tenant.watcher.suspect(node);
-        session.refuse(&Failure::error("08006", "the servers that ran this were lost, one after another"));
-        false
-    }
-
-    /// Finds out what became of a commit and tells the client; `true` when it is to be run again instead.
-    async fn resolve(&mut self, session: &mut Session, lost: Unresolved, reign: Option<Epoch>) -> Result<bool, Gone> {
-        let held = self.unsent.split_off(lost.released);
-        self.flush().await?;
-        let deadline = self.tenant.failover_deadline(Instant::now());
-        let (tenant, worker) = (self.tenant.clone(), self.worker.clone());
-        let fate = match reign {
-            Some(origin) => {
-                let found = resolution::find(&worker, tenant, lost.trace, origin, deadline);
-                self.split().1.during(found).await?
-            }
-            None => Fate::Unknown,
-        };
-        worker.counters.resolved(fate);
-        if session.resolve(fate, lost.code, Instant::now()) == Loss::Retry {
-            session.restart();
-            return Ok(true);
-        }
-        if fate == Fate::Committed {
-            self.unsent.extend_from_slice(&held);
-        }
-        self.note_write(session);
-        self.settle(session);
-        Ok(false)
     }
 
     /// Goes over to the configuration in force. The session keeps what it has set itself.
@@ -508,36 +502,6 @@ impl Client {
         }
     }
 
-    /// What to want after a request could not be run where it was sent.
-    async fn reconsider(&self, wanted: &mut Wanted, reason: RetryReason, node: NodeId) {
-        match reason {
-            RetryReason::Misrouted | RetryReason::NotReplayed => wanted.need = Need::Primary,
-            // The same server will do: what does not fit is closed there first.
-            RetryReason::Outdated => {}
-            RetryReason::Conflict => wanted.avoid(node),
-            RetryReason::ServerLost => {
-                self.tenant.watcher.suspect(node);
-                wanted.avoid(node);
-                wanted.doubt();
-            }
-            // Another connection, and its word awaited this time.
-            RetryReason::Settings => {}
-            // What it is now must be known before anything is sent anywhere.
-            RetryReason::Demoted => {
-                wanted.need = Need::Primary;
-                let probed = async {
-                    tokio::select! {
-                        () = self.tenant.watcher.reprobe(node) => {}
-                        // Nobody may probe for this one any more.
-                        () = self.tenant.until_superseded() => {}
-                    }
-                };
-                // If that takes too long, so be it: who the primary is will be asked again.
-                let _ = tokio::time::timeout_at(wanted.deadline().into(), probed).await;
-            }
-        }
-    }
-
     /// What waits for a server, and what is looked at meanwhile.
     pub(crate) fn split(&mut self) -> (&Tenant, Presence<'_>) {
         let Client { tenant, stream, inbox, slot, worker, .. } = self;
@@ -567,19 +531,6 @@ impl Client {
         }
     }
 }
-
-/// How often a request has been run again, and how often for a server that was lost.
-#[derive(Default)]
-struct Tries {
-    retries: u32,
-    losses: u32,
-}
-
-/// How often a request is run again, whatever the reason.
-const RETRIES_MAX: u32 = 10;
-
-/// How often a request is run again after its server was lost: a request may be what kills servers, and is not to kill them all.
-const LOSSES_MAX: u32 = 2;
 
 /// No node.
 const NOWHERE: NodeId = NodeId(u16::MAX);

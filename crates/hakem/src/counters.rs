@@ -20,6 +20,7 @@ pub(crate) struct Counters {
     overdue: [AtomicU64; Overdue::ALL.len()],
     lost: AtomicU64,
     fates: [AtomicU64; FATES.len()],
+    replays: [AtomicU64; REPLAYED.len()],
     pins: [AtomicU64; PINS.len()],
     unpinned: [AtomicU64; PINS.len()],
     logins: AtomicU64,
@@ -120,6 +121,15 @@ impl Counters {
         self.fates[at].load(Ordering::Relaxed)
     }
 
+    /// A transaction whose server was lost was run again, or not.
+    pub(crate) fn replayed(&self, outcome: Replayed) {
+        add(&self.replays[outcome as usize]);
+    }
+
+    pub(crate) fn replayed_total(&self, at: usize) -> u64 {
+        self.replays[at].load(Ordering::Relaxed)
+    }
+
     pub(crate) fn login(&self, succeeded: bool) {
         add(if succeeded { &self.logins } else { &self.failed_logins });
     }
@@ -168,6 +178,20 @@ pub(crate) const RETRIES: [RetryReason; 7] = [
 ];
 
 /// What became of commits, in the order of their counters, which is that of their numbers.
+/// What comes of running a transaction again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Replayed {
+    /// It goes on where it was.
+    Completed,
+    /// An answer was another one.
+    Diverged,
+    /// No server was found in time, or one was lost after the other.
+    GivenUp,
+}
+
+/// Their names, in their order.
+pub(crate) const REPLAYED: [&str; 3] = ["completed", "diverged", "given_up"];
+
 pub(crate) const FATES: [&str; 3] = ["committed", "aborted", "unknown"];
 
 /// The reasons for pins, in the order of their counters, which is that of their numbers.

@@ -7,6 +7,7 @@
 //! `run` (start and stop), `http` and `metrics`, `check`, `classify`, `demo`, `logging`.
 
 mod abandon;
+mod again;
 mod ask;
 mod asked;
 mod authentication;

@@ -9,7 +9,7 @@ use ::metrics::{Key, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use topology::{NodeState, Writer};
 
-use crate::counters::{Counters, FATES, PINS, Place, REFUSALS, RETRIES, WHY_ALL};
+use crate::counters::{Counters, FATES, PINS, Place, REFUSALS, REPLAYED, RETRIES, WHY_ALL};
 use crate::deadline::Overdue;
 use crate::service::Service;
 
@@ -72,6 +72,10 @@ impl Metrics {
         for (at, fate) in FATES.into_iter().enumerate() {
             let total = self.counters.iter().map(|counters| counters.resolved_total(at)).sum();
             out.counter("hakem_commit_resolutions_total", &[("fate", fate)], total);
+        }
+        for (at, outcome) in REPLAYED.into_iter().enumerate() {
+            let total = self.counters.iter().map(|counters| counters.replayed_total(at)).sum();
+            out.counter("hakem_transaction_replays_total", &[("outcome", outcome)], total);
         }
         for (at, reason) in PINS.iter().enumerate() {
             let sum = |figures: fn(&Counters) -> [u64; PINS.len()]| {
@@ -210,11 +214,12 @@ fn key(name: &'static str, labels: &[(&'static str, &str)]) -> Key {
 
 const METADATA: Metadata<'static> = Metadata::new("hakem", Level::INFO, None);
 
-const COUNTERS: [(&str, &str); 15] = [
+const COUNTERS: [(&str, &str); 16] = [
     ("hakem_node_requests_total", "Requests that a node was chosen for."),
     ("hakem_statements_total", "Requests by where they went and why."),
     ("hakem_retries_total", "Requests run again elsewhere, by reason."),
     ("hakem_commit_resolutions_total", "Commits whose answer was lost, by what was found out to have become of them."),
+    ("hakem_transaction_replays_total", "Transactions whose server was lost, by what came of running them again."),
     ("hakem_pins_total", "Pins of sessions to their server, by reason."),
     ("hakem_notifications_total", "Notifications delivered to clients that listen in transaction pooling."),
     ("hakem_refused_total", "Requests refused for want of a server, by reason."),

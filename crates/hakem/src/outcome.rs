@@ -19,6 +19,10 @@ pub(crate) enum Outcome {
     },
     /// The server is gone; the client knows, or will.
     Lost,
+    /// The server is gone, and the transaction is to be run again elsewhere.
+    Replay,
+    /// The transaction cannot be run again here; the client knows, or will. The server is of no more use.
+    Diverged,
     /// The server is gone, and a commit with it: what became of that can be found out.
     Unresolved(Unresolved),
     /// The client is gone, or must go.

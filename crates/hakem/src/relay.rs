@@ -18,6 +18,7 @@ use wire::frontend;
 
 use crate::buffers::{INBOX_BYTES, Inbox, Outgoing};
 use crate::client::Client;
+use crate::counters::Replayed;
 use crate::outcome::{Gone, Outcome, Unresolved};
 use crate::route::{self, Taken, Wanted};
 
@@ -144,7 +145,7 @@ impl Pump<'_> {
                 }
             }
             // Whoever has lost a server looks at what there is to be told before it is.
-            if let Some(Outcome::Lost | Outcome::Unresolved(_)) = self.finished {
+            if let Some(Outcome::Lost | Outcome::Unresolved(_) | Outcome::Replay | Outcome::Diverged) = self.finished {
                 return Poll::Ready(self.finished.take().unwrap_or(Outcome::Lost));
             }
             match self.poll_answer(context) {
@@ -431,14 +432,20 @@ impl Pump<'_> {
                 _ if unread.is_empty() => return,
                 Span::Forward(rest) => {
                     let length = rest.min(unread.len());
+                    let verdict = self.session.on_rest(&unread[..length]);
                     self.forward(length);
                     self.span = if length == rest { Span::None } else { Span::Forward(rest - length) };
+                    debug_assert_eq!(verdict, None, "what is compared is not forwarded");
                     continue;
                 }
                 Span::Swallow(rest) => {
                     let length = rest.min(unread.len());
+                    let verdict = self.session.on_rest(&unread[..length]);
                     self.from_server.consume(length);
                     self.span = if length == rest { Span::None } else { Span::Swallow(rest - length) };
+                    if verdict.is_some() {
+                        self.diverge(now);
+                    }
                     continue;
                 }
             }
@@ -455,6 +462,11 @@ impl Pump<'_> {
             }
             let at_hand = header.length.min(unread.len());
             let body = &unread[Header::SIZE..at_hand];
+            let rest = header.length - at_hand;
+            if rest > 0 {
+                self.session.expect_rest(rest);
+            }
+            let replays = self.session.is_replaying();
             let verdict = self.session.on_server(header.tag, body, &mut self.lease.memory, now);
             if header.tag == tag::PARAMETER_STATUS
                 && verdict == Verdict::Forward
@@ -463,7 +475,6 @@ impl Pump<'_> {
                 self.client.slot.standing.note_parameter(name, value);
             }
             let farewell = (verdict == Verdict::Leaving).then(|| Report::new(body).sqlstate());
-            let rest = header.length - at_hand;
             match verdict {
                 Verdict::Forward | Verdict::Ready { .. } => {
                     self.forward(at_hand);
@@ -482,11 +493,15 @@ impl Pump<'_> {
                     self.finished = Some(Outcome::Retry { reason, clean });
                 }
                 Verdict::Leaving => self.lose(farewell.flatten()),
+                Verdict::Diverged => self.diverge(now),
                 Verdict::Broken => self.finished = Some(Outcome::Gone(Gone::Broken)),
             }
             if matches!(verdict, Verdict::Ready { .. } | Verdict::HiddenReady { .. }) {
                 // What the next request is answered with may have to be dropped; this is final.
                 self.outgoing.release();
+            }
+            if replays && !self.session.is_replaying() && verdict == Verdict::Swallow {
+                self.client.worker.counters.replayed(Replayed::Completed);
             }
             if self.session.has_output() {
                 self.take_output();
@@ -526,6 +541,10 @@ impl Pump<'_> {
     fn lose(&mut self, code: Option<SqlState>) {
         let inside_message = matches!(self.span, Span::Forward(_));
         let withheld = self.session.withholds();
+        if self.preparing.is_some() {
+            // The session has taken it for sent.
+            self.session.end_tape();
+        }
         self.finished = Some(match self.session.on_lost(inside_message, code, Instant::now()) {
             Loss::Retry => {
                 self.outgoing.revoke();
@@ -538,9 +557,18 @@ impl Pump<'_> {
                 self.take_output();
                 Outcome::Lost
             }
+            Loss::Replay => Outcome::Replay,
             Loss::Resolve(trace) => Outcome::Unresolved(Unresolved { trace, code, released: 0 }),
             Loss::Close => Outcome::Gone(Gone::Cut),
         });
+    }
+
+    /// The server does not answer as the one before it did.
+    fn diverge(&mut self, now: Instant) {
+        self.client.worker.counters.replayed(Replayed::Diverged);
+        self.session.give_up_replay(now);
+        self.take_output();
+        self.finished = Some(Outcome::Diverged);
     }
 
     fn take_output(&mut self) {

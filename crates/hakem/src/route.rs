@@ -65,6 +65,11 @@ impl Wanted {
         Wanted { near, ..self }
     }
 
+    /// Not to be given up before that.
+    pub(crate) fn wait_until(&mut self, deadline: Instant) {
+        self.deadline = deadline;
+    }
+
     /// The nodes are others now, and so may be what the database says.
     pub(crate) fn forget_nodes(&mut self, version: u64) {
         self.version = version;

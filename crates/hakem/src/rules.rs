@@ -27,6 +27,9 @@ pub(crate) fn applied(policy: &Policy, rules: &[Rule], application_name: &str) -
     if let Some(resolves) = fitting().find_map(|rule| rule.commit_resolution) {
         policy.commit_resolution = resolves;
     }
+    if let Some(replays) = fitting().find_map(|rule| rule.transaction_replay) {
+        policy.transaction_replay = replays;
+    }
     policy.durability = fitting().filter_map(durability).collect::<Arc<[DurabilityRule]>>();
     policy
 }

@@ -135,11 +135,13 @@ impl Tenant {
             max_lag: Some(resolved.max_lag),
             affinity: rules::affinity(resolved.affinity),
             commit_resolution: resolved.commit_resolution,
+            transaction_replay: resolved.transaction_replay,
             pin: false,
             durability: Arc::new([]),
             keeps_server: resolved.pool_mode == config::PoolMode::Session,
             refuses_blocks: resolved.pool_mode == config::PoolMode::Statement,
             request_max: config.proxy.message_retain_max,
+            transaction_max: config.proxy.transaction_retain_max,
             statements_max: config.proxy.statements_retain_max,
         };
         let pool_options = pool::Options {

@@ -17,7 +17,7 @@ use crate::memory::ServerMemory;
 use crate::owed::Owed;
 use crate::request::End;
 use crate::session::{Progress, Session, Transaction};
-use crate::settings::{SESSION_AUTHORIZATION, difference, ended_by, says_who};
+use crate::settings::{Map, SESSION_AUTHORIZATION, difference, ended_by, says_who};
 use crate::shapes::{Shape, Shapes, changed, told};
 use crate::sql::{Rewrite, Said, taken, too_many};
 use crate::statements::{Form, Prepared, UNKNOWN, is_ours};
@@ -27,10 +27,18 @@ impl Session {
     /// Writes for the attached server what it has not got yet, to the end of `out`, and expects its replies from now on: requests
     /// that have to be run again, and the one that has just been gathered.
     pub fn encode(&mut self, memory: &mut ServerMemory, out: &mut Vec<u8>) {
+        self.encode_tape(out);
+        let start = out.len();
+        self.encode_requests(memory, out);
+        self.record(out, start);
+    }
+
+    fn encode_requests(&mut self, memory: &mut ServerMemory, out: &mut Vec<u8>) {
         if self.request.end != End::Open {
             self.launch();
         }
         if let Some(how) = self.moving.take() {
+            self.tape = None;
             return self.leave_replica(how, out);
         }
         while self.sent < self.flight.len() && self.progress.shapes != Shapes::Awaited {
@@ -51,7 +59,7 @@ impl Session {
         self.encode_begin(&mut out);
         self.encode_wrap(&mut out);
         self.encode_next(memory, &mut out);
-        self.encode(memory, &mut out);
+        self.encode_requests(memory, &mut out);
         self.to_server = out;
     }
 
@@ -165,11 +173,7 @@ impl Session {
                 self.settings.without(names)
             }
         };
-        let Some(mut sql) = difference(memory.settings.as_ref(), &target) else { return false };
-        if sql.contains("SELECT") {
-            // The last session's isolation level may be one that no replica has.
-            sql.insert_str(0, "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;");
-        }
+        let Some(sql) = handed_on(memory.settings.as_ref(), &target) else { return false };
         self.put_settings(&sql, memory, out);
         says_who(&target) || self.flight[0].request.attempts > 0
     }
@@ -200,6 +204,9 @@ impl Session {
     }
 
     fn encode_begin(&mut self, out: &mut Vec<u8>) {
+        if matches!(self.transaction, Transaction::Deferred(_)) || self.flight[0].request.begins {
+            self.begin_tape(out);
+        }
         if let Transaction::Deferred(mode) = self.transaction {
             frontend::put_query(out, &begin(mode));
             self.owed.push_back(Owed::Hidden);
@@ -399,6 +406,7 @@ impl Session {
             }
             self.owe(Owed::SynthesizedParse { mark });
         } else {
+            self.note_use(&statement, false);
             self.encode_eviction(&statement, memory, out);
             frontend::put_parse(out, &statement.id.name().0, &statement.sql, parse.types);
             self.owe(Owed::Parse { mark, id: statement.id });
@@ -454,11 +462,13 @@ impl Session {
     }
 
     /// Sees to it that the server has a named statement.
-    pub(crate) fn ensure(&mut self, statement: &Prepared, memory: &mut ServerMemory, out: &mut Vec<u8>) {
+    pub(crate) fn ensure(&mut self, statement: &Arc<Prepared>, memory: &mut ServerMemory, out: &mut Vec<u8>) {
         if let Form::Execute(target) = &statement.form {
             self.ensure(target, memory, out);
         }
-        if memory.touch(statement.id) {
+        let there = memory.touch(statement.id);
+        self.note_use(statement, there);
+        if there {
             return;
         }
         self.encode_eviction(statement, memory, out);
@@ -527,6 +537,16 @@ fn is_anothers(name: &[u8]) -> bool {
 /// The portal that an Execute message names.
 pub(crate) fn portal_name(frame: Frame<'_>) -> &[u8] {
     frame.body().split(|&byte| byte == 0).next().unwrap_or_default()
+}
+
+/// The statements that give a server the settings of a session, behind whichever has used it before; `None` when it has them.
+pub(crate) fn handed_on(from: Option<&Map>, to: &Map) -> Option<String> {
+    let mut sql = difference(from, to)?;
+    if sql.contains("SELECT") {
+        // The last session's isolation level may be one that no replica has.
+        sql.insert_str(0, "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;");
+    }
+    Some(sql)
 }
 
 /// BEGIN as the proxy writes it: from the modes it understood, so that it cannot fail for its syntax.

@@ -120,6 +120,9 @@ impl Session {
     /// the answers that are owed.
     #[must_use]
     pub fn takes_more(&self) -> bool {
+        if self.is_replaying() {
+            return false;
+        }
         if self.is_quiet() || self.progress.copy_in {
             return true;
         }

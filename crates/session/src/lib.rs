@@ -10,6 +10,7 @@
 //! - `reply`: the server's messages against what is `owed` ([`Verdict`]); `errors` among them, and what is run again ([`RetryReason`]).
 //! - `loss`: what a client is told when its server is gone ([`Loss`]).
 //! - `fate`: what became of a COMMIT whose answer is lost, and `trace`: how that can be found out.
+//! - `replay`: the tape of a transaction, and how it is run again on another server.
 //! - `pins`: what ties a session to its server, and how it ends.
 //! - `settings`: tracked SETs with PostgreSQL's transactional rules.
 //! - `statements`: prepared statements, the client's names for them and the servers'.
@@ -31,6 +32,7 @@ mod memory;
 mod owed;
 mod pins;
 mod policy;
+mod replay;
 mod reply;
 mod request;
 mod reveal;

@@ -22,6 +22,8 @@ pub enum Loss {
     Told,
     /// The client has got a part of a message: its connection cannot go on.
     Close,
+    /// The transaction is run again elsewhere, and goes on there: see [`Session::reattach`]. What has been answered is the client's.
+    Replay,
     /// A commit was sent and not answered. What became of it can be found out by this, and is then told to [`Session::resolve`].
     Resolve(Trace),
 }
@@ -36,6 +38,7 @@ impl Session {
         }
         match self.resolvable() {
             Some(trace) => Loss::Resolve(trace),
+            None if self.may_replay(code, false) => Loss::Replay,
             None => self.mourn(code, false, now),
         }
     }
@@ -44,6 +47,7 @@ impl Session {
     pub(crate) fn mourn(&mut self, code: Option<SqlState>, aborted: bool, now: Instant) -> Loss {
         let on_replica = self.lease.role == Some(Role::Replica);
         self.lease = Lease::default();
+        self.end_tape();
         self.portals.clear();
         let in_transaction = matches!(self.transaction, Transaction::Open { .. } | Transaction::Deferred(_));
         if self.flight.is_empty() {
@@ -180,7 +184,7 @@ impl Session {
     }
 
     /// Whether the request is a ROLLBACK that has not been answered.
-    fn rolls_back(&self) -> bool {
+    pub(crate) fn rolls_back(&self) -> bool {
         let simple = self.flight.front().and_then(|sent| sent.request.simple.as_ref());
         let class = simple.filter(|class| class.statements == 1 && self.progress.effects == 0);
         class.is_some_and(|class| matches!(&*class.effects, [Effect::Rollback { chain: false }]))

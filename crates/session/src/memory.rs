@@ -163,6 +163,18 @@ impl ServerMemory {
         self.stale.pop()
     }
 
+    /// Records what a transaction leaves that was begun on another server, and is run again on this one. `has`: whether it uses a
+    /// statement.
+    pub(crate) fn become_like(&mut self, other: &ServerMemory, has: impl Fn(Identity) -> bool) {
+        self.settings = other.settings.clone();
+        self.stale.clear();
+        self.prepared.clear();
+        for (id, kept) in other.prepared.iter().filter(|(id, _)| has(**id)) {
+            self.prepared.insert(*id, Kept { used: self.uses, ..*kept });
+        }
+        self.writer = other.writer.clone();
+    }
+
     pub(crate) fn forget(&mut self, id: Identity) {
         self.prepared.remove(&id);
     }

@@ -29,6 +29,8 @@ pub struct Policy {
     pub pin: bool,
     /// Whether what became of a commit is found out when its answer is lost.
     pub commit_resolution: bool,
+    /// Whether a transaction is run again whose server is lost before a COMMIT was sent.
+    pub transaction_replay: bool,
     /// The `synchronous_commit` of what is written; the first rule that fits counts.
     pub durability: Arc<[DurabilityRule]>,
     /// Whether the server connection is kept until the client leaves (session pooling).
@@ -37,6 +39,8 @@ pub struct Policy {
     pub refuses_blocks: bool,
     /// A request of more bytes than this is passed on in parts, and is not run again elsewhere.
     pub request_max: usize,
+    /// A transaction that sends its server more bytes than this is not run again elsewhere.
+    pub transaction_max: usize,
     /// Bytes that the named statements of a session may take.
     pub statements_max: usize,
 }
@@ -73,6 +77,7 @@ pub(crate) struct Own {
     pub(crate) affinity: Affinity,
     pub(crate) pin: bool,
     pub(crate) commit_resolution: bool,
+    pub(crate) transaction_replay: bool,
     pub(crate) token: Option<Token>,
 }
 
@@ -85,6 +90,7 @@ impl Default for Own {
             affinity: Affinity::None,
             pin: false,
             commit_resolution: false,
+            transaction_replay: false,
             token: None,
         }
     }
@@ -92,8 +98,8 @@ impl Default for Own {
 
 impl Own {
     pub(crate) fn of(policy: &Policy) -> Own {
-        let Policy { route, consistency, max_lag, affinity, pin, commit_resolution, .. } = *policy;
-        Own { route, consistency, max_lag, affinity, pin, commit_resolution, token: None }
+        let Policy { route, consistency, max_lag, affinity, pin, commit_resolution, transaction_replay, .. } = *policy;
+        Own { route, consistency, max_lag, affinity, pin, commit_resolution, transaction_replay, token: None }
     }
 
     /// The setting of this name, as SHOW shows it.
@@ -105,6 +111,7 @@ impl Own {
             "affinity" => self.affinity.as_str().to_owned(),
             "pin" => on_or_off(self.pin),
             "commit_resolution" => on_or_off(self.commit_resolution),
+            "transaction_replay" => on_or_off(self.transaction_replay),
             _ => return None,
         })
     }
@@ -118,6 +125,7 @@ impl Own {
             "affinity" => self.affinity = from.affinity,
             "pin" => self.pin = from.pin,
             "commit_resolution" => self.commit_resolution = from.commit_resolution,
+            "transaction_replay" => self.transaction_replay = from.transaction_replay,
             _ => self.token = from.token,
         }
     }
@@ -302,6 +310,7 @@ impl Session {
             "affinity" => own.affinity = self::value(&Affinity::ALL, text).ok_or_else(invalid)?,
             "pin" => own.pin = self::value(&BOOLEANS, text).ok_or_else(invalid)?,
             "commit_resolution" => own.commit_resolution = self::value(&BOOLEANS, text).ok_or_else(invalid)?,
+            "transaction_replay" => own.transaction_replay = self::value(&BOOLEANS, text).ok_or_else(invalid)?,
             TOKEN if text.is_empty() => own.token = None,
             TOKEN => own.token = Some(Token::read(text).ok_or_else(invalid)?),
             _ => return Err(unrecognized(name)),
@@ -313,12 +322,13 @@ impl Session {
 fn unrecognized(name: &str) -> Failure {
     Failure::error("42704", format!("unrecognized configuration parameter \"hakem.{name}\"")).hint(
         "There are hakem.route, hakem.consistency, hakem.max_lag, hakem.affinity, hakem.pin, hakem.commit_resolution, \
-         hakem.token and hakem.last_route.",
+         hakem.transaction_replay, hakem.token and hakem.last_route.",
     )
 }
 
 /// Those that are configured.
-const NAMES: [&str; 6] = ["route", "consistency", "max_lag", "affinity", "pin", "commit_resolution"];
+const NAMES: [&str; 7] =
+    ["route", "consistency", "max_lag", "affinity", "pin", "commit_resolution", "transaction_replay"];
 
 /// Another session's word for what this one must see.
 pub(crate) const TOKEN: &str = "token";
@@ -351,11 +361,13 @@ mod tests {
             max_lag: Some(LAG),
             affinity: Affinity::None,
             commit_resolution: false,
+            transaction_replay: false,
             pin: false,
             durability: Arc::new([]),
             keeps_server: false,
             refuses_blocks: false,
             request_max: 1,
+            transaction_max: 1,
             statements_max: 1,
         };
         let mut session = Session::new(policy, Settings::new([]));

@@ -45,12 +45,37 @@ pub enum Verdict {
     Leaving,
     /// A statement of the proxy's own failed: what came after it ran without it. Both connections have to be closed.
     Broken,
+    /// The server has not answered as the one before it did that was lost: the transaction cannot be run again on it.
+    Diverged,
 }
 
 impl Session {
     /// Takes one message from the server: its tag, and its body or as much of it as is at hand. `now` is a moment after the
     /// message's arrival.
     pub fn on_server(&mut self, tag: u8, body: &[u8], memory: &mut ServerMemory, now: Instant) -> Verdict {
+        if self.tape.is_some() {
+            return self.on_taped_server(tag, body, memory, now);
+        }
+        self.judge_or_conceal(tag, body, memory, now)
+    }
+
+    /// The same in a transaction that may have to be run again, or just is.
+    fn on_taped_server(&mut self, tag: u8, body: &[u8], memory: &mut ServerMemory, now: Instant) -> Verdict {
+        if self.is_replaying() {
+            return self.compare(tag, body);
+        }
+        let is_trace = tag == tag::DATA_ROW && matches!(self.owed.front(), Some(Owed::HiddenTrace));
+        let commits = self.flight.front().is_some_and(|sent| sent.request.commits);
+        let verdict = self.judge_or_conceal(tag, body, memory, now);
+        self.hear(tag, body, is_trace, verdict);
+        let ready = matches!(verdict, Verdict::Ready { .. } | Verdict::HiddenReady { .. });
+        if ready && (commits || self.transaction == Transaction::None) {
+            self.end_tape();
+        }
+        verdict
+    }
+
+    fn judge_or_conceal(&mut self, tag: u8, body: &[u8], memory: &mut ServerMemory, now: Instant) -> Verdict {
         let verdict = self.judge(tag, body, memory, now);
         if let Shapes::Misfit(_) = self.progress.shapes { self.conceal(verdict) } else { verdict }
     }

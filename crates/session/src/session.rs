@@ -18,6 +18,7 @@ use crate::flight::{Changes, Sent};
 use crate::memory::ServerMemory;
 use crate::owed::Owed;
 use crate::policy::{Affinity, Own, Policy, Route};
+use crate::replay::Tape;
 use crate::request::{End, Request};
 use crate::sequences::{Token, WroteOn};
 use crate::settings::Settings;
@@ -98,6 +99,8 @@ pub struct Session {
     pub(crate) tracing: Tracing,
     /// Why a statement could not be prepared that the next one executes: what that one fails with.
     pub(crate) cause: Option<Vec<u8>>,
+    /// The transaction, should it have to be run again.
+    pub(crate) tape: Option<Box<Tape>>,
 }
 
 /// The transaction, as the client sees it.
@@ -324,6 +327,7 @@ impl Session {
             refused: Vec::new(),
             tracing: Tracing::default(),
             cause: None,
+            tape: None,
         };
         session.settle_pin();
         session
@@ -597,6 +601,11 @@ impl Session {
 
     /// Moves what a reply makes it necessary to send to the end of `out`.
     pub fn take_to_server(&mut self, out: &mut Vec<u8>) {
+        if self.tape.is_some() {
+            let written = std::mem::take(&mut self.to_server);
+            self.record(&written, 0);
+            self.to_server = written;
+        }
         out.append(&mut self.to_server);
     }
 

@@ -353,7 +353,7 @@ fn executing(execution: &Execution, target: &Prepared) -> Vec<u8> {
     [&execution.before, &target.id.name().0[..], &execution.after].join(&b' ')
 }
 
-fn preparing(statement: &Prepared) -> Vec<u8> {
+pub(crate) fn preparing(statement: &Prepared) -> Vec<u8> {
     let name = statement.id.name();
     [b"PREPARE", &name.0[..], &statement.types, b"AS", &statement.sql].join(&b' ')
 }

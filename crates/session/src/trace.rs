@@ -266,6 +266,7 @@ impl Session {
                 self.conclude_committed(now);
                 Loss::Told
             }
+            Fate::Aborted if self.may_replay(code, true) => Loss::Replay,
             Fate::Aborted => self.mourn(code, true, now),
             Fate::Unknown => self.mourn(code, false, now),
         }
@@ -322,6 +323,7 @@ impl Session {
         self.last_write = Some(now);
         self.definitions += u64::from(std::mem::take(&mut self.defined));
         self.forget_trace();
+        self.end_tape();
         self.refusal = self.lose_pins();
     }
 }

@@ -589,7 +589,7 @@ fn rules() {
     for (name, fits) in [("game", true), ("game 7", true), ("x", true), ("xy", false), ("", false)] {
         assert_eq!(rules[1].fits_application(name), fits, "{name}");
     }
-    let silent = "proxy.toml:1: a rule must say something: \"synchronous_commit\", \"pin\", \"route\", \"consistency\", \"max_lag\", \"affinity\" or \"commit_resolution\"";
+    let silent = "proxy.toml:1: a rule must say something: \"synchronous_commit\", \"pin\", \"route\", \"consistency\", \"max_lag\", \"affinity\", \"commit_resolution\" or \"transaction_replay\"";
     check("[[rules]]\nusers = [\"app\"]", silent);
     let mixed = "proxy.toml:1: \"tables\" and \"statements\" are for \"synchronous_commit\" alone: what else a rule says holds for a session";
     check("[[rules]]\ntables = [\"t\"]\npin = true", mixed);

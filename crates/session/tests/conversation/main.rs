@@ -24,6 +24,7 @@ mod losses;
 mod own;
 mod proxy;
 mod random;
+mod replays;
 mod requests;
 mod retries;
 mod script;

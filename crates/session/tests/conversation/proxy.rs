@@ -76,11 +76,13 @@ pub(crate) fn policy() -> Policy {
         max_lag: Some(Duration::from_secs(1)),
         affinity: session::Affinity::None,
         commit_resolution: false,
+        transaction_replay: false,
         pin: false,
         durability: std::sync::Arc::new([]),
         keeps_server: false,
         refuses_blocks: false,
         request_max: 1 << 20,
+        transaction_max: 1 << 20,
         statements_max: 1 << 20,
     }
 }
@@ -224,6 +226,10 @@ impl Proxy {
             Need::Replica { not_before, .. } if self.fresh || not_before.is_none() => Role::Replica,
             _ => Role::Primary,
         };
+        self.server(role)
+    }
+
+    fn server(&mut self, role: Role) -> Connection {
         match self.idle.iter().position(|connection| connection.role == role) {
             Some(at) => self.idle.remove(at),
             None => {
@@ -385,6 +391,14 @@ impl Proxy {
                     self.lose(client, false, code);
                     return true;
                 }
+                Verdict::Diverged => {
+                    self.log.push("diverged".to_owned());
+                    client.lease = None;
+                    client.session.give_up_replay(self.now);
+                    client.session.take_output(&mut client.outgoing);
+                    client.received.append(&mut client.outgoing);
+                    return true;
+                }
                 Verdict::Broken => {
                     client.lease = None;
                     client.closed = true;
@@ -451,7 +465,7 @@ impl Proxy {
     }
 
     fn lose(&mut self, client: &mut Client, inside: bool, code: Option<wire::backend::SqlState>) {
-        client.lease = None;
+        let lost = client.lease.take();
         let mut loss = client.session.on_lost(inside, code, self.now);
         if let Loss::Resolve(trace) = loss {
             self.log.push(format!("resolve({})", trace.xid.unwrap_or_default()));
@@ -464,6 +478,15 @@ impl Proxy {
                 client.session.restart();
                 client.lease = Some(self.checkout(Need::Primary));
                 self.send(client, true);
+            }
+            Loss::Replay => {
+                self.log.push("replay".to_owned());
+                client.received.append(&mut client.outgoing);
+                let lost = lost.expect("a server was held");
+                let mut connection = self.server(lost.role);
+                client.session.reattach(connection.role, &lost.memory, &mut connection.memory);
+                client.lease = Some(connection);
+                self.send(client, false);
             }
             Loss::Told => {
                 client.session.take_output(&mut client.outgoing);

@@ -47,8 +47,10 @@ proptest! {
     }
 
     #[test]
-    fn each_request_is_answered_once_whatever_is_lost(events in prop::collection::vec(event(), 1..16), order: u64) {
-        check_losses(&events, order);
+    fn each_request_is_answered_once_whatever_is_lost(
+        events in prop::collection::vec(event(), 1..16), order: u64, replays: bool,
+    ) {
+        check_losses(&events, order, replays);
     }
 
     #[test]

@@ -69,6 +69,8 @@ pub(crate) struct Server {
     committed: Values,
     current: Values,
     savepoints: Vec<(String, Values)>,
+    /// What the transaction has written.
+    inserted: Vec<String>,
     reported: String,
     /// What other sessions must not find here.
     leftovers: Vec<String>,
@@ -123,6 +125,7 @@ impl Server {
             current: Values::new(),
             savepoints: Vec::new(),
             reported: DEFAULT.to_owned(),
+            inserted: Vec::new(),
             leftovers: Vec::new(),
             pending: Vec::new(),
             sent: Vec::new(),
@@ -230,11 +233,18 @@ impl Server {
     }
 
     fn commit(&mut self) {
+        self.keep();
         self.committed = self.current.clone();
         self.end();
     }
 
+    /// What has been written is there.
+    fn keep(&mut self) {
+        self.faults.borrow_mut().inserted.append(&mut self.inserted);
+    }
+
     fn roll_back(&mut self) {
+        self.inserted.clear();
         self.current = self.committed.clone();
         self.end();
     }
@@ -520,7 +530,10 @@ impl Server {
             "create" if sql.contains("temp") => self.leave(sql, "CREATE TABLE"),
             "create" => "CREATE TABLE",
             "insert" => {
-                self.faults.borrow_mut().inserted.push(sql.to_owned());
+                self.inserted.push(sql.to_owned());
+                if self.status == Status::Idle {
+                    self.keep();
+                }
                 if returns_rows(sql) {
                     self.row("new");
                 }

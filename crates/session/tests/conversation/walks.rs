@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use classifier::{Classifier, Options};
-use session::{Role, ServerMemory, Session, Settings, Step};
+use session::{Policy, Role, ServerMemory, Session, Settings, Step};
 use wire::frame::{Frame, Frames};
 
 use crate::proxy::{Proxy, policy};
@@ -252,8 +252,9 @@ pub(crate) const WRONG: &[(Role, What, &str)] = &[
 ];
 
 /// Whatever happens to servers, each request gets one ReadyForQuery, nothing is written twice, and the connection lives.
-pub(crate) fn check_losses(events: &[Event], order: u64) {
-    let mut proxy = Proxy::new(1);
+pub(crate) fn check_losses(events: &[Event], order: u64, transaction_replay: bool) {
+    let mut proxy = Proxy::new(0);
+    proxy.connect(Policy { transaction_replay, ..policy() }, &[]);
     proxy.order = order;
     let (mut numbered, mut rows) = (0, Vec::new());
     let way_out = [Event::Say(vec![6]), Event::Say(vec![0])];
