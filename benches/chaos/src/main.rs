@@ -93,7 +93,10 @@ async fn run(options: &Options) -> Result<()> {
     let leader = cluster.settled().await?;
     let room = Room::new()?;
     let hakem = options.hakem.canonicalize().context("Hakem is missing: cargo build --release -p hakem")?;
-    let mut stacks = vec![Stack::hakem(&room, &hakem, &cluster)?];
+    let mut stacks = Vec::new();
+    for replays in [false, true] {
+        stacks.push(Stack::hakem(&room, &hakem, &cluster, replays)?);
+    }
     if limit.is_none() {
         stacks.push(Stack::incumbent(&room, &cluster, false)?);
         stacks.push(Stack::incumbent(&room, &cluster, true)?);

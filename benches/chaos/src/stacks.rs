@@ -43,7 +43,12 @@ impl Drop for Room {
 }
 
 impl Stack {
-    pub(crate) fn hakem(room: &Room, program: &Path, cluster: &Managed) -> Result<Stack> {
+    /// `replays`: with `commit_resolution` and `transaction_replay`.
+    pub(crate) fn hakem(room: &Room, program: &Path, cluster: &Managed, replays: bool) -> Result<Stack> {
+        let (name, table, file) = match replays {
+            false => ("Hakem", "through_hakem", "proxy"),
+            true => ("Hakem, resolving and replaying", "through_replaying", "replaying"),
+        };
         let (port, http) = (free_port()?, free_port()?);
         let list = |each: &dyn Fn(&Member) -> String| {
             cluster.members().iter().map(|member| format!("{:?}", each(member))).collect::<Vec<_>>().join(", ")
@@ -51,6 +56,7 @@ impl Stack {
         let config = format!(
             "[proxy]\nlisten = [\"127.0.0.1:{port}\"]\nhttp_listen = \"127.0.0.1:{http}\"\nworkers = 2\n\
              [topology]\nfailover_timeout = \"120s\"\n\
+             [routing]\ncommit_resolution = {replays}\ntransaction_replay = {replays}\n\
              [clusters.local]\nservers = [{}]\nprobe_user = \"postgres\"\nprobe_password = \"{PASSWORD}\"\n\
              patroni = [{}]\netcd = [{:?}]\npatroni_scope = \"main\"\n\
              [[users]]\nname = \"postgres\"\npassword = \"{PASSWORD}\"\n[databases.\"*\"]\ncluster = \"local\"\n",
@@ -58,10 +64,10 @@ impl Stack {
             list(&Member::url),
             cluster.etcd().url(),
         );
-        let config = room.write("proxy.toml", &config)?;
+        let config = room.write(&format!("{file}.toml"), &config)?;
         let child = start(room, "hakem", Command::new(program).arg("run").arg(config))?;
-        let doors = Doors { table: "through_hakem", writes: client(port, "postgres"), reads: None };
-        Ok(Stack { name: "Hakem", doors, children: vec![child] })
+        let doors = Doors { table, writes: client(port, "postgres"), reads: None };
+        Ok(Stack { name, doors, children: vec![child] })
     }
 
     /// `tuned`: with the shortest pauses that both are told to be used with.
