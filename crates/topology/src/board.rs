@@ -64,6 +64,8 @@ pub(crate) struct Answer {
     /// It is the first answer of its connection.
     pub(crate) first: bool,
     pub(crate) system_identifier: u64,
+    /// When it was started, in microseconds since 1970.
+    pub(crate) started: u64,
     pub(crate) timeline: u32,
     pub(crate) role: Role,
 }
@@ -338,6 +340,7 @@ impl Entry {
     fn sight(&self) -> Sight {
         let identity = self.last.as_ref().map(|answer| Identity {
             system_identifier: answer.system_identifier,
+            started: answer.started,
             timeline: answer.timeline,
             claims_primary: matches!(answer.role, Role::Primary { .. }),
         });

@@ -45,6 +45,8 @@ pub(crate) enum Sight {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) system_identifier: u64,
+    /// When it was started, in microseconds since 1970: no two servers of a cluster share that.
+    pub(crate) started: u64,
     pub(crate) timeline: u32,
     pub(crate) claims_primary: bool,
 }
@@ -145,8 +147,8 @@ fn writer(sights: &[Sight], word: Word, ours: Option<(u64, u32)>, memory: Memory
         }
         Sight::Never(_) | Sight::Lost(..) => false,
     };
-    let claimants: Box<[NodeId]> =
-        (0..).zip(sights).filter(|(_, sight)| claim(sight)).map(|(index, _)| NodeId(index)).collect();
+    let claimants = (0..).zip(sights).filter(|(_, sight)| claim(sight)).map(|(index, _)| NodeId(index));
+    let claimants = without_doubles(claimants.collect(), sights, word, memory);
     match *claimants {
         [] => not_found,
         [primary] if !word.admits(primary) => not_found,
@@ -156,6 +158,20 @@ fn writer(sights: &[Sight], word: Word, ours: Option<(u64, u32)>, memory: Memory
         },
         _ => Writer::None(NoPrimary::SplitBrain { timeline, claimants }),
     }
+}
+
+/// Leaves one of several names of the same server: the one that it had when it was known last, or one that may lead.
+fn without_doubles(claimants: Vec<NodeId>, sights: &[Sight], word: Word, memory: Memory) -> Box<[NodeId]> {
+    let started = |node: NodeId| sights[node.index()].identity().map(|identity| identity.started);
+    let rank = |node: NodeId| {
+        let before = memory.last.is_some_and(|epoch| epoch.primary == node);
+        let answers = matches!(sights[node.index()], Sight::Answered(_));
+        (!word.admits(node), !answers, !before, node)
+    };
+    let is_best = |node: NodeId| {
+        claimants.iter().filter(|other| started(**other) == started(node)).all(|other| rank(node) <= rank(*other))
+    };
+    claimants.iter().copied().filter(|node| is_best(*node)).collect()
 }
 
 fn standing(sight: Sight, denied: bool, ours: Option<(u64, u32)>) -> Standing {
@@ -192,11 +208,16 @@ impl Sight {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
+
+    /// The next moment at which a server is started that is not named.
+    static UNIQUE: AtomicU64 = AtomicU64::new(1000);
 
     /// A sight at a glance: `?` never asked; `P1` a primary on timeline 1, `R1` a replica; a suffix says how it was
     /// lost since (`!` refused, `~` silent, `%` rejected); `!`, `~`, `%` alone never answered; a leading `x` is
-    /// another system identifier.
+    /// another system identifier; `P1@5` was started at that moment, and without one at a moment of its own.
     fn sight(text: &str) -> Sight {
         let kind = match text.chars().last() {
             Some('!') => Some(LossKind::Refused),
@@ -212,8 +233,13 @@ mod tests {
             Some(rest) => (8, rest),
             None => (7, claim),
         };
+        let (claim, started) = match claim.split_once('@') {
+            Some((claim, started)) => (claim, started.parse().unwrap()),
+            None => (claim, UNIQUE.fetch_add(1, Ordering::Relaxed)),
+        };
         let identity = (!claim.is_empty()).then(|| Identity {
             system_identifier,
+            started,
             timeline: claim[1..].parse().unwrap(),
             claims_primary: claim.starts_with('P'),
         });
@@ -303,6 +329,20 @@ mod tests {
         // A leader of another cluster, or one that is away, proves nothing.
         check(&[("@ *xP1 P1 R1", "none: x k R")]);
         check(&[("@ *P1~ R1", "none: - R"), ("@ *P1~ R2", "none: - R")]);
+    }
+
+    #[test]
+    fn several_names_of_one_server() {
+        check(&[("P1@5 P1@5 R1", "0@1: P P R")]);
+        // Another is another, though it says the same in all else.
+        check(&[("P1@5 P1@5 P1@6", "split2: P P P")]);
+        // Where the manager names it, it is the leader's address that counts; and one that it had goes on.
+        check(&[("@ P1@5 *P1@5 R1", "1@1: k P R"), ("P1@5 P1@5 R1", "1@1: P P R")]);
+        // One of the names leads nowhere any more.
+        check(&[("P1@5 P1@5", "0@1: P P"), ("P1@5~ P1@5", "1@1: - P"), ("P1@5! P1@5", "1@1: - P")]);
+        check(&[("P1@5~ P1@5~", "none: - -")]);
+        // It has been restarted and is reached by one of them so far.
+        check(&[("P1@5 P1@5", "0@1: P P"), ("P1@5% P1@7", "split2: P P"), ("P1@7 P1@7", "0@1: P P")]);
     }
 
     #[test]

@@ -50,6 +50,7 @@ enum Failure {
 struct Link {
     client: ClientWrapper,
     system_identifier: u64,
+    started: u64,
     shape: WalShape,
     /// The newest timeline that this server has shown on this connection. A standby only ever goes to newer ones
     /// without a restart, so this cannot become wrong when its WAL receiver is away.
@@ -134,6 +135,7 @@ impl Link {
         Ok(Link {
             client,
             system_identifier: control.system_identifier,
+            started: control.started,
             shape: control.shape,
             timeline: control.timeline,
             identified: Instant::now(),
@@ -199,6 +201,7 @@ impl Link {
             answered,
             first: self.answers == 1,
             system_identifier: self.system_identifier,
+            started: self.started,
             timeline: self.timeline,
             role,
         })
@@ -208,6 +211,7 @@ impl Link {
 /// What the control file says.
 struct Control {
     system_identifier: u64,
+    started: u64,
     timeline: u32,
     shape: WalShape,
 }
@@ -222,6 +226,7 @@ impl Control {
         Ok(Control {
             // An unsigned number that the function shows as a signed one.
             system_identifier: number("system_identifier")?,
+            started: number("started")?,
             timeline: u32::try_from(number("timeline")?)
                 .map_err(|_| Failure::Nonsense("the timeline in the control file is out of range"))?,
             shape: WalShape::new(number("page")?, number("segment")?)
@@ -331,7 +336,8 @@ const CONTROL: &str = "
     SELECT s.system_identifier,
            greatest(c.timeline_id, r.min_recovery_end_timeline)::int8 AS timeline,
            i.wal_block_size::int8 AS page,
-           i.bytes_per_wal_segment::int8 AS segment
+           i.bytes_per_wal_segment::int8 AS segment,
+           (date_part('epoch', pg_postmaster_start_time()) * 1000000)::int8 AS started
       FROM pg_control_system() s, pg_control_checkpoint() c, pg_control_recovery() r, pg_control_init() i";
 
 /// Asked each time; reads shared memory only.
