@@ -39,6 +39,8 @@ pub(crate) struct Setup {
     pub(crate) cluster: cluster::Options,
     /// What stands in the program's environment besides the test's own.
     pub(crate) environment: Vec<(String, String)>,
+    /// What the program finds in place of /etc/hosts.
+    pub(crate) hosts: Option<PathBuf>,
     keys: Vec<(String, String, String)>,
     tail: String,
 }
@@ -129,8 +131,11 @@ impl Setup {
     /// Starts the program in front of a cluster that exists; returns when it listens.
     pub(crate) async fn proxy(&self, servers: impl Into<Servers<'_>>) -> Result<Proxy> {
         let path = self.write(servers)?;
-        let mut child = program("run", &path)
-            .envs(self.environment.clone())
+        let mut command = program("run", &path);
+        if let Some(hosts) = &self.hosts {
+            command = with_hosts(hosts, &command);
+        }
+        let mut child = command
             .envs(self.environment.clone())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -514,6 +519,17 @@ pub(crate) fn program(command: &str, config: &Path) -> std::process::Command {
     let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_hakem"));
     program.arg(command).arg(config);
     program
+}
+
+/// The same command where this file is /etc/hosts.
+fn with_hosts(hosts: &Path, command: &std::process::Command) -> std::process::Command {
+    let mut unshare = std::process::Command::new("unshare");
+    if !std::fs::read_to_string("/proc/self/status").is_ok_and(|status| status.contains("\nUid:\t0\t0")) {
+        unshare.arg("--map-root-user");
+    }
+    unshare.args(["--mount", "sh", "-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\""]);
+    unshare.arg(hosts).arg(command.get_program()).args(command.get_args());
+    unshare
 }
 
 /// A command with libpq's variables, and none of those that we were started with.

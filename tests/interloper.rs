@@ -54,6 +54,7 @@ fn target(port: u16) -> Target {
         ciphers: &[],
     };
     Target {
+        whereabouts: Default::default(),
         host: "127.0.0.1".to_owned(),
         port,
         user: String::new(),

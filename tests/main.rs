@@ -33,6 +33,7 @@ mod local;
 mod loss;
 mod memory;
 mod modes;
+mod names;
 mod patroni;
 mod peers;
 mod pinning;

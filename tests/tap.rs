@@ -36,7 +36,12 @@ struct Shared {
 impl Tap {
     /// A door that leads nowhere yet.
     pub(crate) async fn open() -> Tap {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Tap::open_at("127.0.0.1:0").await
+    }
+
+    /// The same at this address.
+    pub(crate) async fn open_at(address: &str) -> Tap {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             to: Mutex::default(),

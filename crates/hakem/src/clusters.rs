@@ -3,6 +3,7 @@
 //! A cluster is watched anew when its configuration changes; what the topology then is, is `topology`'s to say.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,8 @@ pub(crate) type Spot = (Arc<str>, u16);
 #[derive(Default)]
 struct Past {
     known: HashMap<Spot, &'static str>,
+    /// Where their names led.
+    addresses: HashMap<Spot, IpAddr>,
     primary: Option<Spot>,
 }
 
@@ -230,6 +233,13 @@ async fn follow(service: Arc<Service>, cluster: Arc<Cluster>) {
         let snapshot = cluster.watcher.snapshot().clone();
         for node in &snapshot.nodes {
             let spot = (node.host.clone(), node.port);
+            if let Some(address) = node.address {
+                // What the name stood for may live on, and be somebody else's by now.
+                let before = cluster.past().addresses.insert(spot.clone(), address);
+                if before.is_some_and(|before| before != address) {
+                    service.sever(&cluster.name, &spot);
+                }
+            }
             let known = cluster.past().known.get(&spot).copied();
             let state = match node.state {
                 NodeState::Unreachable { rejects: false, .. } if known == Some("replica") => {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use auth::Credential;
 use config::{Config, Resolved, Rule};
-use pool::{Keepalive, Parameters, Pool, Target, Wallet};
+use pool::{Keepalive, Parameters, Pool, Target, Wallet, Whereabouts};
 use session::{Policy, ServerMemory};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -276,6 +276,7 @@ impl Tenant {
         let address = snapshot.node(node).expect("a node id comes from the watcher's own snapshots");
         Target {
             host: address.host.to_string(),
+            whereabouts: Whereabouts(self.watcher.whereabouts(node)),
             port: address.port,
             user: self.resolved.server_user.clone(),
             wallet: self.wallet.clone(),

@@ -3,7 +3,8 @@
 //! Owns the login. Does not retry: who asked decides what a failure means.
 
 use std::io;
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use auth::{AuthError, Cleartext, ServerLogin, Step};
@@ -25,8 +26,10 @@ use crate::wallet::Wallet;
 /// Whom to connect to, and as whom.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Target {
-    /// A host name or an IP address, looked up at each connection; or the directory of a Unix socket, which begins with `/`.
+    /// A host name or an IP address; or the directory of a Unix socket, which begins with `/`.
     pub host: String,
+    /// Where a name leads. It is looked up at each connection where that is not said.
+    pub whereabouts: Whereabouts,
     /// The TCP port.
     pub port: u16,
     /// The user to log in as.
@@ -42,6 +45,24 @@ pub struct Target {
     /// How the connection is encrypted; `None` for not at all.
     pub tls: Option<Tls>,
 }
+
+/// Where a name leads at the moment. Two are the same if they are kept by the same.
+#[derive(Clone, Debug, Default)]
+pub struct Whereabouts(pub Arc<Mutex<Option<IpAddr>>>);
+
+impl Whereabouts {
+    pub(crate) fn address(&self) -> Option<IpAddr> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PartialEq for Whereabouts {
+    fn eq(&self, other: &Whereabouts) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Whereabouts {}
 
 /// TCP keepalive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,7 +21,7 @@ pub mod tls;
 mod wallet;
 
 pub use connection::{Connection, Parameters};
-pub use dial::{DialError, Keepalive, Target, dial, dial_with};
+pub use dial::{DialError, Keepalive, Target, Whereabouts, dial, dial_with};
 pub use logins::Logins;
 pub use pool::{CheckoutError, Figures, Lease, Options, Pool};
 pub use quota::Quota;

@@ -48,7 +48,10 @@ async fn open(target: &Target) -> Result<Socket, DialError> {
         let path = Path::new(&target.host).join(format!(".s.PGSQL.{}", target.port));
         return Ok(Socket::Unix(UnixStream::connect(path).await?));
     }
-    let stream = TcpStream::connect((target.host.as_str(), target.port)).await?;
+    let stream = match target.whereabouts.address() {
+        Some(address) => TcpStream::connect((address, target.port)).await?,
+        None => TcpStream::connect((target.host.as_str(), target.port)).await?,
+    };
     stream.set_nodelay(true)?;
     if let Some(keepalive) = target.keepalive {
         keepalive.apply(&stream)?;

@@ -27,6 +27,7 @@ fn sasl_continue(text: &str) -> Vec<u8> {
 async fn meet(credential: Credential, says: &[Vec<u8>]) -> (DialError, Vec<u8>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let target = Target {
+        whereabouts: Default::default(),
         host: "127.0.0.1".to_owned(),
         port: listener.local_addr().unwrap().port(),
         user: "alice".to_owned(),

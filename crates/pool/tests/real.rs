@@ -59,6 +59,7 @@ impl Scene {
     fn target(&self) -> Target {
         let node = &self.cluster.nodes()[0];
         Target {
+            whereabouts: Default::default(),
             host: node.host().to_owned(),
             port: node.port(),
             user: "postgres".to_owned(),

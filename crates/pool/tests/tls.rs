@@ -48,6 +48,7 @@ fn target(port: u16, mode: Option<Mode<'_>>) -> Target {
         Tls::new(&options).unwrap()
     });
     Target {
+        whereabouts: Default::default(),
         host: "127.0.0.1".to_owned(),
         port,
         user: "postgres".to_owned(),

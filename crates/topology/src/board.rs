@@ -12,6 +12,7 @@
 //! - It never showed more than the primary had written at a later moment. If it did, its timeline is another one that
 //!   happens to have the same number (two servers promoted apart), and no LSN of it means anything.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -66,6 +67,8 @@ pub(crate) struct Answer {
     pub(crate) system_identifier: u64,
     /// When it was started, in microseconds since 1970.
     pub(crate) started: u64,
+    /// Where it is, if its host is a name.
+    pub(crate) address: Option<IpAddr>,
     pub(crate) timeline: u32,
     pub(crate) role: Role,
 }
@@ -296,7 +299,7 @@ impl Board {
             .map(|(index, (entry, standing))| entry.node(NodeId(index), *standing))
             .collect();
         let old = &self.current;
-        let news = old.writer != writer || old.nodes.iter().zip(&nodes).any(|(old, new)| old.state.is_news(&new.state));
+        let news = old.writer != writer || old.nodes.iter().zip(&nodes).any(|(old, new)| new.is_news(old));
         let version = old.version + u64::from(news);
         self.current = Arc::new(Snapshot { nodes, writer, version });
     }
@@ -411,7 +414,9 @@ impl Entry {
             (NodeState::Replica { .. }, Proof::FreshAsOf { since, .. }) => Some(since),
             _ => None,
         };
-        Node { id, host: Arc::clone(&self.host), port: self.port, state, serves_since, figures: self.figures }
+        let address = self.last.as_ref().and_then(|answer| answer.address);
+        let host = Arc::clone(&self.host);
+        Node { id, host, port: self.port, address, state, serves_since, figures: self.figures }
     }
 
     fn answering(&self, answer: &Answer, standing: Standing) -> NodeState {
@@ -444,7 +449,7 @@ impl Entry {
 
 impl NodeState {
     /// Whether the change to `new` is one that somebody may wait for, not just another figure.
-    fn is_news(&self, new: &NodeState) -> bool {
+    pub(crate) fn is_news(&self, new: &NodeState) -> bool {
         let kind = |state: &NodeState| match *state {
             NodeState::Primary { timeline, system_identifier, .. }
             | NodeState::Replica { timeline, system_identifier, .. } => Some((timeline, system_identifier, None)),

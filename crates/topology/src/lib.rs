@@ -3,6 +3,7 @@
 //! The crate's map, in the order of the data's way:
 //! - `options`: which servers to watch, as whom, how often.
 //! - `probe`: one connection to one server; asks it and returns what it said, or why it did not.
+//! - `name`: which address a server's name stands for.
 //! - `lsn`, `history`: the arithmetic of freshness, pure.
 //! - `sources`: what cluster managers are asked, Patroni and etcd; `dcs`: what their answers say, with `timestamp` for moments, pure.
 //! - `combine`: what all servers said → the writer and each node's standing, pure.
@@ -22,6 +23,7 @@ mod dcs;
 mod handover;
 mod history;
 mod lsn;
+mod name;
 mod options;
 mod pick;
 mod probe;
@@ -32,6 +34,7 @@ mod timestamp;
 mod watcher;
 
 pub use dcs::{Announcement, Member, Planned};
+pub use name::Whereabouts;
 pub use options::Options;
 pub use pick::{Ask, Choice, Freshness, Need, Trail, WhyPrimary};
 pub use share::{Load, Plan, SLOW_START_MIN};

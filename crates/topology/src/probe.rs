@@ -24,6 +24,7 @@ use tracing::warn;
 use crate::board::{Answer, Lost, Report, Role};
 use crate::combine::LossKind;
 use crate::lsn::WalShape;
+use crate::name::{Name, Whereabouts};
 use crate::options::Options;
 use crate::snapshot::Fork;
 
@@ -31,6 +32,7 @@ use crate::snapshot::Fork;
 pub(crate) struct Prober {
     pool: Pool,
     link: Option<Link>,
+    name: Option<Arc<Name>>,
     timeout: Duration,
     hung_up: Arc<Notify>,
 }
@@ -68,10 +70,12 @@ struct Link {
 
 impl Prober {
     /// A prober of the server at `host` and `port`. It connects when it first probes.
-    pub(crate) fn new(options: &Options, host: &str, port: u16) -> Prober {
+    /// `whereabouts`: where the address is noted that it has connected to.
+    pub(crate) fn new(options: &Options, host: &str, port: u16, whereabouts: Whereabouts) -> Prober {
+        let name = Name::new(host, port, whereabouts);
         let hung_up = Arc::new(Notify::new());
         let tls = options.tls.clone().map(MakeRustlsConnect::new);
-        let dial = Dial { hung_up: Arc::clone(&hung_up), tls, tls_optional: options.tls_optional };
+        let dial = Dial { hung_up: Arc::clone(&hung_up), tls, tls_optional: options.tls_optional, name: name.clone() };
         let manager = Manager::from_connect(
             login(options, host, port),
             dial,
@@ -81,7 +85,7 @@ impl Prober {
             .max_size(CONNECTIONS_PER_SERVER)
             .build()
             .expect("a pool without timeouts needs no runtime, the only thing that build asks for");
-        Prober { pool, link: None, timeout: options.probe_timeout, hung_up }
+        Prober { pool, link: None, name, timeout: options.probe_timeout, hung_up }
     }
 
     /// Is notified when the connection ends by itself.
@@ -94,6 +98,9 @@ impl Prober {
     /// server lost.
     pub(crate) async fn probe(&mut self) -> Report {
         let asked = Instant::now();
+        if self.link.is_some() && self.name.as_ref().is_some_and(Name::has_moved) {
+            self.link = None;
+        }
         if self.link.is_some()
             && let Ok(answer) = self.attempt(self.timeout / 2).await
         {
@@ -118,7 +125,8 @@ impl Prober {
                 None => Link::open(&self.pool).await?,
             };
             let answer = link.ask().await?;
-            Ok::<_, Failure>((link, answer))
+            let address = self.name.as_ref().and_then(|name| name.address());
+            Ok::<_, Failure>((link, Answer { address, ..answer }))
         };
         let (link, answer) = tokio::time::timeout(limit, attempt).await.map_err(|_| Failure::Silent(limit))??;
         self.link = Some(link);
@@ -202,6 +210,7 @@ impl Link {
             first: self.answers == 1,
             system_identifier: self.system_identifier,
             started: self.started,
+            address: None,
             timeline: self.timeline,
             role,
         })
@@ -240,6 +249,7 @@ struct Dial {
     hung_up: Arc<Notify>,
     tls: Option<MakeRustlsConnect>,
     tls_optional: bool,
+    name: Option<Arc<Name>>,
 }
 
 impl Connect for Dial {
@@ -249,15 +259,12 @@ impl Connect for Dial {
     ) -> Pin<Box<dyn Future<Output = Result<(Client, JoinHandle<()>), tokio_postgres::Error>> + Send + '_>> {
         let mut config = config.clone();
         Box::pin(async move {
-            let Some(tls) = self.tls.clone() else { return self.open(&config, NoTls).await };
-            if !self.tls_optional {
-                return self.open(config.ssl_mode(SslMode::Require), tls).await;
-            }
-            match self.open(config.ssl_mode(SslMode::Prefer), tls).await {
-                // As libpq's "prefer" does after a failed handshake, and when pg_hba.conf has no line for encrypted connections.
-                Err(error) if may_do_in_the_clear(&error) => self.open(config.ssl_mode(SslMode::Disable), NoTls).await,
-                opened => opened,
-            }
+            let Some(name) = &self.name else { return self.secure(&mut config).await };
+            // Without an address the attempt fails in the operating system's words.
+            let Some(address) = name.choose().await else { return self.secure(&mut config).await };
+            let opened = self.secure(config.hostaddr(address)).await;
+            name.tried(address, opened.is_ok());
+            opened
         })
     }
 }
@@ -275,6 +282,19 @@ fn may_do_in_the_clear(error: &tokio_postgres::Error) -> bool {
 }
 
 impl Dial {
+    /// Connects, encrypted as demanded.
+    async fn secure(&self, config: &mut Config) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
+        let Some(tls) = self.tls.clone() else { return self.open(config, NoTls).await };
+        if !self.tls_optional {
+            return self.open(config.ssl_mode(SslMode::Require), tls).await;
+        }
+        match self.open(config.ssl_mode(SslMode::Prefer), tls).await {
+            // As libpq's "prefer" does after a failed handshake, and when pg_hba.conf has no line for encrypted connections.
+            Err(error) if may_do_in_the_clear(&error) => self.open(config.ssl_mode(SslMode::Disable), NoTls).await,
+            opened => opened,
+        }
+    }
+
     async fn open<T>(&self, config: &Config, tls: T) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error>
     where
         T: MakeTlsConnect<Socket, Stream: Send + 'static, TlsConnect: Send + TlsConnect<Socket, Future: Send>>,

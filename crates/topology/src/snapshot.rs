@@ -3,6 +3,7 @@
 //! Values only. It does not say how they were found (`combine`, `board`) nor which node to take (`pick`).
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -82,6 +83,8 @@ pub struct Node {
     pub host: Arc<str>,
     /// As configured.
     pub port: u16,
+    /// Where it was when it last answered, if its host is a name.
+    pub address: Option<IpAddr>,
     /// What it is.
     pub state: NodeState,
     /// For a replica of proven freshness: since when that has been proven without a gap, which a restart would have left.
@@ -203,6 +206,11 @@ impl Snapshot {
 }
 
 impl Node {
+    /// Whether it is another, or something else, than it was.
+    pub(crate) fn is_news(&self, before: &Node) -> bool {
+        self.address != before.address || before.state.is_news(&self.state)
+    }
+
     /// How far behind it is at `now`, for metrics: `None` unless it is a replica of proven freshness.
     ///
     /// On a primary where nothing else happens this may grow to 15 s while a transaction that has written stays open:

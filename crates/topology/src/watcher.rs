@@ -14,6 +14,7 @@ use tracing::{debug, error, info, warn};
 use crate::board::{Board, Report};
 use crate::combine::LossKind;
 use crate::dcs::Announcement;
+use crate::name::Whereabouts;
 use crate::options::Options;
 use crate::probe::Prober;
 use crate::snapshot::{NoPrimary, Node, NodeId, NodeState, Snapshot, Writer};
@@ -60,6 +61,7 @@ struct Shared {
 
 struct Server {
     suspected: Notify,
+    whereabouts: Whereabouts,
     /// When the last probe that ended had begun.
     probed: watch::Sender<Option<Instant>>,
 }
@@ -95,7 +97,11 @@ impl Watcher {
             servers: options
                 .servers
                 .iter()
-                .map(|_| Server { suspected: Notify::new(), probed: watch::Sender::new(None) })
+                .map(|_| Server {
+                    suspected: Notify::new(),
+                    whereabouts: Whereabouts::default(),
+                    probed: watch::Sender::new(None),
+                })
                 .collect(),
         });
         let (stop, stopped) = watch::channel(false);
@@ -103,7 +109,7 @@ impl Watcher {
         for (id, (host, port)) in (0..).map(NodeId).zip(&options.servers) {
             let task = Task {
                 id,
-                prober: Prober::new(&options, host, *port),
+                prober: Prober::new(&options, host, *port, shared.servers[id.index()].whereabouts.clone()),
                 shared: Arc::clone(&shared),
                 news: news.clone(),
                 interval: options.probe_interval,
@@ -135,6 +141,11 @@ impl Watcher {
     /// The newest snapshot. Cheap; called for every statement.
     pub fn snapshot(&self) -> Guard<Arc<Snapshot>> {
         self.inner.shared.current.load()
+    }
+
+    /// Where the name of this node leads, as it changes: whoever connects to it goes to that address, if there is one.
+    pub fn whereabouts(&self, node: NodeId) -> Whereabouts {
+        self.inner.shared.servers[node.index()].whereabouts.clone()
     }
 
     /// Asks for a probe of this node at once: a server said 25006 or 57P01, or a connection broke. Never blocks; any

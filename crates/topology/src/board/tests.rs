@@ -29,6 +29,7 @@ fn report(text: &str, start: Instant) -> (NodeId, Report) {
                 first: answer.starts_with('+'),
                 system_identifier: if answer.contains('x') { 8 } else { 7 },
                 started: node.parse().unwrap(),
+                address: None,
                 timeline: claim[1..].parse().unwrap(),
                 role: match &claim[..1] {
                     "P" => Role::Primary { insert_lsn: lsn, shape, fork: None },

@@ -24,7 +24,15 @@ pub(crate) fn node(index: u16, letter: &str, start: Instant) -> Node {
         ms => replica(Some(start + Duration::from_millis(ms.parse().unwrap()))),
     };
     let serves_since = matches!(state, NodeState::Replica { fresh_as_of: Some(_), .. }).then_some(start);
-    Node { id: NodeId(index), host: "host".into(), port: 5432, state, serves_since, figures: Figures::default() }
+    Node {
+        id: NodeId(index),
+        host: "host".into(),
+        port: 5432,
+        address: None,
+        state,
+        serves_since,
+        figures: Figures::default(),
+    }
 }
 
 fn snapshot(letters: &str, start: Instant) -> Snapshot {
