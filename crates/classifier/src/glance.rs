@@ -16,18 +16,23 @@ pub(crate) fn glance<'a>(sql: &str, room: &'a mut [u8; GLANCE_BYTES_MAX]) -> Opt
     // A string goes on in the next one behind white space.
     let mut after_string = false;
     while let Some(&byte) = text.get(at) {
-        let begin = at;
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'_' => {
-                at = end(text, at, is_of_word);
-                if text.get(at).is_some_and(|next| matches!(next, b'\'' | b'$' | b'&') || !next.is_ascii()) {
+        match KINDS[usize::from(byte)] {
+            Kind::Letter => {
+                // Copied byte by byte: words are short.
+                let mut next = Some(byte);
+                while let Some(byte) = next.filter(|byte| is_of_word(*byte)) {
+                    room[length] = byte;
+                    length += 1;
+                    at += 1;
+                    next = text.get(at).copied();
+                }
+                if next.is_some_and(|next| matches!(next, b'\'' | b'$' | b'&') || !next.is_ascii()) {
                     return None;
                 }
-                room[length..length + at - begin].copy_from_slice(&text[begin..at]);
-                length += at - begin;
                 after_string = false;
             }
-            b'0'..=b'9' => {
+            Kind::Digit => {
+                let begin = at;
                 at = end(text, at, |byte| byte.is_ascii_digit());
                 if text.get(at).is_some_and(|next| is_of_word(*next) || matches!(next, b'.' | b'$') || !next.is_ascii())
                     || (begin > 0 && text[begin - 1] == b'.')
@@ -37,7 +42,7 @@ pub(crate) fn glance<'a>(sql: &str, room: &'a mut [u8; GLANCE_BYTES_MAX]) -> Opt
                 room[length] = b'0';
                 (length, literals, after_string) = (length + 1, literals + 1, false);
             }
-            b'\'' => {
+            Kind::Quote => {
                 at = end(text, at + 1, |byte| !matches!(byte, b'\'' | b'\\'));
                 if after_string || text.get(at) != Some(&b'\'') || text.get(at + 1) == Some(&b'\'') {
                     return None;
@@ -46,13 +51,12 @@ pub(crate) fn glance<'a>(sql: &str, room: &'a mut [u8; GLANCE_BYTES_MAX]) -> Opt
                 room[length..length + 2].copy_from_slice(b"''");
                 (length, literals, after_string) = (length + 2, literals + 1, true);
             }
-            b' ' | b'\n' | b'\t' | b'\r' => {
+            Kind::Space => {
                 at += 1;
                 room[length] = byte;
                 length += 1;
             }
-            b'=' | b',' | b'(' | b')' | b'*' | b';' | b'<' | b'>' | b'+' | b'-' | b'/' | b'%' | b'.' | b':' | b'['
-            | b']' => {
+            Kind::Sign => {
                 if matches!((byte, text.get(at + 1)), (b'-', Some(b'-')) | (b'/', Some(b'*'))) {
                     return None;
                 }
@@ -60,7 +64,7 @@ pub(crate) fn glance<'a>(sql: &str, room: &'a mut [u8; GLANCE_BYTES_MAX]) -> Opt
                 room[length] = byte;
                 (length, after_string) = (length + 1, false);
             }
-            _ => return None,
+            Kind::Other => return None,
         }
     }
     (literals > 0).then_some(&room[..length])
@@ -72,8 +76,38 @@ fn end(text: &[u8], at: usize, belongs: impl Fn(u8) -> bool) -> usize {
 }
 
 fn is_of_word(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'_'
+    matches!(KINDS[usize::from(byte)], Kind::Letter | Kind::Digit)
 }
+
+/// What a token may begin with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Letter,
+    Digit,
+    Quote,
+    Space,
+    Sign,
+    Other,
+}
+
+/// The kind of each byte.
+static KINDS: [Kind; 256] = {
+    let mut kinds = [Kind::Other; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        kinds[byte] = match byte as u8 {
+            b'a'..=b'z' | b'A'..=b'Z' | b'_' => Kind::Letter,
+            b'0'..=b'9' => Kind::Digit,
+            b'\'' => Kind::Quote,
+            b' ' | b'\n' | b'\t' | b'\r' => Kind::Space,
+            b'=' | b',' | b'(' | b')' | b'*' | b';' | b'<' | b'>' | b'+' | b'-' | b'/' | b'%' | b'.' | b':' | b'['
+            | b']' => Kind::Sign,
+            _ => Kind::Other,
+        };
+        byte += 1;
+    }
+    kinds
+};
 
 #[cfg(test)]
 mod tests {

@@ -16,7 +16,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use tokio::sync::{Notify, oneshot};
 
 use crate::connection::Connection;
@@ -56,8 +55,6 @@ pub struct Options {
 /// The connections of one server, database and user.
 pub struct Pool<M: Send + 'static> {
     target: Target,
-    /// Replaced when the configuration is reloaded.
-    options: ArcSwap<Options>,
     memory: fn(usize) -> M,
     memory_size: usize,
     /// Connections of an older generation are closed when they come back. Changed under the lock, read without it.
@@ -131,6 +128,8 @@ pub struct Figures {
 }
 
 struct State<M: Send + 'static> {
+    /// Replaced when the configuration is reloaded.
+    options: Options,
     /// By worker; used last in, first out, so that surplus ones grow old.
     idle: Vec<Vec<Box<Connection<M>>>>,
     /// By worker, first come first.
@@ -161,7 +160,7 @@ struct Waiter<M: Send + 'static> {
 }
 
 enum Found<M: Send + 'static> {
-    Idle(Box<Connection<M>>, u64),
+    Idle { connection: Box<Connection<M>>, generation: u64, is_old: bool },
     Wait(u64, oneshot::Receiver<Answer<M>>),
 }
 
@@ -188,13 +187,13 @@ impl<M: Send + 'static> Pool<M> {
             next_ticket: 0,
             failure: None,
             abandoned: false,
+            options,
         };
-        for (quota, max) in quotas.iter().zip(options.quota_max) {
+        for (quota, max) in quotas.iter().zip(state.options.quota_max) {
             quota.adjust(max);
         }
         Arc::new_cyclic(|pool: &Weak<Pool<M>>| Pool {
             target,
-            options: ArcSwap::from_pointee(options),
             memory,
             memory_size,
             generation: AtomicU64::new(0),
@@ -222,9 +221,9 @@ impl<M: Send + 'static> Pool<M> {
     pub async fn checkout(self: &Arc<Self>, worker: usize, now: Instant) -> Result<Lease<M>, CheckoutError> {
         loop {
             match self.find(worker, now)? {
-                Found::Idle(connection, generation) => {
+                Found::Idle { connection, generation, is_old } => {
                     let mut lease = self.lease(connection, generation);
-                    if !self.is_old(&lease, now)
+                    if !is_old
                         && lease.is_alive()
                         && let Some(lease) = lease.at_home_of(worker)
                     {
@@ -255,8 +254,8 @@ impl<M: Send + 'static> Pool<M> {
         for ((quota, _), max) in self.quotas.iter().zip(options.quota_max) {
             quota.adjust(max);
         }
-        self.options.store(Arc::new(options));
         let mut state = self.lock();
+        state.options = options;
         let mut closed = Vec::new();
         while state.open - closed.len() > size
             && let Some(idle) = state.take_any_idle()
@@ -315,20 +314,20 @@ impl<M: Send + 'static> Pool<M> {
     /// current runtime.
     pub fn sweep(self: &Arc<Self>, now: Instant, in_use: bool) {
         let mut closed = Vec::new();
-        let options = self.options.load();
-        let mut state = self.lock();
-        let mut spare = state.idle.iter().map(Vec::len).sum::<usize>().saturating_sub(options.size_min);
-        for idle in &mut state.idle {
+        let mut guard = self.lock();
+        let State { idle: connections, options, .. } = &mut *guard;
+        let mut spare = connections.iter().map(Vec::len).sum::<usize>().saturating_sub(options.size_min);
+        for idle in connections {
             // Those that have been idle longest come first.
             closed.extend(idle.extract_if(.., |idle| {
                 let idled = now.saturating_duration_since(idle.given_back.unwrap_or(idle.since));
                 let stale = spare > 0 && idled >= options.idle_timeout;
-                let ends = stale || self.is_old(idle, now);
+                let ends = stale || is_old(idle, options.lifetime, now);
                 spare = spare.saturating_sub(usize::from(ends));
                 ends
             }));
         }
-        self.close_all(state, closed);
+        self.close_all(guard, closed);
         if in_use {
             self.warm_up(now);
         }
@@ -336,12 +335,11 @@ impl<M: Send + 'static> Pool<M> {
     }
 
     fn warm_up(self: &Arc<Self>, now: Instant) {
-        let options = self.options.load();
         let mut state = self.lock();
         let failing = state.failure.as_ref().is_some_and(|(until, _)| now < *until);
         while !state.abandoned
             && !failing
-            && state.open < options.size_min.min(options.size)
+            && state.open < state.options.size_min.min(state.options.size)
             && self.take_places(false, now) == Grant::Taken
         {
             self.spawn_grow(&mut state, None);
@@ -355,13 +353,6 @@ impl<M: Send + 'static> Pool<M> {
         drop(state);
         drop(idle);
         self.replace();
-    }
-
-    fn is_old(&self, connection: &Connection<M>, now: Instant) -> bool {
-        let lifetime = self.options.load().lifetime;
-        // A tenth of it is spread by the connection's own luck.
-        let luck = lifetime / 10 * u32::from(connection.luck) / (u32::from(u8::MAX) + 1);
-        !lifetime.is_zero() && now.saturating_duration_since(connection.since) >= lifetime - luck
     }
 
     /// What it is doing.
@@ -388,7 +379,8 @@ impl<M: Send + 'static> Pool<M> {
             return Err(CheckoutError::Abandoned);
         }
         if let Some(idle) = state.take_idle(worker) {
-            return Ok(Found::Idle(idle, self.generation()));
+            let is_old = is_old(&idle, state.options.lifetime, now);
+            return Ok(Found::Idle { connection: idle, generation: self.generation(), is_old });
         }
         if let Some((until, error)) = &state.failure
             && now < *until
@@ -397,7 +389,7 @@ impl<M: Send + 'static> Pool<M> {
             return Err(CheckoutError::Cached(error.clone()));
         }
         let waiting = state.waiting();
-        if waiting >= self.options.load().queue_max {
+        if waiting >= state.options.queue_max {
             return Err(CheckoutError::QueueFull);
         }
         let (sender, receiver) = oneshot::channel();
@@ -408,7 +400,7 @@ impl<M: Send + 'static> Pool<M> {
         if !std::mem::replace(&mut state.looked_after[worker], true) {
             tokio::spawn(Pool::look_after(Arc::downgrade(self), worker));
         }
-        if state.open < self.options.load().size && state.dialing <= waiting && state.idle.iter().all(Vec::is_empty) {
+        if state.open < state.options.size && state.dialing <= waiting && state.idle.iter().all(Vec::is_empty) {
             match self.take_places(true, now) {
                 Grant::Taken => self.spawn_grow(&mut state, Some(worker)),
                 Grant::Refused { news: false } => {}
@@ -444,7 +436,6 @@ impl<M: Send + 'static> Pool<M> {
 
     /// Does what is due for those who wait at a worker; `false` when nobody does.
     fn look(self: &Arc<Self>, worker: usize, now: Instant) -> bool {
-        let options = self.options.load();
         let mut answers = Vec::new();
         let mut state = self.lock();
         let waits = !state.waiters[worker].is_empty();
@@ -452,7 +443,7 @@ impl<M: Send + 'static> Pool<M> {
         // In the order in which they came.
         while let Some(first) = state.waiters[worker].front() {
             let waited = now.saturating_duration_since(first.since);
-            let answer = if waited >= options.wait_timeout {
+            let answer = if waited >= state.options.wait_timeout {
                 Err(CheckoutError::Timeout)
             } else if waited >= PATIENCE
                 && let Some(idle) = state.take_any_idle()
@@ -464,7 +455,7 @@ impl<M: Send + 'static> Pool<M> {
             answers.extend(state.waiters[worker].pop_front().map(|waiter| (waiter, answer)));
         }
         for at in 0..state.waiters[worker].len() {
-            self.insist(&mut state, worker, at, now, &options);
+            self.insist(&mut state, worker, at, now);
         }
         drop(state);
         for (waiter, answer) in answers {
@@ -476,8 +467,9 @@ impl<M: Send + 'static> Pool<M> {
     }
 
     /// Once a client has waited for so long, a connection of any worker will do, or one more attempt to make one.
-    fn insist(self: &Arc<Self>, state: &mut State<M>, worker: usize, at: usize, now: Instant, options: &Options) {
-        let waiter = &mut state.waiters[worker][at];
+    fn insist(self: &Arc<Self>, state: &mut State<M>, worker: usize, at: usize, now: Instant) {
+        let State { waiters, options, .. } = &mut *state;
+        let waiter = &mut waiters[worker][at];
         let waited = now.saturating_duration_since(waiter.since);
         waiter.impatient |= waited >= PATIENCE;
         let overdue = options.reserve > 0 && waited >= options.reserve_timeout;
@@ -485,16 +477,9 @@ impl<M: Send + 'static> Pool<M> {
         let news = overdue && !std::mem::replace(&mut waiter.overdue, overdue);
         // Whatever was begun for it hangs, maybe, while others would be let in.
         let another = hangs && !std::mem::replace(&mut waiter.doubts, hangs) && state.dialing > 0;
-        if (news || another) && state.open < self.size(state) && self.take_places(true, now) == Grant::Taken {
+        if (news || another) && state.open < state.size() && self.take_places(true, now) == Grant::Taken {
             self.spawn_grow(state, Some(worker));
         }
-    }
-
-    /// The most connections at the moment: with the reserve, when somebody has waited for it.
-    fn size(&self, state: &State<M>) -> usize {
-        let options = self.options.load();
-        let overdue = state.waiters.iter().flatten().any(|waiter| waiter.overdue);
-        options.size + if overdue { options.reserve } else { 0 }
     }
 
     /// Takes a place of each quota, or none. `wanted`: where there is none, the pool has to be given one.
@@ -561,7 +546,7 @@ impl<M: Send + 'static> Pool<M> {
         let mut state = self.lock();
         self.subtract(&mut state, worker);
         state.dialing -= 1;
-        state.failure = Some((Instant::now() + self.options.load().login_retry, error.clone()));
+        state.failure = Some((Instant::now() + state.options.login_retry, error.clone()));
         if state.open == state.dialing {
             let waiters = state.take_waiters();
             drop(state);
@@ -598,7 +583,7 @@ impl<M: Send + 'static> Pool<M> {
 
     /// Whether somebody waits for whom a connection could be made, but for the quotas.
     fn lacks(&self, state: &State<M>) -> bool {
-        state.waiting() > state.dialing && state.open < self.size(state)
+        state.waiting() > state.dialing && state.open < state.size()
     }
 
     fn generation(&self) -> u64 {
@@ -703,6 +688,12 @@ impl<M: Send + 'static> State<M> {
         }
     }
 
+    /// The most connections at the moment: with the reserve, when somebody has waited for it.
+    fn size(&self) -> usize {
+        let overdue = self.waiters.iter().flatten().any(|waiter| waiter.overdue);
+        self.options.size + if overdue { self.options.reserve } else { 0 }
+    }
+
     /// The worker of whoever has waited longest.
     fn oldest_waiter(&self) -> Option<usize> {
         let fronts =
@@ -711,13 +702,22 @@ impl<M: Send + 'static> State<M> {
     }
 }
 
+/// Whether a connection has lived for too long to be lent again.
+fn is_old<M>(connection: &Connection<M>, lifetime: Duration, now: Instant) -> bool {
+    let age = now.saturating_duration_since(connection.since);
+    // A tenth of it is spread by the connection's own luck.
+    age >= lifetime / 10 * 9 && {
+        let luck = lifetime / 10 * u32::from(connection.luck) / (u32::from(u8::MAX) + 1);
+        !lifetime.is_zero() && age >= lifetime - luck
+    }
+}
+
 impl<M: Send + 'static> Lease<M> {
     /// Gives the connection back, as good as it was: idle, outside of a transaction, nothing unread. `now` is the present
     /// moment.
     pub fn release(mut self, now: Instant) {
         self.given_back = Some(now);
-        let used_up = self.pool.options.load().lifetime.is_zero();
-        let unwanted = used_up || self.must_yield(now);
+        let unwanted = self.must_yield(now);
         self.put_back(unwanted, now);
     }
 
@@ -748,10 +748,11 @@ impl<M: Send + 'static> Lease<M> {
     /// Whose turn it is. Where nobody waits, the connection goes to the idle ones; one that is not to be lent again is left, to be closed.
     fn find_heir(&mut self, unwanted: bool, now: Instant) -> Option<Waiter<M>> {
         let home = self.connection.as_ref()?.home;
-        let options = self.pool.options.load();
         let mut state = self.pool.lock();
-        let surplus = unwanted || state.abandoned || state.open > options.size + options.reserve;
-        if surplus || self.pool.generation() != self.generation || self.pool.is_old(self, now) {
+        let options = &state.options;
+        let used_up = options.lifetime.is_zero() && self.given_back.is_some();
+        let surplus = unwanted || used_up || state.abandoned || state.open > options.size + options.reserve;
+        if surplus || self.pool.generation() != self.generation || is_old(self, options.lifetime, now) {
             return None;
         }
         let heir = state.next_waiter(home);
