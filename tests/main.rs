@@ -45,6 +45,7 @@ mod raw;
 mod reload;
 mod replays;
 mod replication;
+mod reported;
 mod retries;
 mod routing;
 mod secrecy;

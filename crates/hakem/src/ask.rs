@@ -4,9 +4,10 @@
 
 use std::io;
 
-use pool::Stream;
+use pool::{Lease, Stream};
+use session::ServerMemory;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use wire::backend::tag;
+use wire::backend::{self, tag};
 use wire::frame::Frames;
 use wire::frontend;
 
@@ -25,6 +26,17 @@ pub(crate) async fn ask(stream: &mut Stream, sql: &str, reply_max: usize) -> io:
         }
         if reply.len() > reply_max {
             return Err(io::ErrorKind::InvalidData.into());
+        }
+    }
+    Ok(reply)
+}
+
+/// The same of a server that clients have: what it reports of its settings is noted.
+pub(crate) async fn ask_lent(lease: &mut Lease<ServerMemory>, sql: &str, reply_max: usize) -> io::Result<Vec<u8>> {
+    let reply = ask(&mut lease.stream, sql, reply_max).await?;
+    for frame in Frames::new(&reply).filter(|frame| frame.tag == tag::PARAMETER_STATUS) {
+        if let Some((name, value)) = backend::parameter_status(frame.body()) {
+            lease.memory.report(name, value);
         }
     }
     Ok(reply)

@@ -10,7 +10,7 @@ use session::ServerMemory;
 use wire::backend::tag;
 use wire::frame::Frames;
 
-use crate::ask::ask;
+use crate::ask::ask_lent;
 use crate::tenant::Tenant;
 
 /// Whether the server has to be asked before a client gets the connection. `doubts`: the client's request was lost with another one.
@@ -28,7 +28,7 @@ pub(crate) fn is_due(tenant: &Tenant, lease: &Lease<ServerMemory>, doubts: bool,
 pub(crate) async fn passed(tenant: &Tenant, mut lease: Lease<ServerMemory>) -> Option<Lease<ServerMemory>> {
     // The empty query is answered, too, and costs nothing.
     let query = tenant.check.as_ref().map_or("", |(query, _)| query);
-    let exchange = ask(&mut lease.stream, query, REPLY_MAX);
+    let exchange = ask_lent(&mut lease, query, REPLY_MAX);
     let Ok(answer) = tokio::time::timeout(tenant.connect_timeout, exchange).await else {
         tracing::warn!(node = %lease.pool().target().host, "an idle server connection does not answer server_check_query");
         lease.pool().recycle();

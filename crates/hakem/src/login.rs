@@ -8,15 +8,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use config::ResolveError;
-use pool::{Parameters, Peer, Stream};
-use session::{Need, ServerMemory, Session, Settings};
+use pool::{Lease, Parameters, Peer, Stream};
+use session::{Need, Reported, ServerMemory, Session, Settings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wire::backend::{self, Failure, Report, Status, tag};
 use wire::frame::Frames;
 use wire::startup::{CancelKey, SessionStartup, Startup};
 use wire::version::Version;
 
-use crate::ask::ask;
+use crate::ask::ask_lent;
 use crate::asked::{Asked, Replication};
 use crate::authentication::{Claim, authenticate, hold_back};
 use crate::buffers::Inbox;
@@ -215,7 +215,7 @@ async fn enter(
         presence.slot.standing.replicate(kind);
         let opening = Tunnel::open(tenant, &worker.service.tunnels, kind, settings, cancel, worker.id);
         let tunnel = opening.await.map_err(Refusal::Told)?;
-        guest.welcome(&tunnel.server.parameters, tunnel.key()).await?;
+        guest.welcome(pairs(&tunnel.server.parameters), tunnel.key()).await?;
         return Ok(Admitted::Replication(Box::new(tunnel)));
     }
     let mut session = Box::new(Session::new(
@@ -227,9 +227,9 @@ async fn enter(
             .configure(name, value)
             .map_err(|failure| Refusal::Told(Failure { severity: backend::Severity::Fatal, ..failure }))?;
     }
-    let parameters = loop {
+    let reported = loop {
         match greet(&tenant, worker.id, &session).await {
-            Ok(parameters) => break parameters,
+            Ok(reported) => break reported,
             Err(Missed::Refused(failure)) => return Err(Refusal::Told(failure)),
             Err(Missed::Superseded) => {
                 let next = worker.service.successor(&tenant);
@@ -238,9 +238,10 @@ async fn enter(
             }
         }
     };
-    guest.welcome(&parameters, &cancel.key).await?;
-    let named = parameters.iter().find(|(name, _)| **name == *b"application_name");
-    let application_name = named.map_or_else(String::new, |(_, value)| String::from_utf8_lossy(value).into_owned());
+    guest.welcome(reported.iter(), &cancel.key).await?;
+    let named = reported.get(b"application_name");
+    let application_name = named.map_or_else(String::new, |value| String::from_utf8_lossy(value).into_owned());
+    session.greet(reported);
     Ok(Admitted::Session(tenant, session, cancel, application_name))
 }
 
@@ -255,7 +256,7 @@ async fn admit_owner(guest: &mut Guest, worker: &Worker, version: Version) -> Re
     let mut out = Vec::new();
     backend::put_authentication_ok(&mut out);
     guest.stream.write_all(&out).await?;
-    guest.welcome(&console::parameters(), &cancel.key).await?;
+    guest.welcome(pairs(&console::parameters()), &cancel.key).await?;
     Ok(Admitted::Console(console::Role::Admin, cancel))
 }
 
@@ -270,7 +271,7 @@ async fn admit_to_console(
     let role = console::role(&config, user);
     let role = role.ok_or_else(|| Refusal::Told(Failure::fatal("28000", "not allowed")))?;
     let cancel = worker.service.cancels.register(version, config.proxy.peer_id);
-    guest.welcome(&console::parameters(), &cancel.key).await?;
+    guest.welcome(pairs(&console::parameters()), &cancel.key).await?;
     Ok(Admitted::Console(role, cancel))
 }
 
@@ -357,7 +358,11 @@ impl Guest {
     }
 
     /// The end of the login.
-    async fn welcome(&mut self, parameters: &Parameters, key: &CancelKey) -> Result<(), Refusal> {
+    async fn welcome(
+        &mut self,
+        parameters: impl Iterator<Item = (&[u8], &[u8])>,
+        key: &CancelKey,
+    ) -> Result<(), Refusal> {
         let mut out = Vec::new();
         for (name, value) in parameters {
             backend::put_parameter_status(&mut out, name, value);
@@ -378,7 +383,7 @@ impl Guest {
 }
 
 /// What a server reports to a client with this session's startup settings. A server is asked once in a while.
-async fn greet(tenant: &Tenant, worker: usize, session: &Session) -> Result<Arc<Parameters>, Missed> {
+async fn greet(tenant: &Tenant, worker: usize, session: &Session) -> Result<Arc<Reported>, Missed> {
     let fatal = |missed| match missed {
         Missed::Refused(failure) => Missed::Refused(Failure { severity: backend::Severity::Fatal, ..failure }),
         Missed::Superseded => Missed::Superseded,
@@ -390,71 +395,31 @@ async fn greet(tenant: &Tenant, worker: usize, session: &Session) -> Result<Arc<
     let now = Instant::now();
     let wanted = Wanted::new(Need::Primary, 0, tenant.failover_deadline(now));
     let (mut lease, _) = route::find(tenant, worker, None, &wanted, now).await.map_err(fatal)?;
-    let mut parameters = Parameters::clone(&lease.parameters);
-    // A server reports what changes, and what it reported at its own login is where that starts from.
-    if let Some(sql) = lease.memory.cleaning() {
-        set_up(&mut lease.stream, &sql, &mut Parameters::new()).await?;
-        lease.memory.cleaned();
-    }
-    if let Some(sql) = session.opening(&lease.memory) {
-        set_up(&mut lease.stream, &sql, &mut parameters).await?;
-        session.opened(&mut lease.memory);
-    }
-    bring_up_to_date(&mut lease.stream, &mut parameters).await?;
-    let parameters = Arc::new(parameters);
-    tenant.learn_greeting(settings, parameters.clone(), Instant::now());
+    // Asked for something in any case: of a default that an administrator has changed since it tells when it is asked next.
+    let opening = session.opening(&lease.memory).unwrap_or_default();
+    set_up(&mut lease, &opening).await?;
+    session.opened(&mut lease.memory);
+    let reported = Arc::new(lease.memory.reported().clone());
+    tenant.learn_greeting(settings, reported.clone(), Instant::now());
     lease.release(Instant::now());
-    Ok(parameters)
+    Ok(reported)
 }
 
-/// Asks for the values that the server reported at its own login, which may have been long ago: of a default that an administrator has
-/// changed since it tells once, whoever has it then.
-async fn bring_up_to_date(stream: &mut Stream, parameters: &mut Parameters) -> Result<(), Failure> {
-    let lost = |_| Failure::fatal("57P03", "the server was lost");
-    let shown: Vec<String> = parameters
-        .iter()
-        .map(|(name, _)| {
-            let name = session::quoted_literal(&String::from_utf8_lossy(name));
-            format!("pg_catalog.current_setting({name}, true)")
-        })
-        .collect();
-    let reply = ask(stream, &format!("SELECT {}", shown.join(", ")), SET_UP_MAX).await.map_err(lost)?;
-    let row = Frames::new(&reply).find(|frame| frame.tag == tag::DATA_ROW);
-    let values = row.iter().flat_map(|row| session::columns(row.body()));
-    for ((_, known), value) in parameters.iter_mut().zip(values) {
-        // What is not to be seen is as it was.
-        if let Some(value) = value {
-            *known = value.into();
-        }
-    }
-    Ok(())
-}
-
-/// Runs the statements and notes what the server reports of them.
-async fn set_up(stream: &mut Stream, sql: &str, parameters: &mut Parameters) -> Result<(), Failure> {
+/// Runs the statements.
+async fn set_up(lease: &mut Lease<ServerMemory>, sql: &str) -> Result<(), Failure> {
     let lost = |_| Failure::fatal("08006", "the server was lost during the login");
-    let reply = ask(stream, sql, SET_UP_MAX).await.map_err(lost)?;
-    let mut refused = None;
-    for frame in Frames::new(&reply) {
-        match frame.tag {
-            tag::PARAMETER_STATUS => {
-                if let Some((name, value)) = backend::parameter_status(frame.body()) {
-                    parameters.retain(|(known, _)| **known != *name);
-                    parameters.push((name.into(), value.into()));
-                }
-            }
-            tag::ERROR_RESPONSE => {
-                let report = Report::new(frame.body());
-                // The server's own code where a startup packet's parameters can cause it.
-                let found = report.sqlstate();
-                let own = SET_UP_CODES.into_iter().find(|code| found.is_some_and(|found| code.as_bytes() == found.0));
-                let code = own.unwrap_or("22023");
-                refused = Some(Failure::fatal(code, report.message()));
-            }
-            _ => {}
-        }
-    }
-    refused.map_or(Ok(()), Err)
+    let reply = ask_lent(lease, sql, SET_UP_MAX).await.map_err(lost)?;
+    let mut errors = Frames::new(&reply).filter(|frame| frame.tag == tag::ERROR_RESPONSE);
+    let Some(error) = errors.next() else { return Ok(()) };
+    let report = Report::new(error.body());
+    // The server's own code where a startup packet's parameters can cause it.
+    let found = report.sqlstate();
+    let own = SET_UP_CODES.into_iter().find(|code| found.is_some_and(|found| code.as_bytes() == found.0));
+    Err(Failure::fatal(own.unwrap_or("22023"), report.message()))
+}
+
+fn pairs(parameters: &Parameters) -> impl Iterator<Item = (&[u8], &[u8])> {
+    parameters.iter().map(|(name, value)| (&**name, &**value))
 }
 
 fn too_many(message: &str) -> Refusal {

@@ -12,7 +12,7 @@ use std::time::Instant;
 use pool::Lease;
 use session::{Loss, RetryReason, Role, ServerMemory, Session, Step, Verdict};
 use tokio::io::AsyncWrite;
-use wire::backend::{self, Failure, Report, SqlState, tag};
+use wire::backend::{Failure, Report, SqlState, tag};
 use wire::frame::Header;
 use wire::frontend;
 
@@ -468,11 +468,10 @@ impl Pump<'_> {
             }
             let replays = self.session.is_replaying();
             let verdict = self.session.on_server(header.tag, body, &mut self.lease.memory, now);
-            if header.tag == tag::PARAMETER_STATUS
-                && verdict == Verdict::Forward
-                && let Some((name, value)) = backend::parameter_status(body)
-            {
-                self.client.slot.standing.note_parameter(name, value);
+            if matches!(verdict, Verdict::Ready { .. }) && self.session.has_news(&self.lease.memory) {
+                let standing = &self.client.slot.standing;
+                let out = self.outgoing.buffer(&self.from_server);
+                self.session.tell_news(&self.lease.memory, out, |name, value| standing.note_parameter(name, value));
             }
             let farewell = (verdict == Verdict::Leaving).then(|| Report::new(body).sqlstate());
             match verdict {

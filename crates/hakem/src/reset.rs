@@ -10,7 +10,7 @@ use session::ServerMemory;
 use wire::backend::{Status, tag};
 use wire::frame::Frames;
 
-use crate::ask::ask;
+use crate::ask::ask_lent;
 
 /// Runs the reset query; `None` when there is none, or it has failed: then the connection must not be lent again.
 pub(crate) async fn reset(lease: &mut Lease<ServerMemory>, query: &str) -> Option<()> {
@@ -18,7 +18,7 @@ pub(crate) async fn reset(lease: &mut Lease<ServerMemory>, query: &str) -> Optio
         return None;
     }
     // A server that has more to say to this than the limit, or takes longer, is not worth keeping.
-    let exchange = ask(&mut lease.stream, query, REPLY_MAX);
+    let exchange = ask_lent(lease, query, REPLY_MAX);
     let reply = tokio::time::timeout(RESET_MAX, exchange).await.ok()?.ok()?;
     if Frames::new(&reply).any(|frame| frame.tag == tag::ERROR_RESPONSE) {
         return None;
@@ -31,7 +31,7 @@ pub(crate) async fn reset(lease: &mut Lease<ServerMemory>, query: &str) -> Optio
         lease.memory.discard_all();
     } else {
         // What exactly it has wiped, nobody knows: statements and settings are begun anew.
-        let swept = ask(&mut lease.stream, "DEALLOCATE ALL", REPLY_MAX);
+        let swept = ask_lent(lease, "DEALLOCATE ALL", REPLY_MAX);
         let swept = tokio::time::timeout(RESET_MAX, swept).await.ok()?.ok()?;
         if Frames::new(&swept).any(|frame| frame.tag == tag::ERROR_RESPONSE) {
             return None;

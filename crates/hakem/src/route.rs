@@ -249,7 +249,12 @@ pub(crate) async fn find(
                 () = tenant.gate.closed() => None,
             }
         };
-        let Some(checkout) = checkout.await else { continue };
+        let Some(mut checkout) = checkout.await else { continue };
+        if let Ok(lease) = &mut checkout {
+            for (name, value) in std::mem::take(&mut lease.parameters) {
+                lease.memory.report(&name, &value);
+            }
+        }
         match checkout {
             Ok(lease) if check_query::is_due(tenant, &lease, wanted.doubts, now) => {
                 match check_query::passed(tenant, lease).await {

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use auth::Credential;
 use config::{Config, Resolved, Rule};
-use pool::{Keepalive, Parameters, Pool, Target, Wallet, Whereabouts};
-use session::{Policy, ServerMemory};
+use pool::{Keepalive, Pool, Target, Wallet, Whereabouts};
+use session::{Policy, Reported, ServerMemory};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use topology::{NodeId, Plan, Watcher};
@@ -63,7 +63,7 @@ pub(crate) struct Tenant {
     pub(crate) resets_always: bool,
     failover_timeout: Duration,
     /// What servers report to a client with these startup settings, and when that was learnt.
-    greetings: Mutex<HashMap<String, (Instant, Arc<Parameters>)>>,
+    greetings: Mutex<HashMap<String, (Instant, Arc<Reported>)>>,
     /// When a read last went to the primary because no replica was fresh enough, in microseconds of [`Common`]'s clock; 0 for never.
     last_stale: AtomicU64,
     /// Another has taken its place. Read for every request; the channel is for those who wait.
@@ -364,18 +364,18 @@ impl Tenant {
     }
 
     /// What servers report to a client with these startup settings, if that has been learnt lately.
-    pub(crate) fn greeting(&self, settings: &str, now: Instant) -> Option<Arc<Parameters>> {
+    pub(crate) fn greeting(&self, settings: &str, now: Instant) -> Option<Arc<Reported>> {
         let greetings = lock(&self.greetings);
-        let (learnt, parameters) = greetings.get(settings)?;
-        (now.saturating_duration_since(*learnt) < GREETING_AGE_MAX).then(|| parameters.clone())
+        let (learnt, reported) = greetings.get(settings)?;
+        (now.saturating_duration_since(*learnt) < GREETING_AGE_MAX).then(|| reported.clone())
     }
 
-    pub(crate) fn learn_greeting(&self, settings: String, parameters: Arc<Parameters>, now: Instant) {
+    pub(crate) fn learn_greeting(&self, settings: String, reported: Arc<Reported>, now: Instant) {
         let mut greetings = lock(&self.greetings);
         if greetings.len() >= GREETINGS_MAX {
             greetings.clear();
         }
-        greetings.insert(settings, (now, parameters));
+        greetings.insert(settings, (now, reported));
     }
 }
 

@@ -9,10 +9,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use tokio::io::{AsyncRead, ReadBuf};
-use wire::backend::tag;
+use wire::backend::{self, tag};
 use wire::frame::Frames;
 use wire::startup::CancelKey;
 
+use crate::dial::PARAMETERS_MAX;
 use crate::roster::{Entry, Listed};
 use crate::stream::Stream;
 
@@ -30,8 +31,8 @@ pub struct Connection<M> {
     pub memory: M,
     /// What identifies it to CancelRequest, if the server told.
     pub cancel: Option<Arc<CancelKey>>,
-    /// What the server reported at login.
-    pub parameters: Arc<Parameters>,
+    /// What the server has reported, at login or while nobody was listening, and nobody has taken note of.
+    pub parameters: Parameters,
     /// When it was made.
     pub since: Instant,
     /// When it was last given back; `None` while nobody has used it.
@@ -74,8 +75,12 @@ impl<M> Connection<M> {
                 let harmless = frames.all(|frame| {
                     matches!(frame.tag, tag::NOTICE_RESPONSE | tag::PARAMETER_STATUS | tag::NOTIFICATION_RESPONSE)
                 });
+                let reported = Frames::new(&buffer[..length]).filter(|frame| frame.tag == tag::PARAMETER_STATUS);
+                let reported = reported.filter_map(|frame| backend::parameter_status(frame.body()));
+                self.parameters.extend(reported.map(|(name, value)| (name.into(), value.into())));
                 // A message cut off by the buffer's end cannot be put back: such a connection is not worth keeping.
                 harmless
+                    && self.parameters.len() <= PARAMETERS_MAX
                     && length < UNASKED_MAX
                     && Frames::new(&buffer[..length]).map(|f| f.whole.len()).sum::<usize>() == length
             }

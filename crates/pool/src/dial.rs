@@ -181,7 +181,7 @@ pub async fn dial_with<M>(
         stream,
         memory,
         cancel,
-        parameters: Arc::new(parameters),
+        parameters,
         since,
         given_back: None,
         entry: None,
@@ -317,4 +317,4 @@ impl Server {
 const LOGIN_MESSAGE_MAX: usize = 64 * 1024;
 
 /// Parameters that a server may report; PostgreSQL 18 reports fifteen, extensions may add theirs.
-const PARAMETERS_MAX: usize = 256;
+pub(crate) const PARAMETERS_MAX: usize = 256;

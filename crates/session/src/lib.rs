@@ -16,6 +16,7 @@
 //! - `statements`: prepared statements, the client's names for them and the servers'.
 //! - `sql`: SQL's own PREPARE, EXECUTE and DEALLOCATE.
 //! - `durability`: `synchronous_commit` by what a transaction writes.
+//! - `reported`: what servers report of their settings, and clients are told.
 //! - `token`: what a session has seen, for another proxy.
 //! - `transaction`: which transactions may run on a replica, and how one leaves it for the primary.
 //! - `memory`: [`ServerMemory`], what a server connection still has of the sessions that used it.
@@ -34,6 +35,7 @@ mod pins;
 mod policy;
 mod replay;
 mod reply;
+mod reported;
 mod request;
 mod reveal;
 mod sequences;
@@ -57,6 +59,7 @@ pub use memory::ServerMemory;
 pub use pins::columns;
 pub use policy::{Affinity, Policy, Route};
 pub use reply::Verdict;
+pub use reported::Reported;
 pub use session::{Intent, Need, Role, Session, Step, Transaction, Violation};
 pub use settings::{Settings, quoted_literal};
 pub use token::Token;

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::reported::Reported;
 use crate::sequences::Token;
 use crate::settings::Map;
 use crate::shapes::Shape;
@@ -24,6 +25,8 @@ struct Kept {
 pub struct ServerMemory {
     /// The settings that it has; `None` when nobody knows.
     pub(crate) settings: Option<Map>,
+    /// What it has reported last of its settings.
+    pub(crate) reported: Reported,
     prepared: HashMap<Identity, Kept>,
     prepared_max: usize,
     /// How many statements have ever been prepared.
@@ -44,6 +47,7 @@ impl ServerMemory {
     pub fn new(prepared_max: usize) -> ServerMemory {
         ServerMemory {
             settings: Some(Arc::default()),
+            reported: Reported::default(),
             prepared: HashMap::new(),
             prepared_max: prepared_max.max(1),
             prepares: 0,
@@ -56,24 +60,25 @@ impl ServerMemory {
 
     /// Forgets everything, as after DISCARD ALL.
     pub fn discard_all(&mut self) {
-        *self = ServerMemory { prepares: self.prepares, ..ServerMemory::new(self.prepared_max) };
-    }
-
-    /// The statements that give it back the settings that it was born with; `None` when it has them.
-    #[must_use]
-    pub fn cleaning(&self) -> Option<String> {
-        crate::settings::difference(self.settings.as_ref(), &Map::default())
-    }
-
-    /// Those statements have succeeded.
-    pub fn cleaned(&mut self) {
-        self.settings = Some(Map::default());
+        let reported = std::mem::take(&mut self.reported);
+        *self = ServerMemory { prepares: self.prepares, reported, ..ServerMemory::new(self.prepared_max) };
     }
 
     /// Forgets everything but what cannot be known: no statement is there any more, and the settings may be any.
     pub fn distrust(&mut self) {
         self.discard_all();
         self.settings = None;
+    }
+
+    /// Takes note of what the server has reported of a setting. Whatever it reports has to come here, whoever has asked it what.
+    pub fn report(&mut self, name: &[u8], value: &[u8]) {
+        self.reported.note(name, value);
+    }
+
+    /// What it has reported last of its settings.
+    #[must_use]
+    pub fn reported(&self) -> &Reported {
+        &self.reported
     }
 
     /// How many statements are prepared there.

@@ -94,12 +94,12 @@ impl Session {
             tag::DATA_ROW | tag::COPY_DATA | tag::COPY_DONE => self.forward_unless(hidden),
             tag::READY_FOR_QUERY => self.on_ready(body, memory, now),
             tag::ERROR_RESPONSE => self.on_error(body, hidden, memory),
+            // The client is told with its ReadyForQuery, if that is not what it knows.
             tag::PARAMETER_STATUS => {
-                // Replayed settings were told when they were first set. Whether the node is a standby is none of the client's
-                // business: it talks to a primary, whichever replica has answered.
-                let standby = backend::parameter_status(body).is_some_and(|(name, _)| name == b"in_hot_standby");
-                let told = hidden && !self.disowned && !matches!(self.owed.front(), Some(Owed::HiddenRestore));
-                if told || standby { Verdict::Swallow } else { Verdict::Forward }
+                if let Some((name, value)) = backend::parameter_status(body) {
+                    memory.report(name, value);
+                }
+                Verdict::Swallow
             }
             tag::NOTICE_RESPONSE if hidden || self.progress.retrying.is_some() => Verdict::Swallow,
             // "...so that the client has some clue" (send_message_to_frontend): it tells of a long work's progress, and what can be
@@ -362,7 +362,7 @@ impl Session {
         if self.progress.wrap == Wrap::Running {
             return self.on_wrapped(status, memory);
         }
-        if !self.restores.is_empty() && self.restore(status) {
+        if (!self.restores.is_empty() && self.restore(status)) || self.wipe(status, memory) {
             return Verdict::Swallow;
         }
         // What it would have got a ReadyForQuery for is dropped until it asks for one.

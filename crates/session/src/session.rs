@@ -19,6 +19,7 @@ use crate::memory::ServerMemory;
 use crate::owed::Owed;
 use crate::policy::{Affinity, Own, Policy, Route};
 use crate::replay::Tape;
+use crate::reported::Reported;
 use crate::request::{End, Request};
 use crate::sequences::{Token, WroteOn};
 use crate::settings::Settings;
@@ -48,6 +49,8 @@ pub struct Session {
     pub(crate) disowned: bool,
     /// There is a reason to ask whether the pins still stand.
     pub(crate) rechecks: bool,
+    /// What the client was told last of the settings that servers report.
+    pub(crate) told: Arc<Reported>,
     /// Settings that have been reset to less than the startup packet asked for.
     pub(crate) restores: BTreeSet<String>,
     /// When its last write was acknowledged.
@@ -146,6 +149,8 @@ pub(crate) struct Lease {
     pub(crate) unclear: bool,
     /// Code has run there that may have set what nobody has seen. The session may go on with that; another must not.
     pub(crate) obscured: bool,
+    /// The client was told of settings there that such code may have made.
+    pub(crate) misled: bool,
     /// Something may have been drawn from a sequence there, by this session and for its own use.
     pub(crate) drew: bool,
     /// How many requests it has got.
@@ -300,6 +305,7 @@ impl Session {
             pins: Vec::new(),
             disowned: false,
             rechecks: false,
+            told: Arc::default(),
             restores: BTreeSet::new(),
             last_write: None,
             token: Token::default(),

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use classifier::{Catalog, Classifier, Facts, Options, Rules, Volatility};
@@ -124,7 +125,9 @@ impl Proxy {
     }
 
     pub(crate) fn connect(&mut self, policy: Policy, startup: &[(&str, &str)]) {
-        let session = Session::new(policy, Settings::new(startup.iter().copied()));
+        let mut session = Session::new(policy, Settings::new(startup.iter().copied()));
+        let timezone = startup.iter().find(|(name, _)| *name == "timezone").map_or("default", |(_, value)| value);
+        session.greet(Arc::new([(&b"TimeZone"[..], timezone.as_bytes())].into_iter().collect()));
         let (unread, outgoing, received) = (Vec::new(), Vec::new(), Vec::new());
         self.clients.push(Client { session, lease: None, unread, outgoing, received, closed: false });
     }
@@ -159,7 +162,7 @@ impl Proxy {
 
     /// `fault ROLE WHAT SQL`, `lose` (the server that the client holds), `stale`, `fresh`, `down`, `up`, `alter` (the table `shifting`), `lag`
     /// (the last such alteration is not on the replica), `immutable NAME` and `volatile NAME` (what the catalogue says of a function),
-    /// `definitions COUNT`.
+    /// `definitions COUNT`, `default VALUE` (of any setting, from now on).
     fn event(&mut self, client: usize, event: &str) {
         let words: Vec<&str> = event.splitn(4, ' ').collect();
         match words[0] {
@@ -192,6 +195,7 @@ impl Proxy {
                     _ => Fate::Unknown,
                 }
             }
+            "default" => self.faults.borrow_mut().default = Some(words[1].to_owned()),
             "down" => self.up = false,
             "up" => self.up = true,
             "immutable" | "volatile" => {
@@ -234,7 +238,9 @@ impl Proxy {
             Some(at) => self.idle.remove(at),
             None => {
                 let server = Server::new(role, self.faults.clone());
-                Connection { role, server, memory: ServerMemory::new(self.prepared_max) }
+                let mut memory = ServerMemory::new(self.prepared_max);
+                memory.report(b"TimeZone", b"default");
+                Connection { role, server, memory }
             }
         }
     }
@@ -371,6 +377,9 @@ impl Proxy {
             some -= 1;
             rest = &rest[frame.whole.len()..];
             let verdict = client.session.on_server(frame.tag, frame.body(), &mut connection.memory, self.now);
+            if matches!(verdict, Verdict::Ready { .. }) && client.session.has_news(&connection.memory) {
+                client.session.tell_news(&connection.memory, &mut client.outgoing, |_, _| {});
+            }
             match verdict {
                 Verdict::Forward | Verdict::Ready { .. } => client.outgoing.extend_from_slice(frame.whole),
                 Verdict::Swallow | Verdict::HiddenReady { .. } => {}

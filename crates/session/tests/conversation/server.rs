@@ -46,6 +46,8 @@ pub(crate) struct World {
     pub(crate) alterations: usize,
     /// Alterations that the replica has not replayed.
     pub(crate) lag: usize,
+    /// What settings are that nobody has set.
+    pub(crate) default: Option<String>,
 }
 
 pub(crate) type Faults = Rc<RefCell<World>>;
@@ -418,7 +420,8 @@ impl Server {
     }
 
     fn value(&self, name: &str) -> String {
-        self.current.get(name).cloned().unwrap_or_else(|| DEFAULT.to_owned())
+        let default = || self.faults.borrow().default.clone().unwrap_or_else(|| DEFAULT.to_owned());
+        self.current.get(name).cloned().unwrap_or_else(default)
     }
 
     fn row(&mut self, value: &str) {
@@ -443,7 +446,9 @@ impl Server {
                 backend::put_bare(&mut self.pending, tag::EMPTY_QUERY_RESPONSE);
                 return Ok(sent);
             }
-            "select" if rest.to_ascii_lowercase().contains("set_config") => self.set_config(rest),
+            "select" if ["set_config", "meddle"].iter().any(|name| rest.to_ascii_lowercase().contains(name)) => {
+                self.set_config(rest)
+            }
             "select" | "show" => return self.rows(statement, sent, rows_max),
             "copy" => {
                 frame(&mut self.pending, tag::COPY_IN_RESPONSE, &[0, 0, 1, 0, 0]);

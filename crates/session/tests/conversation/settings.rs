@@ -2,6 +2,18 @@
 
 use crate::proxy::{Proxy, check, policy};
 
+/// A request, behind which what it may have set is wiped off before it is over; the session's own settings.
+macro_rules! wiping {
+    ($sent:literal, $settings:literal) => {
+        concat!(
+            $sent,
+            " p.Q(SET statement_timeout TO 0;RESET ROLE;RESET SESSION AUTHORIZATION;RESET ALL;",
+            $settings,
+            ")"
+        )
+    };
+}
+
 #[test]
 fn settings_follow_the_client() {
     Proxy::new(2).check(&[
@@ -21,6 +33,75 @@ fn replayed_settings_are_not_told_again() {
         ("Q select 1", "r.Q(SET timezone TO here;) r.Q(select 1)", "T D(1) C(SELECT 1) Z(I)"),
         ("2: Q select 1", "r.Q(RESET \"timezone\";) r.Q(select 1)", "T D(1) C(SELECT 1) Z(I)"),
         ("Q reset timezone", "p.Q(reset timezone)", "C(RESET) S(TimeZone=default) Z(I)"),
+    ]);
+}
+
+#[test]
+fn what_unseen_code_has_set_is_not_what_a_client_is_told() {
+    Proxy::new(2).check(&[
+        (
+            "Q select meddle('timezone', 'there')",
+            wiping!("p.Q(select meddle('timezone', 'there'))", ""),
+            "T C(SELECT 1) Z(I)",
+        ),
+        // What it has set itself goes on.
+        (
+            "Q set timezone to here; select meddle('timezone', 'there')",
+            wiping!("p.Q(set timezone to here; select meddle('timezone', 'there'))", "SET timezone TO here;"),
+            "C(SET) T C(SELECT 1) S(TimeZone=here) Z(I)",
+        ),
+        // In a transaction it holds, up to the end.
+        ("Q begin", "", "C(BEGIN) Z(T)"),
+        (
+            "Q select meddle('timezone', 'there')",
+            "p.Q(BEGIN) p.Q(select meddle('timezone', 'there'))",
+            "T C(SELECT 1) S(TimeZone=there) Z(T)",
+        ),
+        ("Q commit", wiping!("p.Q(commit)", "SET timezone TO here;"), "C(COMMIT) S(TimeZone=here) Z(I)"),
+        // The extended protocol.
+        (
+            "P - select meddle('timezone', 'there') | B - | E | S",
+            wiping!("p.P(- select meddle('timezone', 'there')) p.B(-) p.E p.S", "SET timezone TO here;"),
+            "1 2 C(SELECT 1) Z(I)",
+        ),
+        // Nobody was told of it: the next session sees to it.
+        ("Q select meddle('work_mem', '1')", "p.Q(select meddle('work_mem', '1'))", "T C(SELECT 1) Z(I)"),
+        ("2: Q insert into t", wiped!("p.Q(insert into t)"), "C(INSERT 0 1) Z(I)"),
+    ]);
+}
+
+#[test]
+fn what_was_told_of_a_lost_server_is_put_right() {
+    check(&[
+        ("Q begin", "", "C(BEGIN) Z(T)"),
+        (
+            "Q select meddle('timezone', 'there')",
+            "p.Q(BEGIN) p.Q(select meddle('timezone', 'there'))",
+            "T C(SELECT 1) S(TimeZone=there) Z(T)",
+        ),
+        ("!lose", "", ""),
+        ("Q rollback", "", "C(ROLLBACK) Z(I)"),
+        ("Q select 1", "r.Q(select 1)", "T D(1) C(SELECT 1) S(TimeZone=default) Z(I)"),
+    ]);
+}
+
+#[test]
+fn a_default_that_changes_is_told_to_whom_it_concerns() {
+    Proxy::new(3).check(&[
+        ("3: Q set timezone to here", "p.Q(set timezone to here)", "C(SET) S(TimeZone=here) Z(I)"),
+        ("!default elsewhere", "", ""),
+        ("3: Q insert into t", "p.Q(insert into t)", "C(INSERT 0 1) Z(I)"),
+        // It is reported when nobody is told what is reported.
+        ("Q insert into t", "p.Q(RESET \"timezone\";) p.Q(insert into t)", "C(INSERT 0 1) S(TimeZone=elsewhere) Z(I)"),
+        ("Q insert into t", "p.Q(insert into t)", "C(INSERT 0 1) Z(I)"),
+        // It has been reported to somebody else.
+        ("2: Q insert into t", "p.Q(insert into t)", "C(INSERT 0 1) S(TimeZone=elsewhere) Z(I)"),
+        ("2: Q select 1", "r.Q(select 1)", "T D(1) C(SELECT 1) Z(I)"),
+        (
+            "3: Q reset timezone",
+            "p.Q(SET timezone TO here;) p.Q(reset timezone)",
+            "C(RESET) S(TimeZone=elsewhere) Z(I)",
+        ),
     ]);
 }
 
