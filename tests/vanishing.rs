@@ -160,18 +160,21 @@ async fn in_session_pooling_too() {
 async fn a_client_that_vanishes_while_there_is_no_primary_is_gone() {
     let setup =
         Setup::replicas(0).with("auth", "method", "\"trust\"").with("topology", "failover_timeout", "\"10min\"");
-    let mut stage = setup.start().await.unwrap();
+    // Nothing is said to it meanwhile that could not be delivered.
+    let mut stage = setup.with("pool", "query_wait_notify", "\"0s\"").start().await.unwrap();
     let mut stays = Raw::log_in(&stage.proxy, "postgres").await;
     stage.cluster.stop(0, cluster::Mode::Immediate).await.unwrap();
     let mut out = Vec::new();
     frontend::put_query(&mut out, "select 5");
-    for end in [End::Fin, End::Reset] {
+    // As much as there is room for, and more.
+    let (one, many) = (out.clone(), out.repeat(40_000 / out.len()));
+    for (said, end) in [(&one, End::Fin), (&one, End::Reset), (&many, End::Fin), (&many, End::Reset)] {
         let mut goes = Raw::open(&stage.proxy).await;
         let mut packet = Vec::new();
         startup::put_session(&mut packet, [("user", "postgres"), ("database", "postgres")]);
         // What is to be told of the server is remembered for a while; the request is not, and waits.
         goes.say(&packet).await;
-        goes.say(&out).await;
+        goes.say(said).await;
         until("it to be there", async || stage.proxy.metric("hakem_clients", &[]).await == 2.0).await.unwrap();
         vanish(goes, end).await;
         until("it to be gone", async || stage.proxy.metric("hakem_clients", &[]).await == 1.0).await.unwrap();

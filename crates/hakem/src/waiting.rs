@@ -38,48 +38,66 @@ impl Presence<'_> {
         self.worker.set_alarm(&self.slot.notice, notice);
         let _silence = Silence(&self.slot.notice);
         let (mut polled, mut rest) = (true, Vec::new());
-        let done = poll_fn(|context| {
-            if !std::mem::take(&mut polled)
-                && let Poll::Ready(done) = work.as_mut().poll(context)
-            {
-                return Poll::Ready(Ok(done));
-            }
-            if let Some(overdue) = self.slot.alarm.poll(context) {
-                return Poll::Ready(Err(Gone::Overdue(overdue)));
-            }
-            if self.slot.notice.poll(context).is_some() {
-                self.slot.notice.clear();
-                match self.tell(context) {
-                    Ok(unwritten) => rest = unwritten,
-                    Err(_) => return Poll::Ready(Err(Gone::Vanished)),
+        let done = loop {
+            let slot = self.slot;
+            let mut poll = |context: &mut Context<'_>| {
+                if !std::mem::take(&mut polled)
+                    && let Poll::Ready(done) = work.as_mut().poll(context)
+                {
+                    return Poll::Ready(Ok(Event::Done(done)));
                 }
+                if let Some(overdue) = slot.alarm.poll(context) {
+                    return Poll::Ready(Err(Gone::Overdue(overdue)));
+                }
+                if slot.notice.poll(context).is_some() { Poll::Ready(Ok(Event::Notice)) } else { Poll::Pending }
+            };
+            let event = if self.inbox.is_full() {
+                // What a client has said so far ahead is taken when its turn has come; that it has gone shows all the same.
+                let mut closed = pin!(self.stream.closed());
+                poll_fn(|context| match poll(context) {
+                    Poll::Pending => closed.as_mut().poll(context).map(|()| Err(Gone::Vanished)),
+                    event => event,
+                })
+                .await?
+            } else {
+                poll_fn(|context| match poll(context) {
+                    Poll::Pending => self.poll_full(context),
+                    event => event,
+                })
+                .await?
+            };
+            match event {
+                Event::Done(done) => break done,
+                Event::Notice => {
+                    slot.notice.clear();
+                    let told = poll_fn(|context| Poll::Ready(self.tell(context))).await;
+                    rest = told.map_err(|_| Gone::Vanished)?;
+                }
+                Event::Full => {}
             }
-            self.poll_gone(context).map(Err)
-        })
-        .await?;
+        };
         if !rest.is_empty() {
             self.stream.write_all(&rest).await.map_err(|_| Gone::Vanished)?;
         }
         Ok(done)
     }
 
-    /// Takes what the client says meanwhile, as far as there is room; ready when it has gone.
-    fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<Gone> {
+    /// Takes what the client says meanwhile; ready when there is no more room, or when it has gone.
+    fn poll_full<T>(&mut self, context: &mut Context<'_>) -> Poll<Result<Event<T>, Gone>> {
         loop {
             if self.inbox.is_bare() {
                 match self.stream.poll_read_ready(context) {
                     Poll::Ready(Ok(())) => *self.inbox = self.worker.spares.inbox(),
-                    Poll::Ready(Err(_)) => return Poll::Ready(Gone::Vanished),
+                    Poll::Ready(Err(_)) => return Poll::Ready(Err(Gone::Vanished)),
                     Poll::Pending => return Poll::Pending,
                 }
             }
-            // A client that has said so much ahead is looked at again when its turn has come.
             if self.inbox.is_full() {
-                return Poll::Pending;
+                return Poll::Ready(Ok(Event::Full));
             }
             match self.inbox.poll_fill(self.stream, context) {
                 Poll::Ready(Ok(length)) if length > 0 => {}
-                Poll::Ready(_) => return Poll::Ready(Gone::Vanished),
+                Poll::Ready(_) => return Poll::Ready(Err(Gone::Vanished)),
                 Poll::Pending => return Poll::Pending,
             }
         }
@@ -95,6 +113,16 @@ impl Presence<'_> {
         }
         Ok(notice)
     }
+}
+
+/// What happens to a client that waits.
+enum Event<T> {
+    /// What it has waited for.
+    Done(T),
+    /// It is to be told that it waits.
+    Notice,
+    /// It has said more than there is room for.
+    Full,
 }
 
 /// Whoever does not wait any more is not told that it does.

@@ -12,6 +12,8 @@ use std::task::{Context, Poll, Waker};
 
 use rustls::ProtocolVersion;
 use rustls::pki_types::CertificateDer;
+#[cfg(target_os = "linux")]
+use tokio::io::Interest;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
@@ -115,6 +117,11 @@ impl Stream {
         Ok((stream.peek(&mut byte).await? > 0).then_some(byte[0]))
     }
 
+    /// Waits until the other side has closed the connection, though what it has sent before that has not been read.
+    pub async fn closed(&self) {
+        self.socket().closed().await;
+    }
+
     /// The version of TLS and the cipher, as PgBouncer shows them (`TLSv1.3/TLS_AES_256_GCM_SHA384/ECDH=X25519`); `None` in the
     /// clear.
     pub fn encryption(&self) -> Option<String> {
@@ -171,6 +178,19 @@ impl Socket {
             Socket::Unix(socket) => Some(socket.as_raw_fd()),
             Socket::Away => None,
         }
+    }
+
+    /// Waits until the other side has closed it, though what it has sent before that has not been read.
+    async fn closed(&self) {
+        // To be readable is no news where bytes are left. Priority is for what is never sent; but an end makes it ready, too.
+        #[cfg(target_os = "linux")]
+        let _ended = match self {
+            Socket::Tcp(socket) => socket.ready(Interest::PRIORITY | Interest::ERROR).await,
+            Socket::Unix(socket) => socket.ready(Interest::PRIORITY | Interest::ERROR).await,
+            Socket::Away => std::future::pending().await,
+        };
+        #[cfg(not(target_os = "linux"))]
+        std::future::pending().await
     }
 
     /// Takes it from its event loop.
