@@ -1,10 +1,13 @@
 //! Several proxies behind one address: a cancel request that reaches the wrong one is passed on to the right one.
 
+use std::sync::Mutex;
+
 use cluster::Cluster;
 use wire::backend::{self, tag};
 use wire::frontend;
 use wire::startup::{self, CancelKey};
 
+use crate::cancel::is_not_in;
 use crate::harness::{Proxy, Setup, until};
 use crate::raw::{Raw, sqlstate, tags};
 use crate::tap::Tap;
@@ -14,6 +17,18 @@ struct Pair {
     proxies: [Proxy; 2],
     taps: [Tap; 2],
     cluster: Cluster,
+    /// In front of the server.
+    _tap: Tap,
+}
+
+/// The secrets that servers give their clients, of which the proxies are some.
+static OVERHEARD: Mutex<Vec<Box<[u8]>>> = Mutex::new(Vec::new());
+
+fn overhear(kind: u8, message: &[u8]) -> Vec<u8> {
+    if kind == tag::BACKEND_KEY_DATA {
+        OVERHEARD.lock().unwrap().push(message[9..].into());
+    }
+    message.to_vec()
 }
 
 async fn pair(pool_size: &str) -> Pair {
@@ -26,12 +41,15 @@ async fn pair(pool_size: &str) -> Pair {
         let (host, port) = (tap.address.ip(), tap.address.port());
         sections += &format!("[peers.{number}]\nhost = \"{host}\"\nport = {port}\npool_size = {pool_size}\n");
     }
-    let setup = setup.and(&sections);
+    let tap = Tap::to(&cluster).await;
+    tap.change(Some(overhear));
+    let setup =
+        setup.and(&sections).with("log", "level", "\"trace\"").with("clusters.local", "servers", &tap.servers());
     let first = setup.clone().with("proxy", "peer_id", "1").proxy(&cluster).await.unwrap();
     let second = setup.with("proxy", "peer_id", "2").proxy(&cluster).await.unwrap();
     taps[0].lead_to(first.address);
     taps[1].lead_to(second.address);
-    Pair { proxies: [first, second], taps, cluster }
+    Pair { proxies: [first, second], taps, cluster, _tap: tap }
 }
 
 /// A session of this protocol version, with its key.
@@ -66,7 +84,8 @@ async fn sleep(raw: &mut Raw, cluster: &Cluster, name: &str) {
 
 #[tokio::test]
 async fn a_cancel_finds_its_session_wherever_it_arrives() {
-    let Pair { proxies, taps, cluster } = pair("2").await;
+    let Pair { proxies, taps, cluster, _tap } = pair("2").await;
+    let mut secrets = Vec::new();
     for (at, to, minor) in [(0, 0, 0), (0, 1, 0), (1, 0, 0), (0, 1, 2), (1, 0, 2)] {
         let before = [taps[0].cancels(), taps[1].cancels()];
         let (mut raw, key) = keyed(&proxies[at], minor).await;
@@ -80,6 +99,15 @@ async fn a_cancel_finds_its_session_wherever_it_arrives() {
         let mut expected = before;
         expected[at] += usize::from(at != to);
         assert_eq!([taps[0].cancels(), taps[1].cancels()], expected, "who was asked");
+        secrets.push(key.secret.clone());
+    }
+    // Neither theirs nor the servers' are shown.
+    assert!(secrets.iter().any(|secret| secret.len() > 4), "long ones, too");
+    let overheard = OVERHEARD.lock().unwrap();
+    assert!(overheard.len() >= 2, "each proxy has a server");
+    for log in proxies.each_ref().map(Proxy::log) {
+        secrets.iter().for_each(|secret| is_not_in(&log, secret));
+        overheard.iter().for_each(|secret| is_not_in(&log, secret));
     }
 }
 
@@ -102,7 +130,7 @@ async fn cancels_do_not_go_in_circles() {
 
 #[tokio::test]
 async fn cancels_on_their_way_to_a_peer_are_bounded() {
-    let Pair { proxies, taps, cluster } = pair("1").await;
+    let Pair { proxies, taps, cluster, _tap } = pair("1").await;
     let (mut raw, key) = keyed(&proxies[0], 0).await;
     sleep(&mut raw, &cluster, "bounded").await;
     taps[0].hold(true);
