@@ -155,7 +155,10 @@ async fn find(
     method: Method,
 ) -> Result<Option<Arc<Known>>, Denied> {
     let place: Option<Place> = worker.service.auth_place(claim.database);
-    let Some(place) = place else { return Ok(secrets.listed(claim.user).cloned()) };
+    let listed = secrets.listed(claim.user);
+    // Where there is nothing to guess, nobody is asked about who is known.
+    let is_open = method.exchange(None, Exchange::Scram).is_none();
+    let Some(place) = place.filter(|_| !is_open || listed.is_none()) else { return Ok(listed.cloned()) };
     match secrets.find(&place, claim.user).await {
         Ok(known) => Ok(known),
         Err(error) => {

@@ -168,10 +168,12 @@ impl Secrets {
     /// # Errors
     /// When the server could not be asked.
     pub(crate) async fn find(&self, place: &Place, user: &str) -> Result<Option<Arc<Known>>, LookupError> {
-        if let Some(known) = self.listed(user) {
-            return Ok(Some(known.clone()));
+        let listed = self.listed(user).cloned();
+        let Some(lookup) = &self.lookup else { return Ok(listed) };
+        if listed.is_some() {
+            lookup.feign(place, user).await;
+            return Ok(listed);
         }
-        let Some(lookup) = &self.lookup else { return Ok(None) };
         let found = lookup.ask(place, user).await?;
         if let Some(known) = &found {
             self.has_verifiers.store(matches!(known.secret, Secret::Scram(_)), Ordering::Relaxed);
