@@ -6,7 +6,8 @@
 
 use cluster::{Authentication, Cluster};
 
-use crate::harness::{Setup, Stage};
+use crate::harness::{Proxy, Setup, Stage};
+use crate::raw::Raw;
 
 /// In front.
 const METHODS: [&str; 6] = ["trust", "password", "md5", "scram-sha-256", "reject", "cert"];
@@ -176,4 +177,39 @@ async fn a_database_is_not_cut_off() {
         pools.iter().all(|(labels, _)| !labels.contains("dddd") || labels.contains(&format!("\"{longest}\""))),
         "{pools:?}"
     );
+}
+
+/// Which databases there are is told to who has proved who he is, in PostgreSQL's words (`InitPostgres`), as PgBouncer tells it only then.
+#[tokio::test]
+async fn strangers_are_not_told_which_databases_there_are() {
+    let setup = Setup::replicas(0).with("auth", "failed_login_delay", "\"0s\"");
+    let wide = setup.clone().start().await.unwrap();
+    let narrow = setup.narrow().proxy(&wide.cluster).await.unwrap();
+    let attempt = async |proxy: &Proxy, user: &str, password: &str, database: &str| {
+        let client = proxy.connect_with(|config| {
+            config.user(user).password(password).dbname(database);
+        });
+        let error = client.await.err()?;
+        let error = error.as_db_error().unwrap_or_else(|| panic!("{user} by {database}: {error:?}"));
+        assert_eq!((error.severity(), error.detail(), error.hint()), ("FATAL", None, None));
+        Some(format!("{} {}", error.code().code(), error.message()))
+    };
+    let asked = async |proxy: &Proxy, user: &str, database: &str| {
+        let mut raw = Raw::open(proxy).await;
+        raw.knock(user, database).await;
+        raw.hear().await.unwrap()
+    };
+    let Setup { cluster: cluster::Options { user, password, .. }, .. } = Setup::default();
+    for proxy in [&wide.proxy, &narrow] {
+        assert_eq!(attempt(proxy, &user, &password, "postgres").await, None);
+        let refusal = attempt(proxy, &user, &password, "absent").await;
+        assert_eq!(refusal.as_deref(), Some("3D000 database \"absent\" does not exist"));
+        for (user, password) in [(user.as_str(), "wrong"), ("nobody", "wrong")] {
+            let denied = format!("28P01 password authentication failed for user \"{user}\"");
+            for database in ["postgres", "absent"] {
+                assert_eq!(attempt(proxy, user, password, database).await.as_ref(), Some(&denied), "{database}");
+            }
+            assert_eq!(asked(proxy, user, "postgres").await, asked(proxy, user, "absent").await, "{user}");
+        }
+    }
 }
