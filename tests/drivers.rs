@@ -52,6 +52,11 @@ async fn drizzle() {
 }
 
 #[tokio::test]
+async fn sequelize() {
+    check(node_program("sequelize.mjs"), 2).await;
+}
+
+#[tokio::test]
 async fn prisma() {
     // It wants a newer Node than some distributions have.
     let client = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/node/prisma");
