@@ -2,6 +2,7 @@
 
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
+use diesel::r2d2::{ConnectionManager, CustomizeConnection, Pool};
 use diesel::result::{DatabaseErrorKind, Error};
 use diesel::upsert::excluded;
 use diesel::{QueryResult, delete, insert_into, sql_query, update};
@@ -80,6 +81,8 @@ fn main() {
     println!("ok copies");
     threads();
     println!("ok threads");
+    pooled();
+    println!("ok pooled");
     listen();
     println!("ok listen");
     println!("done");
@@ -225,6 +228,56 @@ fn threads() {
     for worker in workers {
         worker.join().unwrap();
     }
+}
+
+/// What each of a pool's connections is made with.
+#[derive(Debug)]
+struct Customs;
+
+impl CustomizeConnection<PgConnection, diesel::r2d2::Error> for Customs {
+    fn on_acquire(&self, c: &mut PgConnection) -> Result<(), diesel::r2d2::Error> {
+        sql_query("set work_mem = '9MB'").execute(c).map(drop).map_err(diesel::r2d2::Error::QueryError)
+    }
+}
+
+/// r2d2 asks each connection for its health when it lends it, and lends none whose transaction is open.
+fn pooled() {
+    let manager = ConnectionManager::<PgConnection>::new("");
+    let pool = Pool::builder().max_size(6).min_idle(Some(2)).test_on_check_out(true);
+    let pool = pool.connection_customizer(Box::new(Customs)).build(manager).unwrap();
+    let workers: Vec<_> = (0..12)
+        .map(|i| {
+            let pool = pool.clone();
+            std::thread::spawn(move || {
+                for n in 0..20 {
+                    let c = &mut pool.get().unwrap();
+                    let name = format!("pooled {i} {n}");
+                    let inserted = c.transaction(|c| {
+                        insert_into(players::table)
+                            .values(NewPlayer { name: &name, tricks: n, tags: vec![] })
+                            .execute(c)?;
+                        if n % 2 == 0 { Ok(()) } else { Err(Error::RollbackTransaction) }
+                    });
+                    assert_eq!(inserted.is_ok(), n % 2 == 0);
+                    let found = players::table.filter(players::name.eq(&name)).count().get_result::<i64>(c);
+                    assert_eq!(found, Ok(i64::from(n % 2 == 0)));
+                    let memory = diesel::select(diesel::dsl::sql::<diesel::sql_types::Text>(
+                        "current_setting('work_mem')",
+                    ));
+                    assert_eq!(memory.get_result::<String>(c).unwrap(), "9MB");
+                }
+            })
+        })
+        .collect();
+    for worker in workers {
+        worker.join().unwrap();
+    }
+    // Left in a transaction that has failed.
+    let c = &mut pool.get().unwrap();
+    sql_query("begin").execute(c).unwrap();
+    sql_query("select 1/0").execute(c).unwrap_err();
+    sql_query("rollback").execute(c).unwrap();
+    assert_eq!(diesel::select(1.into_sql::<diesel::sql_types::Integer>()).get_result(c), Ok(1));
 }
 
 fn listen() {
