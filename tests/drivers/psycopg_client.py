@@ -10,7 +10,7 @@ from psycopg.rows import dict_row
 def main():
     with psycopg.connect(autocommit=True) as c:
         c.execute("create table items (id serial primary key, name text, n int)")
-    for test in (basics, transactions, prepared, pipeline, cursors, copies, statement_names, adaptation, threads):
+    for test in (basics, transactions, prepared, pipeline, cursors, copies, statement_names, adaptation, parameters, threads):
         test()
         print("ok", test.__name__)
     print("done")
@@ -208,6 +208,25 @@ def adaptation():
             for kind, value in values:
                 found = cur.execute(f"select %s::{kind}", (value,)).fetchone()[0]
                 assert found == value, (kind, value, found)
+
+
+def parameters():
+    """It reads a moment by the time zone that it was told last."""
+    with psycopg.connect(autocommit=True) as c:
+        c.execute(
+            "create function elsewhere() returns text language sql as "
+            "$$ select set_config('TimeZone', 'Asia/Tehran', false) $$"
+        )
+        for statement in ("select elsewhere()", "set time zone 'Asia/Tokyo'", "select elsewhere()"):
+            c.execute(statement)
+            told = c.info.parameter_status("TimeZone")
+            assert c.execute("show timezone").fetchone() == (told,), statement
+            moment = c.execute("select timestamptz '2026-11-29 12:00 UTC'").fetchone()[0]
+            assert (moment.tzinfo.key, moment.timestamp()) == (told, 1795953600), (moment, statement)
+        with c.transaction():
+            c.execute("select elsewhere()")
+            assert c.info.parameter_status("TimeZone") == "Asia/Tehran"
+        assert c.execute("show timezone").fetchone() == (c.info.parameter_status("TimeZone"),)
 
 
 def threads():
