@@ -97,3 +97,53 @@ impl<M> Connection<M> {
 
 /// Bytes that an idle server may send at a time.
 const UNASKED_MAX: usize = 4096;
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+    use wire::backend::{Failure, put_parameter_status};
+
+    use super::*;
+    use crate::stream::Socket;
+
+    #[tokio::test]
+    async fn what_an_idle_server_reports_is_kept() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut server, _) = listener.accept().await.unwrap();
+        let mut idle = Connection {
+            entry: None,
+            stream: Stream::Plain(Socket::Tcp(stream)),
+            memory: (),
+            cancel: None,
+            parameters: Parameters::new(),
+            since: Instant::now(),
+            given_back: None,
+            home: 0,
+            luck: 0,
+        };
+        let mut said = Vec::new();
+        put_parameter_status(&mut said, b"TimeZone", b"UTC");
+        for times in 1..=PARAMETERS_MAX {
+            server.write_all(&said).await.unwrap();
+            poll_fn(|context| idle.stream.poll_read_ready(context)).await.unwrap();
+            assert!(idle.is_alive());
+            assert_eq!(idle.parameters.len(), times);
+        }
+        assert_eq!(idle.parameters[0], (b"TimeZone"[..].into(), b"UTC"[..].into()));
+        // Nobody keeps what never ends.
+        server.write_all(&said).await.unwrap();
+        poll_fn(|context| idle.stream.poll_read_ready(context)).await.unwrap();
+        assert!(!idle.is_alive());
+        idle.parameters.clear();
+        said.clear();
+        Failure::fatal("57P01", "going").put(&mut said);
+        server.write_all(&said).await.unwrap();
+        poll_fn(|context| idle.stream.poll_read_ready(context)).await.unwrap();
+        assert!(!idle.is_alive());
+    }
+}

@@ -132,8 +132,8 @@ fn digest(name: &[u8], value: &[u8]) -> u64 {
 
 const NODES_OWN: [&[u8]; 4] = [b"in_hot_standby", b"server_version", b"server_encoding", b"integer_datetimes"];
 
-/// Settings that are kept; PostgreSQL 18 reports 16, extensions may add some.
-const REPORTED_MAX: usize = 100;
+/// Settings that are kept: no more than a login takes note of.
+const REPORTED_MAX: usize = 256;
 
 #[cfg(test)]
 mod tests {
