@@ -42,8 +42,6 @@ pub(crate) struct Setup {
     /// What the program finds in place of /etc/hosts.
     pub(crate) hosts: Option<PathBuf>,
     keys: Vec<(String, String, String)>,
-    /// No other database can be asked for than `postgres`.
-    is_narrow: bool,
     tail: String,
 }
 
@@ -112,12 +110,6 @@ impl Setup {
     pub(crate) fn and(mut self, sections: &str) -> Setup {
         self.tail.push_str(sections);
         self.tail.push('\n');
-        self
-    }
-
-    /// Lets clients ask for the database `postgres` only.
-    pub(crate) fn narrow(mut self) -> Setup {
-        self.is_narrow = true;
         self
     }
 
@@ -234,11 +226,8 @@ impl Setup {
             }
             let _ = writeln!(text, "{key} = {value}");
         }
-        let database = if self.is_narrow { "postgres" } else { "\"*\"" };
-        let _ = writeln!(
-            text,
-            "[[users]]\nname = {user}\npassword = {password}\n[databases.{database}]\ncluster = \"local\""
-        );
+        let _ =
+            writeln!(text, "[[users]]\nname = {user}\npassword = {password}\n[databases.\"*\"]\ncluster = \"local\"");
         text + &self.tail
     }
 }
