@@ -84,6 +84,27 @@ const SCHEMA: &str = "
     create view over_far as select count(*) from far;
     create table parted_far (line text) partition by list (line);
     create foreign table far_part partition of parted_far default server files options (filename '/dev/null');
+    create function oddly(int, int) returns int language sql as 'select ($1 - $2 + 0 * nextval(''numbers''))::int';
+    create operator class odd_order for type int using btree as
+        operator 1 <, operator 2 <=, operator 3 =, operator 4 >=, operator 5 >, function 1 oddly(int, int);
+    create type odd_range as range (subtype = int, subtype_opclass = odd_order);
+    create table ordered (id int);
+    create index on ordered (id odd_order);
+    create table evenly (id int);
+    create index on evenly (id);
+    create type place;
+    create function place_in(cstring) returns place language internal immutable strict as 'textin';
+    create function place_out(place) returns cstring language internal immutable strict as 'textout';
+    create type place (input = place_in, output = place_out, like = text);
+    create function place_estimate(internal, oid, internal, int) returns float8 language internal as 'eqsel';
+    create function overlap(place, place) returns boolean language sql immutable as 'select true';
+    create operator &&& (leftarg = place, rightarg = place, function = overlap, restrict = place_estimate);
+    create function place_gather(internal, place) returns internal language internal as 'string_agg_transfn';
+    create function place_gathered(internal) returns text language internal as 'string_agg_finalfn';
+    create aggregate gather(place) (sfunc = place_gather, stype = internal, finalfunc = place_gathered);
+    create table places (at place);
+    create schema trgm;
+    create extension pg_trgm schema trgm;
 ";
 
 async fn stage(setup: Setup) -> Stage {
@@ -156,6 +177,15 @@ async fn what_calls_functions_unseen_goes_to_the_primary() {
         ("select s.status from (select status from with_status) s", REPLICA),
         ("select ('numbers'::regclass).nextval", PRIMARY),
         ("select ('1').checked", PRIMARY),
+        ("select (p).id.status from plain p", PRIMARY),
+        ("select (p).id from plain p", REPLICA),
+        ("select * from ordered where id = 1", PRIMARY),
+        ("select * from evenly where id = 1", REPLICA),
+        ("select '[1,2)'::odd_range", PRIMARY),
+        // What only C can be called with is as PostGIS has it: not marked, and harmless.
+        ("select * from places where at &&& 'a'", REPLICA),
+        ("select gather(at) from places", REPLICA),
+        ("select trgm.similarity('a', 'b')", REPLICA),
         ("select p.status from with_status p, numbers", PRIMARY),
         ("select * from locking", PRIMARY),
         ("select * from over_locking", PRIMARY),
@@ -212,6 +242,10 @@ async fn what_calls_functions_unseen_goes_to_the_primary() {
         assert_eq!(went(&stage, &client, sql).await, place, "{sql}");
     }
     assert_eq!(misrouted(&stage).await, 0.0, "nothing was found out by failing");
+    // A function of an extension that is a SET: what it sets follows the session.
+    client.batch_execute("select trgm.set_limit(0.75)").await.unwrap();
+    assert_eq!(went(&stage, &client, "select trgm.show_limit()").await, REPLICA);
+    assert_eq!(client.value("select trgm.show_limit()").await.unwrap(), "0.75");
 
     // The console tells what is known.
     let console = stage.proxy.connect_with(|config| {

@@ -41,6 +41,7 @@ mod pipeline;
 mod postgres_programs;
 mod prepared;
 mod program;
+mod promises;
 mod raw;
 mod reload;
 mod replays;

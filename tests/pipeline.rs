@@ -324,7 +324,8 @@ async fn a_client_that_does_not_read_stops_being_read() {
 
 #[tokio::test]
 async fn tokio_postgres_pipelines() {
-    let stage = Setup::replicas(1).with("pool", "size", "2").start().await.unwrap();
+    let stage =
+        Setup::replicas(1).with("pool", "size", "2").with("routing", "max_lag", "\"1h\"").start().await.unwrap();
     stage.psql("create table t (n int)").await;
     let client = stage.connect().await;
     let insert = client.prepare("insert into t values ($1)").await.unwrap();
@@ -342,6 +343,26 @@ async fn tokio_postgres_pipelines() {
         assert_eq!(statement.is_err(), n % 7 == 3, "{n}");
     }
     assert_eq!(stage.direct(0, "select count(*), sum(n) from t").await, "300|44850");
+
+    // Reads and writes at once: each read sees the writes in front of it and none behind it, and what asks for a replica gets one until
+    // then. Without a Sync between them they would be one transaction.
+    let place = client.prepare("/* hakem: replica */ select pg_is_in_recovery(), count(*) from t").await.unwrap();
+    let count = client.prepare("select count(*) from t").await.unwrap();
+    for round in 1..=5_i64 {
+        stage.cluster.caught_up().await.unwrap();
+        until("a replica to have it all", async || client.query_one(&place, &[]).await.unwrap().get(0)).await.unwrap();
+        let (before, after) = (299 + round, 300 + round);
+        let read = async || client.query_one(&count, &[]).await.unwrap().get::<_, i64>(0);
+        let replica = async || {
+            let row = client.query_one(&place, &[]).await.unwrap();
+            (row.get::<_, bool>(0), row.get::<_, i64>(1))
+        };
+        let write = client.execute(&insert, &[&7]);
+        let (one, two, three, written, four, five) =
+            tokio::join!(replica(), read(), replica(), write, read(), replica());
+        assert_eq!((one, two, three, written.unwrap()), ((true, before), before, (true, before), 1));
+        assert_eq!((four, five.1), (after, after));
+    }
 }
 
 #[tokio::test]

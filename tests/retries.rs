@@ -24,14 +24,18 @@ const SCHEMA: &str = "
             perform happens(n);
             return pg_is_in_recovery()::text;
         end $$;
+    create function waits(n int) returns text immutable language plpgsql as $$
+        begin
+            if pg_is_in_recovery() then perform pg_sleep(600); end if;
+            return effect(n);
+        end $$;
     create function dies(n int) returns text immutable language plpgsql as $$
         begin perform pg_terminate_backend(pg_backend_pid()); perform pg_sleep(600); return ''; end $$;";
 
 const EFFECT: &str = "/* hakem: replica */ select effect(n) from one";
 
-/// Takes for ever on a replica, and no time on the primary.
-const WAITS: &str = "/* hakem: replica */ select pg_is_in_recovery()::text, count(*), \
-    pg_sleep(case when pg_is_in_recovery() then 600 else 0 end) from t";
+/// Takes for ever on a replica, and on the primary no time; there it is counted.
+const WAITS: &str = "/* hakem: replica */ select waits(count(*)::int) from t";
 
 /// The reads of a session do not wait until a replica has its writes.
 fn setup(replicas: usize) -> Setup {
@@ -55,9 +59,20 @@ async fn retries(stage: &Stage, reason: &str) -> f64 {
 
 /// How often `effect` has run, as rows that are there and as numbers that were taken.
 async fn executions(stage: &Stage) -> (String, String) {
-    let rows = stage.direct(0, "select count(*) from effects").await;
-    let taken = "select case when is_called then last_value else 0 end from executions";
-    (rows, stage.direct(0, taken).await)
+    let counted = stage.direct(0, COUNTED).await;
+    let (rows, taken) = counted.split_once('|').unwrap();
+    (rows.to_owned(), taken.to_owned())
+}
+
+const COUNTED: &str =
+    "select (select count(*) from effects), case when is_called then last_value else 0 end from executions";
+
+/// A process of the server that serves no client.
+const OTHER: &str = "select pid from pg_stat_activity where backend_type = 'checkpointer'";
+
+fn kill(pid: &str) {
+    let killed = std::process::Command::new("kill").args(["-KILL", pid.trim()]).status();
+    assert!(killed.unwrap().success());
 }
 
 /// The same statement by the simple and by the extended protocol.
@@ -178,14 +193,15 @@ async fn recovery_conflicts() {
         for extended in [false, true] {
             stage.direct(0, "insert into t select generate_series(1, 100)").await;
             stage.cluster.caught_up().await.unwrap();
-            let cause = async {
+            let conflict = async {
                 working(&stage.cluster, 1).await;
                 stage.direct(0, &cause.replace("extra", &format!("extra_{number}_{extended}"))).await;
             };
-            let (answer, ()) = tokio::join!(ask(&client, WAITS, extended), cause);
+            let (answer, ()) = tokio::join!(ask(&client, WAITS, extended), conflict);
             conflicts += 1.0;
             assert_eq!(answer.unwrap(), "false");
             assert_eq!(retries(&stage, "conflict").await, conflicts);
+            assert_eq!(executions(&stage).await, (conflicts.to_string(), conflicts.to_string()), "{cause}");
         }
     }
 
@@ -263,7 +279,7 @@ async fn a_replica_that_goes_in_the_middle() {
     let mut stage = start(setup(1)).await;
     let client = stage.connect().await;
     let mut lost = 0.0;
-    for way in ["terminate", "kill", "immediate", "fast", "freeze"] {
+    for way in ["terminate", "kill", "crash", "immediate", "fast", "freeze"] {
         for extended in [false, true] {
             let Stage { cluster, proxy } = &mut stage;
             let log = cluster.nodes()[1].log().to_owned();
@@ -274,10 +290,9 @@ async fn a_replica_that_goes_in_the_middle() {
                 match way {
                     "terminate" => drop(cluster.sql(1, &format!("select pg_terminate_backend({pid})")).await.unwrap()),
                     // The postmaster ends all the others, too, and starts again.
-                    "kill" => {
-                        let killed = std::process::Command::new("kill").args(["-KILL", pid.trim()]).status();
-                        assert!(killed.unwrap().success());
-                    }
+                    "kill" => kill(&pid),
+                    // To it, this is a crash of somebody else's: 57P02.
+                    "crash" => kill(&cluster.sql(1, OTHER).await.unwrap()),
                     "immediate" => cluster.stop(1, Mode::Immediate).await.unwrap(),
                     "fast" => cluster.stop(1, Mode::Fast).await.unwrap(),
                     // Nothing ends; but nothing answers any more, either.
@@ -288,10 +303,12 @@ async fn a_replica_that_goes_in_the_middle() {
             assert_eq!(answer.unwrap(), "false", "{way}");
             lost += 1.0;
             assert_eq!(proxy.metric("hakem_retries_total", &[("reason", "server_lost")]).await, lost, "{way}");
+            let counted = cluster.sql(0, COUNTED).await.unwrap();
+            assert_eq!(counted, format!("{lost}|{lost}"), "{way}: it has happened once each");
             match way {
                 "immediate" | "fast" => cluster.start_node(1).await.unwrap(),
                 "freeze" => cluster.thaw(1),
-                "kill" => until("it to start again", async || starts() > before).await.unwrap(),
+                "kill" | "crash" => until("it to start again", async || starts() > before).await.unwrap(),
                 _ => {}
             }
             stage.ready().await.unwrap();

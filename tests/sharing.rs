@@ -3,6 +3,7 @@
 //! Shares are counted, not timed: over so many reads that chance has no say.
 
 use std::cell::Cell;
+use std::time::Instant;
 
 use futures_util::future::join_all;
 
@@ -259,4 +260,62 @@ async fn no_session_reads_back_in_time() {
     })
     .await
     .unwrap();
+}
+
+#[tokio::test]
+async fn a_session_may_keep_to_a_node() {
+    let stage = bounded(2).with("pool", "size", "1").start().await.unwrap();
+    let (client, other) = (stage.connect().await, stage.connect().await);
+    let reads = |client| shares_of_reads(&stage, client, 60);
+    let found = reads(&client).await;
+    assert!(found[0] == 0.0 && found[1] > 0.0 && found[2] > 0.0, "{found:?}");
+    for client in [&client, &other] {
+        client.batch_execute("set hakem.affinity = 'node'").await.unwrap();
+    }
+    let near = async |client| {
+        let found = reads(client).await;
+        let near = found.iter().position(|share| *share == 1.0);
+        near.filter(|near| *near > 0).unwrap_or_else(|| panic!("not one replica: {found:?}"))
+    };
+    // No connection is held: there is one for both.
+    let (kept, _) = (near(&client).await, near(&other).await);
+    client.batch_execute("begin; create table written (n int); commit").await.unwrap();
+    until("what is known of the database to be known again", async || {
+        stage.proxy.metric("hakem_catalog_current", &[]).await == 1.0 && near(&client).await == kept
+    })
+    .await
+    .unwrap();
+    client.batch_execute("set hakem.affinity = 'primary'").await.unwrap();
+    assert_eq!(reads(&client).await, [1.0, 0.0, 0.0]);
+    assert_eq!(reads(&other).await[0], 0.0);
+    client.batch_execute("reset hakem.affinity").await.unwrap();
+    let found = reads(&client).await;
+    assert!(found[0] == 0.0 && found[1] > 0.0 && found[2] > 0.0, "{found:?}");
+}
+
+#[tokio::test]
+async fn one_that_comes_back_gets_little_at_first() {
+    let setup = bounded(2);
+    let mut stage = setup.clone().start().await.unwrap();
+    let started = Instant::now();
+    let client = stage.connect().await;
+    settles(&stage, &client, 300, &[0.0, 0.5, 0.5], 0.15).await;
+    stage.cluster.kill(2).await.unwrap();
+    settles(&stage, &client, 50, &[0.0, 1.0, 0.0], 0.0).await;
+    let back = Instant::now();
+    stage.cluster.start_node(2).await.unwrap();
+    stage.ready().await.unwrap();
+    // The other one has been there for so long, and is not new.
+    let slow_start = started.elapsed();
+    let setup = setup.with("routing", "slow_start", &format!("\"{}ms\"", slow_start.as_millis()));
+    setup.reload(&stage).await.unwrap();
+    let name = format!("{}:{}", stage.cluster.nodes()[2].host(), stage.cluster.nodes()[2].port());
+    let share = async || stage.proxy.metric("hakem_node_read_share", &[("node", &name)]).await;
+    let (planned, counted) = (share().await, shares_of_reads(&stage, &client, 300).await[2]);
+    // A tenth of its weight, or what it has earned since.
+    let weight = (back.elapsed().as_secs_f64() / slow_start.as_secs_f64()).clamp(0.1, 1.0);
+    let most = weight / (1.0 + weight);
+    assert!(planned > 0.0 && planned <= most + 0.01 && counted <= most + 0.1, "{planned}, {counted} of {most}");
+    until("it to be like the other one", async || share().await == 0.5).await.unwrap();
+    settles(&stage, &client, 300, &[0.0, 0.5, 0.5], 0.15).await;
 }

@@ -24,6 +24,8 @@ pub struct Catalog {
     pub(crate) operators: HashSet<Box<str>>,
     /// Something that no statement shows calls such a function: nothing is known to be a read.
     pub(crate) opaque: bool,
+    /// There is pg_trgm's `set_limit`.
+    pub(crate) has_set_limit: bool,
     /// Relations and types that run a user's code when they are read or written, by name; `None` if nobody has read which do.
     pub(crate) unseen: Option<HashSet<Box<str>>>,
     pub(crate) size: Size,

@@ -28,6 +28,7 @@ pub struct Facts {
     fires: Vec<(Object, Object)>,
     /// What is code of a user's, by itself.
     code: Vec<Object>,
+    has_set_limit: bool,
 }
 
 /// An object of a database.
@@ -105,6 +106,7 @@ impl Facts {
         if argument == Argument::Value {
             self.of_value.insert(object);
         }
+        self.has_set_limit |= extension == "pg_trgm" && name == "set_limit";
         self.node(object, schema, name, volatility, argument == Argument::Row);
     }
 
@@ -175,6 +177,7 @@ impl Facts {
         let mut named = HashSet::new();
         let mut catalog = Catalog::with_rules(std::mem::take(&mut self.rules));
         catalog.opaque = reached.contains(&Object::Anything);
+        catalog.has_set_limit = self.has_set_limit;
         for node in self.nodes {
             let is_reached = reached.contains(&node.object);
             match node.object {
@@ -288,7 +291,7 @@ fn spellings(node: &Node) -> &'static [&'static str] {
 mod tests {
     use super::*;
     use crate::Access::{Read, Write};
-    use crate::{Classifier, Options};
+    use crate::{Classifier, Effect, Options};
 
     const NEXT: Object = Object::Function(1);
 
@@ -466,6 +469,23 @@ mod tests {
     }
 
     #[test]
+    fn pg_trgms_way_to_set_something() {
+        let effects = |extension, sql: &str| {
+            let mut facts = Facts::default();
+            let (schema, volatility, argument) = ("public", Volatility::Volatile, Argument::Value);
+            facts.function(1, Function { schema, name: "set_limit", volatility, extension, argument });
+            let catalog = facts.conclude();
+            Classifier::new(Options { catalog, ..Options::default() }).classify(sql).effects.clone()
+        };
+        let unseen = |names: &[&str]| [Effect::SetUnseen(names.iter().map(|name| (*name).to_owned()).collect())];
+        let limit = "pg_trgm.similarity_threshold";
+        assert_eq!(*effects("pg_trgm", "select set_limit(0.5)"), unseen(&[limit]));
+        assert_eq!(*effects("pg_trgm", "select (0.5::real).set_limit"), unseen(&[limit]));
+        assert_eq!(*effects("pg_trgm", "select set_limit($1), set_config('a.b', $2, false)"), unseen(&["a.b", limit]));
+        assert!(effects("", "select set_limit(0.5)").is_empty());
+    }
+
+    #[test]
     fn functions_of_one_value() {
         let mut facts = facts(Rules::default());
         for (oid, name, volatility) in [(4, "status", Volatility::Volatile), (5, "double", Volatility::Immutable)] {
@@ -488,6 +508,12 @@ mod tests {
             ("select d.status from current_date as d", Write),
             ("select \"current_date\".status from current_date", Write),
             ("select (x).double from t", Read),
+            ("select (t).a.status from t", Write),
+            ("select (t).a.b.status from t", Write),
+            ("select a[1].b.status from t", Write),
+            ("select $1.a.status", Write),
+            ("select (t).a.double from t", Read),
+            ("select s.t.status from s.t", Read),
             ("select t.status from t", Read),
             ("select s.status from (select * from t) s", Read),
             ("select s.status from u join (select * from t) as s on true", Read),

@@ -26,6 +26,8 @@ use std::ops::ControlFlow;
 pub(crate) const PARSED_BYTES_MAX: usize = 64 * 1024;
 /// sqlparser builds left-deep trees for chains of operators, and drops them recursively: more links than this are not parsed.
 const CHAIN_LINKS_MAX: usize = 2_000;
+/// How many names with dots between them are followed.
+const CHAIN_NAMES_MAX: usize = 16;
 /// How deep parentheses and subqueries may nest.
 const NESTING_MAX: usize = 50;
 
@@ -118,7 +120,8 @@ fn named_primary<'a>(
     let calling = catalog.attribute(name).or_else(|| match owner {
         Some(owner) if catalog.has_attributes() => {
             let calling = catalog.attribute_of_value(name)?;
-            values.get_or_init(|| Values::of(query)).named.contains(&owner).then_some(calling)
+            let is_value = values.get_or_init(|| Values::of(query)).named.contains(&owner) || ends_chain(query, at);
+            is_value.then_some(calling)
         }
         Some(_) => None,
         None if at >= 2
@@ -130,6 +133,20 @@ fn named_primary<'a>(
         None => catalog.attribute_of_value(name),
     })?;
     Some(why(calling))
+}
+
+/// Whether the identifier is the second or a later one behind a parenthesis, a subscript or a parameter: `(row).a.f` calls `f` with what the
+/// column `a` holds. A chain that is too long to be followed may begin anyhow.
+fn ends_chain(query: Tokens<'_>, mut at: usize) -> bool {
+    for _ in 0..CHAIN_NAMES_MAX {
+        let Some(before) = at.checked_sub(2).filter(|before| query.is_mark(before + 1, ".")) else { return false };
+        if !query.is_identifier(before) {
+            let is_parameter = query.kind(before) == Some(Kind::Parameter);
+            return is_parameter || query.is_mark(before, ")") || query.is_mark(before, "]");
+        }
+        at = before;
+    }
+    true
 }
 
 /// Whether the identifier is the first relation of FROM, JOIN or TABLE. Where it is called as PostgreSQL calls the sequence of a serial

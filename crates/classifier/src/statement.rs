@@ -42,11 +42,23 @@ fn complete(statement: Tokens<'_>, verdict: Verdict, catalog: &Catalog) -> Verdi
     if verdict.effect.is_some() || verdict.access == Access::Read {
         return verdict;
     }
-    match left_behind(statement) {
-        Some(effect) => Verdict { effect: Some(effect), ..verdict },
-        None => verdict,
-    }
+    let limit = sets_limit(statement, catalog).then(|| SIMILARITY_LIMIT.to_owned());
+    let effect = match (left_behind(statement), limit) {
+        (None, Some(limit)) => Some(Effect::SetUnseen(vec![limit])),
+        (Some(Effect::SetUnseen(names)), limit) => Some(Effect::SetUnseen(names.into_iter().chain(limit).collect())),
+        (effect, _) => effect,
+    };
+    Verdict { effect, ..verdict }
 }
+
+/// Whether it calls the function of pg_trgm that is a SET of [`SIMILARITY_LIMIT`].
+fn sets_limit(statement: Tokens<'_>, catalog: &Catalog) -> bool {
+    catalog.has_set_limit
+        && (calls(statement).any(|call| call.name == "set_limit")
+            || attributes(statement).any(|name| name == "set_limit"))
+}
+
+const SIMILARITY_LIMIT: &str = "pg_trgm.similarity_threshold";
 
 /// Statements that only write: what they write does not matter here.
 const UTILITIES: &[&str] = &[

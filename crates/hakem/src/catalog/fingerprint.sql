@@ -17,6 +17,6 @@ select concat_ws(' ',
     (select concat_ws(' ', count(*), sum(xmin::text::bigint)) from pg_amproc),
     (select concat_ws(' ', count(*), sum(xmin::text::bigint)) from pg_inherits),
     (select concat_ws(' ', count(*), sum(xmin::text::bigint)) from pg_extension),
-    -- Of which types columns are; what belongs to an extension.
+    -- Of which types columns are; what belongs to an extension; which indexes are in an order of a user's.
     (select concat_ws(' ', count(*), sum(xmin::text::bigint)) from pg_depend
-        where refclassid in ('pg_type'::regclass, 'pg_extension'::regclass)))
+        where refclassid in ('pg_type'::regclass, 'pg_extension'::regclass, 'pg_opclass'::regclass)))

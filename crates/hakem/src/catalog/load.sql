@@ -48,9 +48,10 @@ casts as materialized (
     from pg_cast c left join kinds s on s.oid = c.castsource left join kinds t on t.oid = c.casttarget
     where c.oid >= 16384 and c.castfunc <> 0
 )
--- Functions: volatility, whether one argument is enough, a row or another value, extension.
+-- Functions: volatility, whether one argument is enough, a row or another value, extension. Only C can take an `internal`, and no statement
+-- can hand one over: those are what indexes, aggregates and the planner call, and extensions do not trouble to mark them.
 select 'n'::text as what, 'f'::text as kind, p.oid as id, n.nspname::text as schema, p.proname::text as name,
-    p.provolatile::text || case
+    case when 2281 = any (p.proargtypes) then 'i' else p.provolatile::text end || case
         when p.pronargs = 0 or p.pronargs - p.pronargdefaults > 1 then '-'
         when p.provariadic <> 0 or exists (select from pg_type a where a.oid = p.proargtypes[0]
             and (a.typtype in ('c', 'd') or a.oid in (2249, 2276, 2283, 2776, 5077, 5079, 5080))) then 'r'
@@ -153,6 +154,21 @@ union all
 select 'u', kind, id, null, null, null, 'f', castfunc from casts where castfunc >= 16384
 union all
 select 'u', k.kind, k.id, null, null, null, 'f', a.amproc from pg_amproc a join kinds k on k.oid = a.amproclefttype where a.amproc >= 16384
+union all
+-- A user's way to order or hash values of whatever type: of an index, a partition or a range, or by default.
+select distinct 'u', c.kind, c.id, null, null, null, 'f', a.amproc
+from (
+    select coalesce(k.kind, 'r') as kind, coalesce(k.id, i.indrelid, d.objid) as id, d.refobjid as class
+    from pg_depend d left join pg_index i on d.classid = 'pg_class'::regclass and i.indexrelid = d.objid
+    left join kinds k on d.classid = 'pg_type'::regclass and k.oid = d.objid
+    where d.refclassid = 'pg_opclass'::regclass and d.classid in ('pg_class'::regclass, 'pg_type'::regclass)
+    union all
+    select '*', 0, oid from pg_opclass where oid >= 16384 and opcdefault and opcintype < 16384 and opcmethod in (403, 405)
+) as c join pg_opclass o on o.oid = c.class join pg_amproc a on a.amprocfamily = o.opcfamily where a.amproc >= 16384
+union all
+select 'u', '*', 0, null, null, null, 'o', a.amopopr
+from pg_opclass o join pg_amop a on a.amopfamily = o.opcfamily
+where o.oid >= 16384 and o.opcdefault and o.opcintype < 16384 and o.opcmethod in (403, 405) and a.amopopr >= 16384
 union all
 select 'u', k.kind, k.id, null, null, null, 'o', o.oid from pg_operator o join kinds k on k.oid in (o.oprleft, o.oprright) where o.oid >= 16384
 union all
