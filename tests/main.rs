@@ -10,6 +10,7 @@ mod bounds;
 mod cancel;
 mod catalog;
 mod certificates;
+mod classifying;
 mod console;
 mod copying;
 mod corners;

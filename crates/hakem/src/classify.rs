@@ -4,16 +4,22 @@
 //! `classifier` crate knows, the same way as for a client's statement.
 
 use std::io::{BufRead, Write};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use classifier::{Catalog, Classifier, Explained, Explanation, Options, Rules};
+use classifier::{Catalog, Classifier, Consistency, Explained, Explanation, Options, Rules};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use session::{Affinity, Need, Policy, Route, Session, Settings, Step};
+use wire::frame::Frame;
+use wire::frontend;
 
 /// What to classify, and how much to say.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Say what decided: each statement, the word or function that decided it, the hint, the shape under which the class is kept.
+    /// Say what decided: each statement, the word or function that decided it, the hint, who would be asked, the shape under which the class
+    /// is kept.
     #[arg(long)]
     explain: bool,
     /// The database whose functions and relations the statements are about: postgresql://user:password@host:port/name. Without one,
@@ -45,7 +51,7 @@ pub(crate) fn classify(arguments: &Arguments) -> Result<()> {
         Some(sql) => {
             let mut out = std::io::stdout().lock();
             if arguments.explain {
-                tell(&mut out, &classifier.explain(sql)).map(|()| 0)
+                tell(&mut out, &classifier.explain(sql), needs(&classifier, sql)).map(|()| 0)
             } else {
                 answer(&mut out, None, &classifier, sql, false).map(|()| 0)
             }
@@ -81,7 +87,12 @@ struct Answer<'a> {
 
 #[derive(Serialize)]
 struct Details<'a> {
+    needs: &'static str,
     hint: Option<String>,
+    /// It may change what functions and relations there are, or are: reads wait for the primary until that is known.
+    defines: bool,
+    /// It may run code that sets anything: the connection is reset behind it.
+    unseen: bool,
     shape: Option<&'a str>,
     ambiguous: bool,
     statements: Vec<Statement<'a>>,
@@ -149,7 +160,10 @@ fn answer(
     let class = classifier.classify(sql);
     let explanation = explain.then(|| classifier.explain(sql));
     let explanation = explanation.as_ref().map(|explanation| Details {
+        needs: needs(classifier, sql),
         hint: explanation.class.hint.map(|hint| hint.to_string()),
+        defines: explanation.class.defines,
+        unseen: explanation.class.unseen,
         shape: explanation.shape.as_deref(),
         ambiguous: explanation.ambiguous,
         statements: explanation.statements.iter().map(statement).collect(),
@@ -168,6 +182,35 @@ fn statement(explained: &Explained) -> Statement<'_> {
     }
 }
 
+/// Who would be asked by a session that has just begun, of the default configuration: `primary`, `replica`, or `proxy` if it has the answer.
+fn needs(classifier: &Classifier, sql: &str) -> &'static str {
+    let policy = Policy {
+        split: true,
+        route: Route::Auto,
+        consistency: Consistency::Session,
+        max_lag: Some(Duration::from_secs(1)),
+        affinity: Affinity::None,
+        pin: false,
+        commit_resolution: false,
+        durability: Arc::new([]),
+        keeps_server: false,
+        refuses_blocks: false,
+        request_max: usize::MAX,
+        statements_max: usize::MAX,
+    };
+    let mut query = Vec::new();
+    frontend::put_query(&mut query, sql);
+    let mut session = Session::new(policy, Settings::default());
+    match session.on_client(Frame { tag: frontend::tag::QUERY, whole: &query }, classifier) {
+        Ok(Step::Request(intent)) => match intent.need {
+            Need::Primary => "primary",
+            Need::Replica { .. } => "replica",
+        },
+        Ok(_) => "proxy",
+        Err(_) => "nobody",
+    }
+}
+
 fn write_line(out: &mut impl Write, answer: &impl Serialize) -> std::io::Result<()> {
     serde_json::to_writer(&mut *out, answer)?;
     out.write_all(b"\n")?;
@@ -175,11 +218,12 @@ fn write_line(out: &mut impl Write, answer: &impl Serialize) -> std::io::Result<
 }
 
 /// The explanation for people.
-fn tell(out: &mut impl Write, explanation: &Explanation) -> std::io::Result<()> {
+fn tell(out: &mut impl Write, explanation: &Explanation, needs: &str) -> std::io::Result<()> {
     let class = &explanation.class;
     writeln!(out, "access:    {}", class.access.as_str())?;
     writeln!(out, "why:       {}", class.why)?;
     writeln!(out, "effect:    {}", class.effect())?;
+    writeln!(out, "needs:     {needs}")?;
     if let Some(hint) = class.hint {
         writeln!(out, "hint:      {hint}")?;
     }
@@ -272,15 +316,33 @@ mod tests {
     }
 
     #[test]
+    fn who_would_be_asked() {
+        let classifier = Classifier::new(Options::default());
+        for (sql, expected) in [
+            ("select 1", "replica"),
+            ("/* hakem: primary */ select 1", "primary"),
+            ("/* hakem: replica */ select mine(1)", "replica"),
+            ("/* hakem: replica */ select nextval('s')", "primary"),
+            ("select mine(1)", "primary"),
+            ("begin", "proxy"),
+            ("show hakem.route", "proxy"),
+            ("begin read only; select 1", "primary"),
+            ("select 'a\0'", "nobody"),
+        ] {
+            assert_eq!(needs(&classifier, sql), expected, "{sql}");
+        }
+    }
+
+    #[test]
     fn explains_to_people() {
         let mut out = Vec::new();
-        tell(
-            &mut out,
-            &Classifier::new(Options::default()).explain("/* hakem: replica */ select mine(1); set a.b = 1"),
-        )
-        .expect("memory can be written");
+        let classifier = Classifier::new(Options::default());
+        let sql = "/* hakem: replica */ select mine(1); set a.b = 1";
+        tell(&mut out, &classifier.explain(sql), needs(&classifier, sql)).expect("memory can be written");
         let text = String::from_utf8(out).expect("text");
-        for part in ["access:    write", "hint:      replica", "unknown_function (mine)", "SET a.b TO 1"] {
+        for part in
+            ["access:    write", "needs:     primary", "hint:      replica", "unknown_function (mine)", "SET a.b TO 1"]
+        {
             assert!(text.contains(part), "{part}: {text}");
         }
     }

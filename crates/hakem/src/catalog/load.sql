@@ -8,12 +8,11 @@
 with
 -- A row's type, or an array's, is the relation's, or the element's.
 kinds as materialized (
-    select t.oid, case when c.oid is not null then 'r' else 't' end as kind, coalesce(c.oid, b.oid) as id
-    from pg_type t
-    left join pg_type e on e.typarray = t.oid
-    join pg_type b on b.oid = coalesce(e.oid, t.oid)
-    left join pg_class c on c.oid = b.typrelid
-    where t.oid >= 16384
+    select t.oid, case when t.typrelid <> 0 then 'r' else 't' end as kind, case when t.typrelid <> 0 then t.typrelid else t.oid end as id
+    from pg_type t where t.oid >= 16384 and t.typinput <> 'array_in'::regproc
+    union all
+    select t.typarray, case when t.typrelid <> 0 then 'r' else 't' end, case when t.typrelid <> 0 then t.typrelid else t.oid end
+    from pg_type t where t.typarray >= 16384
 ),
 trees as not materialized (
     select 'r' as kind, r.ev_class as id, r.ev_action::text as tree
@@ -27,12 +26,13 @@ trees as not materialized (
     union all
     select 'f', oid, proargdefaults::text from pg_proc where oid >= 16384 and proargdefaults is not null
 ),
+pieces as materialized (
+    select distinct kind, id, split_part(piece, ' ', 1)::oid as fn
+    from trees, unnest((string_to_array(tree, '{FUNCEXPR :funcid '))[2:] || case when tree like '%{ROWMARKCLAUSE %' then array['0'] end) as piece
+),
 called as materialized (
     select kind, id, p.oid, p.proname, p.provolatile
-    from (
-        select distinct kind, id, split_part(piece, ' ', 1)::oid as fn
-        from trees, unnest((string_to_array(tree, '{FUNCEXPR :funcid '))[2:]) as piece
-    ) as pieces join pg_proc p on p.oid = fn
+    from pieces join pg_proc p on p.oid = fn
     where p.oid < 16384 and p.provolatile <> 'i'
     union all
     select 'f', a.aggfnoid, p.oid, p.proname, p.provolatile
@@ -93,7 +93,7 @@ select 'e', kind, id, null, null, case kind
     else (select pg_get_expr(proargdefaults, 0) from pg_proc where oid = id) end, null, null
 from (select distinct kind, id from called where proname = 'current_setting') as settings
 union all
-select distinct 'l', kind, id, null, null, null, null, null::oid from trees where tree like '%{ROWMARKCLAUSE %'
+select 'l', kind, id, null, null, null, null, null::oid from pieces where fn = 0
 union all
 -- Who uses whom: what a rule, a policy or a check depends on, its relation or its domain does.
 select distinct 'u', w.kind, w.id, null, null, null,

@@ -26,14 +26,15 @@ pub(crate) enum ReadError {
 }
 
 /// A connection that asks nobody's objects but PostgreSQL's own, and is closed when it is dropped. What it runs is short, or a matter of
-/// volume: compiling it takes longer than running it, and it is nobody's business to take several processes for it.
+/// volume: compiling it takes longer than running it, and it is nobody's business to take several processes for it. Where many objects
+/// have just been made, statistics are of before, and nested loops that would do for a few take minutes.
 pub(crate) async fn connect(
     mut options: tokio_postgres::Config,
     tls: Option<&Tls>,
     timeout: Duration,
 ) -> Result<Client, ReadError> {
     options.application_name("hakem catalog").connect_timeout(timeout).options(
-        "-c search_path=pg_catalog -c jit=off -c max_parallel_workers_per_gather=0 -c work_mem=16MB \
+        "-c search_path=pg_catalog -c jit=off -c max_parallel_workers_per_gather=0 -c work_mem=16MB -c enable_nestloop=off \
          -c default_transaction_read_only=on -c statement_timeout=60s",
     );
     let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
