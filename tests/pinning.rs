@@ -61,6 +61,18 @@ async fn each_pin_has_an_end() {
         ("hold_cursor", &["begin", "declare c cursor with hold for select 1", "commit"], &[], &["close all"]),
         ("hold_cursor", &["begin", "declare c cursor with hold for select 1"], &[], &["rollback"]),
         ("other", &["select setseed(0.5)"], &["select random()"], &["discard all"]),
+        (
+            "other",
+            &["set search_path = pg_temp, public", "create table hidden (n int)"],
+            &["insert into hidden values (1)", "reset search_path"],
+            &["discard all"],
+        ),
+        (
+            "temp_table",
+            &["begin", "select set_config('search_path', 'pg_temp', true)", "create table hidden (n int)", "commit"],
+            &["insert into hidden values (1)"],
+            &["drop table hidden"],
+        ),
     ];
     for extended in [false, true] {
         for (reason, take, keep, end) in cases {

@@ -106,6 +106,9 @@ impl Session {
 
     /// A SET has succeeded.
     pub(crate) fn set(&mut self, name: &str, statement: &str) {
+        if makes_temporary(name, statement) {
+            self.pin(PinReason::Other);
+        }
         if self.settings.set(name, statement).is_err() {
             // It stays where the server remembers it.
             self.pin(PinReason::SetConfig);
@@ -134,6 +137,14 @@ pub(crate) fn of_function(call: Frame<'_>) -> Option<Effect> {
         1599 => Some(Effect::Pin(PinReason::Other)),
         _ => None,
     }
+}
+
+/// Whether what is created from then on is temporary though nobody says so: the temporary schema comes first in the path.
+pub(crate) fn makes_temporary(name: &str, statement: &str) -> bool {
+    let value = ["SET search_path TO ", "SET LOCAL search_path TO ", "SELECT pg_catalog.set_config('search_path', "];
+    let value = value.iter().find_map(|before| statement.strip_prefix(before)).filter(|_| name == "search_path");
+    let first = value.map(|value| value.trim_start_matches([' ', '\'', '"', 'E']));
+    first.and_then(|first| first.get(..7)).is_some_and(|first| first.eq_ignore_ascii_case("pg_temp"))
 }
 
 /// The columns of a DataRow message; `None` is NULL.
@@ -181,6 +192,21 @@ fn question(reason: PinReason) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_to_the_temporary_schema() {
+        for (statement, expected) in [
+            ("SET search_path TO pg_temp, public", true),
+            ("SET LOCAL search_path TO 'pg_temp'", true),
+            ("SET search_path TO \"pg_temp_3\"", true),
+            ("SET search_path TO E'PG_TEMP'", true),
+            ("SELECT pg_catalog.set_config('search_path', 'pg_temp, a', false)", true),
+            ("SET search_path TO public, pg_temp", false),
+            ("SET search_path TO ''", false),
+        ] {
+            assert_eq!(makes_temporary("search_path", statement), expected, "{statement}");
+        }
+    }
 
     #[test]
     fn rows() {

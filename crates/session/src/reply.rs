@@ -12,6 +12,7 @@ use crate::durability::SYNCHRONOUS_COMMIT;
 use crate::errors::RetryReason;
 use crate::memory::ServerMemory;
 use crate::owed::Owed;
+use crate::pins::makes_temporary;
 use crate::session::{Progress, Role, Session, Transaction};
 use crate::shapes::Shapes;
 use crate::statements::Prepared;
@@ -528,6 +529,10 @@ impl Session {
             Effect::Release(name) => self.settings.release(name),
             Effect::RollbackTo(name) => self.settings.rollback_to(name),
             Effect::Set { name, statement, scope: classifier::Scope::Session } => self.set(name, statement),
+            // What is created in this transaction outlives it.
+            Effect::Set { name, statement, .. } if makes_temporary(name, statement) => {
+                self.pin(PinReason::TempTable);
+            }
             Effect::SetUnseen(names) => names.iter().for_each(|name| self.settings.set_unseen(name)),
             Effect::Reset { name } => {
                 if self.settings.reset(name) {
