@@ -192,10 +192,12 @@ fn needs(classifier: &Classifier, sql: &str) -> &'static str {
         affinity: Affinity::None,
         pin: false,
         commit_resolution: false,
+        transaction_replay: false,
         durability: Arc::new([]),
         keeps_server: false,
         refuses_blocks: false,
         request_max: usize::MAX,
+        transaction_max: 0,
         statements_max: usize::MAX,
     };
     let mut query = Vec::new();

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use sha2::{Digest, Sha256};
-use wire::backend::{Report, SqlState, tag};
+use wire::backend::{self, Report, SqlState, tag};
 use wire::frontend;
 
 use crate::encode::handed_on;
@@ -277,7 +277,10 @@ impl Session {
     }
 
     /// Compares an answer with what was heard of the server before.
-    pub(crate) fn compare(&mut self, tag: u8, body: &[u8]) -> Verdict {
+    pub(crate) fn compare(&mut self, tag: u8, body: &[u8], memory: &mut ServerMemory) -> Verdict {
+        if let Some((name, value)) = backend::parameter_status(body).filter(|_| tag == tag::PARAMETER_STATUS) {
+            memory.report(name, value);
+        }
         let Some(tape) = &mut self.tape else { return Verdict::Broken };
         let Some(playing) = &mut tape.playing else { return Verdict::Broken };
         if tag == tag::ERROR_RESPONSE && Report::new(body).is_fatal() {

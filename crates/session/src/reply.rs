@@ -63,7 +63,7 @@ impl Session {
     /// The same in a transaction that may have to be run again, or just is.
     fn on_taped_server(&mut self, tag: u8, body: &[u8], memory: &mut ServerMemory, now: Instant) -> Verdict {
         if self.is_replaying() {
-            return self.compare(tag, body);
+            return self.compare(tag, body, memory);
         }
         let is_trace = tag == tag::DATA_ROW && matches!(self.owed.front(), Some(Owed::HiddenTrace));
         let commits = self.flight.front().is_some_and(|sent| sent.request.commits);
