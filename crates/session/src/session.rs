@@ -422,6 +422,8 @@ impl Session {
             }
             Frontend::Sync | Frontend::Flush => self.request.needs_server |= self.progress.part,
             Frontend::FunctionCall => {
+                // Alone among what takes no part in the extended protocol it leaves portals as they are.
+                self.request.uses_bound |= !self.portals.is_empty();
                 self.add(&Class { effects: crate::pins::of_function(frame).into_iter().collect(), ..unknown() });
                 self.request.executes = true;
                 self.request.needs_server = true;

@@ -88,3 +88,26 @@ fn what_is_set_aside_may_not_be_there() {
     ];
     (0..200).for_each(|order| check_pipelined(1, &batches, 1, order));
 }
+
+/// A function call leaves the portals of a transaction alone, and so does not take it to the primary.
+#[test]
+fn a_function_call_between_portals() {
+    let request = |text: &str| REQUESTS.iter().position(|known| *known == text).expect("such a request");
+    let batches = [
+        (0, vec![request("Q begin read only")]),
+        (
+            0,
+            [
+                "P s3 show work_mem | B s3 | E | S",
+                "P - select 1 | B - | H | E | H | S",
+                "F",
+                "C s s3",
+                "E",
+                "Q nonsense",
+            ]
+            .map(request)
+            .to_vec(),
+        ),
+    ];
+    (0..200).for_each(|order| check_pipelined(1, &batches, 100, order));
+}
