@@ -242,6 +242,21 @@ async fn a_commit_that_was_cut_off_is_done() {
     told.map_err(|error| code(&error)).unwrap();
     assert_eq!(client.value("select count(*) from kept").await.unwrap(), "1");
     assert_eq!(outcomes(&stage).await, [1.0, 0.0, 0.0]);
+    // The COMMIT is not sent before all that was read has been read again.
+    client.batch_execute("delete from gate").await.unwrap();
+    client.batch_execute("begin; insert into kept values (3)").await.unwrap();
+    client.value("select count(*) from kept").await.unwrap();
+    let cut = async {
+        let asleep = "select count(*) from pg_stat_activity where wait_event = 'PgSleep' and query ilike 'commit%'";
+        until("it to commit", async || stage.direct(0, asleep).await == "1").await.unwrap();
+        stage.direct(0, "insert into gate values (1); insert into kept values (4)").await;
+        end_transactions(&stage).await;
+    };
+    let (told, ()) = tokio::join!(client.failure("commit"), cut);
+    assert_eq!(told, Some(SqlState::T_R_SERIALIZATION_FAILURE));
+    assert_eq!(client.value("select count(*) from kept where n = 3").await.unwrap(), "0");
+    assert_eq!(outcomes(&stage).await, [1.0, 1.0, 0.0]);
+    client.batch_execute("delete from kept where n = 4").await.unwrap();
     // What is asked of a transaction that was run again is asked of the new one.
     client.batch_execute("begin; insert into kept values (2)").await.unwrap();
     end_transactions(&stage).await;

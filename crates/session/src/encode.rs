@@ -29,6 +29,7 @@ impl Session {
     pub fn encode(&mut self, memory: &mut ServerMemory, out: &mut Vec<u8>) {
         self.encode_tape(out);
         let start = out.len();
+        self.begin_to_record(start);
         self.encode_requests(memory, out);
         self.record(out, start);
     }
@@ -56,6 +57,7 @@ impl Session {
     /// The server has taken the session's settings: what has waited for that comes now.
     pub(crate) fn encode_settled(&mut self, memory: &mut ServerMemory) {
         let mut out = std::mem::take(&mut self.to_server);
+        self.begin_to_record(0);
         self.encode_begin(&mut out);
         self.encode_wrap(&mut out);
         self.encode_next(memory, &mut out);
@@ -74,6 +76,9 @@ impl Session {
         let at = self.sent;
         let whole = self.flight[at].request.is_whole();
         let owed_before = self.owed.len();
+        if self.flight[at].request.commits {
+            self.note_commit(out);
+        }
         if !self.progress.discarding {
             self.encode_stale(memory, out);
         }

@@ -33,6 +33,10 @@ pub(crate) struct Tape {
     sent: Vec<u8>,
     /// Where it begins in what is being written; `None` once that has been recorded.
     from: Option<usize>,
+    /// Where what has not been recorded yet begins there.
+    origin: usize,
+    /// Where the COMMIT stands that has been sent, and how many answers had come before it.
+    commit: Option<(usize, u64)>,
     /// It has become too long to be kept.
     overrun: bool,
     /// ReadyForQuery messages that have to come before its answers: to what was written in front of it.
@@ -55,6 +59,8 @@ pub(crate) struct Tape {
 struct Heard {
     /// Their tags, in runs.
     runs: Vec<Run>,
+    /// How many there are.
+    count: u64,
     /// Of those that the client has been told.
     hash: Sha256,
 }
@@ -107,6 +113,7 @@ impl Tape {
 
 impl Heard {
     fn note(&mut self, tag: u8, sort: Sort, body: &[u8]) {
+        self.count += 1;
         match self.runs.last_mut().filter(|run| (run.tag, run.sort) == (tag, sort)) {
             Some(run) => run.count += 1,
             None => self.runs.push(Run { tag, sort, count: 1 }),
@@ -132,6 +139,8 @@ impl Session {
         self.tape = Some(Box::new(Tape {
             sent: Vec::new(),
             from: Some(out.len()),
+            origin: out.len(),
+            commit: None,
             overrun: false,
             before: self.owed.len(),
             heard: Heard::default(),
@@ -141,6 +150,20 @@ impl Session {
             playing: None,
             rest: 0,
         }));
+    }
+
+    /// What stands behind `start` is about to be written for the server.
+    pub(crate) fn begin_to_record(&mut self, start: usize) {
+        if let Some(tape) = &mut self.tape {
+            tape.origin = start;
+        }
+    }
+
+    /// A COMMIT is written next.
+    pub(crate) fn note_commit(&mut self, out: &[u8]) {
+        if let Some(tape) = &mut self.tape {
+            tape.commit = Some((tape.sent.len() + out.len() - tape.origin, tape.heard.count));
+        }
     }
 
     /// What stands behind `start` has been written for the server.
@@ -216,13 +239,19 @@ impl Session {
         }
     }
 
-    /// Whether the transaction can be run again: the server was lost, and has been sent nothing by which it may have ended.
+    /// Whether the transaction can be run again: the server was lost, and has been sent nothing by which it may have ended; or, if it has
+    /// `aborted`, nothing of the answer to its COMMIT has come.
     pub(crate) fn may_replay(&self, code: Option<SqlState>, aborted: bool) -> bool {
         let lost = code.is_none_or(|code| matches!(&code.0, b"57P01" | b"57P02" | b"57P03"));
         let ended = self.flight.iter().take(self.sent).any(|sent| sent.request.commits);
-        lost && (aborted || !ended)
-            && !self.rolls_back()
-            && self.tape.as_ref().is_some_and(|tape| !tape.overrun && tape.from.is_none())
+        let Some(tape) = self.tape.as_ref().filter(|tape| lost && !tape.overrun && tape.from.is_none()) else {
+            return false;
+        };
+        match (ended, tape.commit) {
+            (false, _) => !self.rolls_back(),
+            (true, Some((_, before))) => aborted && tape.heard.count == before,
+            (true, None) => false,
+        }
     }
 
     /// Another server has been found for the transaction whose server was lost. `lost`: what that one had.
@@ -253,7 +282,9 @@ impl Session {
         }
         frontend::put_sync(&mut opening);
         before += 1;
-        opening.extend_from_slice(&tape.sent);
+        // A COMMIT waits until all else has been answered as before.
+        let end = tape.commit.map_or(tape.sent.len(), |(at, _)| at);
+        opening.extend_from_slice(&tape.sent[..end]);
         // What stood in front of it has been said in other words.
         drop(self.owed.drain(..std::mem::take(&mut tape.before)));
         memory.become_like(lost, |id| tape.has.contains(&id));
@@ -324,6 +355,11 @@ impl Session {
             return Some(Verdict::Diverged);
         }
         tape.playing = None;
+        if let Some((at, _)) = tape.commit {
+            // It is recorded anew where it is taken.
+            self.to_server.extend_from_slice(&tape.sent[at..]);
+            tape.sent.truncate(at);
+        }
         if tape.overrun {
             self.tape = None;
         }
@@ -333,8 +369,10 @@ impl Session {
     /// The transaction is not run again after all: its client is told as if that had not been tried. Its server, if there is one, is
     /// not to be used any more.
     pub fn give_up_replay(&mut self, now: Instant) -> Loss {
+        // With its COMMIT it is run again only where that is known not to have taken effect.
+        let aborted = self.flight.iter().take(self.sent).any(|sent| sent.request.commits);
         self.tape = None;
-        self.mourn(None, false, now)
+        self.mourn(None, aborted, now)
     }
 }
 

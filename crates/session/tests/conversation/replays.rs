@@ -138,6 +138,20 @@ fn a_commit_that_was_sent_is_not_repeated() {
     let traced = "p.P(#1 trace?) p.B(#1 hakem_trace) p.E p.C p.S";
     let insert: &str = format!("p.Q(BEGIN) p.Q(insert into t) {traced}").leak();
     let again: &str = format!("p.Q(commit) resolve(700) replay p.S {insert} p.Q(commit)").leak();
+    // It is not sent before all else has been answered as before.
+    let diverged: &str = format!("p.Q(commit) resolve(700) replay p.S {insert} diverged").leak();
+    check_with(
+        Policy { commit_resolution: true, ..policy() },
+        &[
+            ("!fate aborted", "", ""),
+            BEGIN,
+            ("Q insert into t", insert, "C(INSERT 0 1) Z(T)"),
+            ("!fault primary die commit", "", ""),
+            ("!fault primary error:40P01 insert", "", ""),
+            ("Q commit", diverged, "E(40001) Z(I)"),
+            AGAIN,
+        ],
+    );
     for (fate, sent, told) in [
         ("!fate aborted", again, "C(COMMIT) Z(I)"),
         ("!fate committed", "p.Q(commit) resolve(700)", "C(COMMIT) Z(I)"),
