@@ -242,7 +242,8 @@ impl Session {
     /// Whether the transaction can be run again: the server was lost, and has been sent nothing by which it may have ended; or, if it has
     /// `aborted`, nothing of the answer to its COMMIT has come.
     pub(crate) fn may_replay(&self, code: Option<SqlState>, aborted: bool) -> bool {
-        let lost = code.is_none_or(|code| matches!(&code.0, b"57P01" | b"57P02" | b"57P03"));
+        let lost =
+            self.own().transaction_replay && code.is_none_or(|code| matches!(&code.0, b"57P01" | b"57P02" | b"57P03"));
         let ended = self.flight.iter().take(self.sent).any(|sent| sent.request.commits);
         let Some(tape) = self.tape.as_ref().filter(|tape| lost && !tape.overrun && tape.from.is_none()) else {
             return false;
