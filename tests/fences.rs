@@ -235,7 +235,7 @@ async fn a_server_of_another_cluster() {
     assert!(write(&clients, 0).await.iter().all(Option::is_none));
     stage.cluster.caught_up().await.unwrap();
 
-    let options = cluster::Options { replicas: 0, ..cluster::Options::default() };
+    let options = cluster::Options { replicas: 0, own_system: true, ..cluster::Options::default() };
     let mut other = Cluster::start(options).await.unwrap();
     // Whatever is sent to it succeeds.
     other.sql(0, "create table kept (n bigint)").await.unwrap();

@@ -45,6 +45,9 @@ pub struct Options {
     pub authentication: Authentication,
     /// More lines for every node's `postgresql.conf`; they win over this crate's own.
     pub settings: Vec<(String, String)>,
+    /// Whether it has a system identifier that no other cluster has, also where clusters are made from a template (`HAKEM_CLUSTER_TEMPLATES`, a
+    /// directory in which the servers' user may write: what `initdb` has made is kept there, and copied from then on). Default: false.
+    pub own_system: bool,
     /// Where the cluster lives. It must not exist, the servers' user (`postgres`, where we are root) must be able to
     /// reach it, and it is removed at the end. Default: a fresh one in `$TMPDIR`.
     pub directory: Option<PathBuf>,
@@ -72,6 +75,7 @@ impl Default for Options {
             database: "postgres".to_owned(),
             authentication: Authentication::default(),
             settings: Vec::new(),
+            own_system: false,
             directory: None,
         }
     }
@@ -316,9 +320,20 @@ impl Cluster {
     async fn initialize(&self) -> Result<()> {
         let Options { user, password, database, .. } = &self.options;
         let (home, first) = (self.home.path(), self.nodes[0].data_directory());
-        let mut initdb = self.programs.command("initdb", home);
-        initdb.arg("-D").arg(first).args(["-U", user, "--auth=trust", "-E", "UTF8", "--locale=C", "--no-sync"]);
-        run(initdb, "", TOOL_WAIT).await?;
+        let template =
+            std::env::var_os("HAKEM_CLUSTER_TEMPLATES").filter(|_| !self.options.own_system && user == "postgres");
+        let template = template.map(|directory| PathBuf::from(directory).join(user));
+        match template {
+            Some(template) if template.join("PG_VERSION").exists() => self.copy(&template, first).await?,
+            template => {
+                let mut initdb = self.programs.command("initdb", home);
+                initdb.arg("-D").arg(first).args(["-U", user, "--auth=trust", "-E", "UTF8", "--locale=C", "--no-sync"]);
+                run(initdb, "", TOOL_WAIT).await?;
+                if let Some(template) = template {
+                    self.keep(first, &template).await?;
+                }
+            }
+        }
         self.configure(0)?;
 
         // Single-user mode takes one statement a line, and no server has to be started and stopped for it.
@@ -336,11 +351,26 @@ impl Cluster {
         // The files of a server that was shut down in good order are a base backup, and copying them takes a tenth of
         // the time of pg_basebackup.
         for i in 1..self.nodes.len() {
-            let mut copy = self.programs.other("cp", home);
-            copy.arg("-Rp").arg(first).arg(self.nodes[i].data_directory());
-            run(copy, "", TOOL_WAIT).await?;
+            self.copy(first, self.nodes[i].data_directory()).await?;
             self.configure(i)?;
             self.programs.write(&self.nodes[i].standby_signal(), "")?;
+        }
+        Ok(())
+    }
+
+    async fn copy(&self, from: &Path, to: &Path) -> Result<()> {
+        let mut copy = self.programs.other("cp", self.home.path());
+        copy.arg("-Rp").arg(from).arg(to);
+        run(copy, "", TOOL_WAIT).await.map(drop)
+    }
+
+    /// Makes a template of a data directory, unless somebody else just has.
+    async fn keep(&self, directory: &Path, template: &Path) -> Result<()> {
+        let draft = template.with_extension(std::process::id().to_string());
+        self.copy(directory, &draft).await?;
+        // Whoever comes second finds a directory that is not empty.
+        if std::fs::rename(&draft, template).is_err() {
+            std::fs::remove_dir_all(&draft)?;
         }
         Ok(())
     }

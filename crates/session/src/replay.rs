@@ -19,9 +19,10 @@ use wire::frontend;
 use crate::encode::handed_on;
 use crate::loss::Loss;
 use crate::memory::ServerMemory;
+use crate::owed::Owed;
 use crate::reply::Verdict;
 use crate::sequences::WroteOn;
-use crate::session::{Role, Session};
+use crate::session::{Role, Session, Transaction};
 use crate::settings::Map;
 use crate::sql::preparing;
 use crate::statements::{Identity, Prepared};
@@ -223,8 +224,24 @@ impl Session {
         self.end_replay()
     }
 
+    /// [`Session::on_server`] in a transaction that may have to be run again, or just is.
+    pub(crate) fn on_taped_server(&mut self, tag: u8, body: &[u8], memory: &mut ServerMemory, now: Instant) -> Verdict {
+        if self.is_replaying() {
+            return self.compare(tag, body, memory);
+        }
+        let is_trace = tag == tag::DATA_ROW && matches!(self.owed.front(), Some(Owed::HiddenTrace));
+        let commits = self.flight.front().is_some_and(|sent| sent.request.commits);
+        let verdict = self.judge_or_conceal(tag, body, memory, now);
+        self.hear(tag, body, is_trace, verdict);
+        let ready = matches!(verdict, Verdict::Ready { .. } | Verdict::HiddenReady { .. });
+        if ready && (commits || self.transaction == Transaction::None) {
+            self.end_tape();
+        }
+        verdict
+    }
+
     /// An answer has come.
-    pub(crate) fn hear(&mut self, tag: u8, body: &[u8], is_trace: bool, verdict: Verdict) {
+    fn hear(&mut self, tag: u8, body: &[u8], is_trace: bool, verdict: Verdict) {
         let Some(tape) = &mut self.tape else { return };
         match verdict {
             _ if is_asynchronous(tag) => {}
@@ -309,7 +326,7 @@ impl Session {
     }
 
     /// Compares an answer with what was heard of the server before.
-    pub(crate) fn compare(&mut self, tag: u8, body: &[u8], memory: &mut ServerMemory) -> Verdict {
+    fn compare(&mut self, tag: u8, body: &[u8], memory: &mut ServerMemory) -> Verdict {
         if let Some((name, value)) = backend::parameter_status(body).filter(|_| tag == tag::PARAMETER_STATUS) {
             memory.report(name, value);
         }

@@ -60,23 +60,13 @@ impl Session {
         self.judge_or_conceal(tag, body, memory, now)
     }
 
-    /// The same in a transaction that may have to be run again, or just is.
-    fn on_taped_server(&mut self, tag: u8, body: &[u8], memory: &mut ServerMemory, now: Instant) -> Verdict {
-        if self.is_replaying() {
-            return self.compare(tag, body, memory);
-        }
-        let is_trace = tag == tag::DATA_ROW && matches!(self.owed.front(), Some(Owed::HiddenTrace));
-        let commits = self.flight.front().is_some_and(|sent| sent.request.commits);
-        let verdict = self.judge_or_conceal(tag, body, memory, now);
-        self.hear(tag, body, is_trace, verdict);
-        let ready = matches!(verdict, Verdict::Ready { .. } | Verdict::HiddenReady { .. });
-        if ready && (commits || self.transaction == Transaction::None) {
-            self.end_tape();
-        }
-        verdict
-    }
-
-    fn judge_or_conceal(&mut self, tag: u8, body: &[u8], memory: &mut ServerMemory, now: Instant) -> Verdict {
+    pub(crate) fn judge_or_conceal(
+        &mut self,
+        tag: u8,
+        body: &[u8],
+        memory: &mut ServerMemory,
+        now: Instant,
+    ) -> Verdict {
         let verdict = self.judge(tag, body, memory, now);
         if let Shapes::Misfit(_) = self.progress.shapes { self.conceal(verdict) } else { verdict }
     }
