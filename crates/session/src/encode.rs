@@ -28,10 +28,9 @@ impl Session {
     /// that have to be run again, and the one that has just been gathered.
     pub fn encode(&mut self, memory: &mut ServerMemory, out: &mut Vec<u8>) {
         self.encode_tape(out);
-        let start = out.len();
-        self.begin_to_record(start);
+        self.begin_to_record(out.len());
         self.encode_requests(memory, out);
-        self.record(out, start);
+        self.record(out);
     }
 
     fn encode_requests(&mut self, memory: &mut ServerMemory, out: &mut Vec<u8>) {
@@ -57,7 +56,6 @@ impl Session {
     /// The server has taken the session's settings: what has waited for that comes now.
     pub(crate) fn encode_settled(&mut self, memory: &mut ServerMemory) {
         let mut out = std::mem::take(&mut self.to_server);
-        self.begin_to_record(0);
         self.encode_begin(&mut out);
         self.encode_wrap(&mut out);
         self.encode_next(memory, &mut out);

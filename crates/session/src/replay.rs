@@ -32,9 +32,7 @@ use crate::statements::{Identity, Prepared};
 pub(crate) struct Tape {
     /// What its server has been sent.
     sent: Vec<u8>,
-    /// Where it begins in what is being written; `None` once that has been recorded.
-    from: Option<usize>,
-    /// Where what has not been recorded yet begins there.
+    /// Where in what is being written that begins which has not been recorded yet.
     origin: usize,
     /// Where the COMMIT stands that has been sent, and how many answers had come before it.
     commit: Option<(usize, u64)>,
@@ -139,7 +137,6 @@ impl Session {
         }
         self.tape = Some(Box::new(Tape {
             sent: Vec::new(),
-            from: Some(out.len()),
             origin: out.len(),
             commit: None,
             overrun: false,
@@ -167,11 +164,11 @@ impl Session {
         }
     }
 
-    /// What stands behind `start` has been written for the server.
-    pub(crate) fn record(&mut self, out: &[u8], start: usize) {
+    /// That has been written for the server. What comes next begins with its buffer, unless something else is said.
+    pub(crate) fn record(&mut self, out: &[u8]) {
         let Some(tape) = &mut self.tape else { return };
-        let start = tape.from.take().unwrap_or(start);
-        tape.record(&out[start..], self.policy.transaction_max);
+        let origin = std::mem::take(&mut tape.origin);
+        tape.record(&out[origin..], self.policy.transaction_max);
         if tape.overrun && !tape.is_playing() {
             self.tape = None;
         }
@@ -262,7 +259,7 @@ impl Session {
         let lost =
             self.own().transaction_replay && code.is_none_or(|code| matches!(&code.0, b"57P01" | b"57P02" | b"57P03"));
         let ended = self.flight.iter().take(self.sent).any(|sent| sent.request.commits);
-        let Some(tape) = self.tape.as_ref().filter(|tape| lost && !tape.overrun && tape.from.is_none()) else {
+        let Some(tape) = self.tape.as_ref().filter(|tape| lost && !tape.overrun && !tape.sent.is_empty()) else {
             return false;
         };
         match (ended, tape.commit) {

@@ -611,7 +611,7 @@ impl Session {
     pub fn take_to_server(&mut self, out: &mut Vec<u8>) {
         if self.tape.is_some() {
             let written = std::mem::take(&mut self.to_server);
-            self.record(&written, 0);
+            self.record(&written);
             self.to_server = written;
         }
         out.append(&mut self.to_server);
