@@ -150,6 +150,8 @@ async fn encrypted() {
             program.runtime.to_str().unwrap().to_owned(),
         ];
         let arguments: Vec<&str> = environment.iter().map(String::as_str).chain(program.arguments()).collect();
+        // Each time into an empty database.
+        stage.direct(0, "drop schema public cascade; create schema public").await;
         let output = stage.proxy.client_program(Path::new("/usr/bin/env"), &arguments, "").await;
         passed(&program, "encrypted", &output);
     }
