@@ -123,6 +123,62 @@ async fn a_listen_is_transactional() {
 }
 
 #[tokio::test]
+async fn what_was_sent_before_a_listen_is_not_heard() {
+    let stage = stage(0).await;
+    let (mut one, mut two, teller) = (stage.connect().await, stage.connect().await, stage.connect().await);
+    one.batch_execute("listen a").await.unwrap();
+    two.batch_execute("begin").await.unwrap();
+    two.batch_execute("listen b").await.unwrap();
+    // What they hear is under way for a while.
+    let link = "select pid from pg_stat_activity where query like 'LISTEN%'";
+    let link = stage.direct(0, link).await;
+    let signal = |signal: &str| {
+        let sent = std::process::Command::new("kill").args([signal, &*link]).status().unwrap();
+        assert!(sent.success());
+    };
+    signal("-STOP");
+    teller.batch_execute("notify a, 'early'; notify b, 'early'").await.unwrap();
+    let mut late = stage.connect().await;
+    let (_, _, ()) = tokio::join!(
+        async { late.batch_execute("listen a").await.unwrap() },
+        async { two.batch_execute("commit").await.unwrap() },
+        async {
+            until("all to be listening", async || stage.proxy.metric("hakem_listeners", &[]).await == 3.0)
+                .await
+                .unwrap();
+            signal("-CONT");
+        },
+    );
+    teller.batch_execute("notify a, 'late'; notify b, 'late'").await.unwrap();
+    assert_eq!(heard(&mut late).await, pair("a", "late"));
+    assert_eq!(heard(&mut two).await, pair("b", "late"));
+    assert_eq!(heard(&mut one).await, pair("a", "early"));
+}
+
+#[tokio::test]
+async fn what_is_sent_once_a_listen_shows_is_heard() {
+    let stage = stage(0).await;
+    stage.direct(0, "create table seen (i int)").await;
+    for number in 0..100 {
+        let mut one = stage.connect().await;
+        // By who sees the row at once, before the proxy has seen that it is committed.
+        let teller = async {
+            let done =
+                format!("do $$ begin while not exists (select from seen where i = {number}) loop end loop; end $$");
+            stage.direct(0, &format!("{done}; notify a, '{number}'")).await;
+        };
+        let listener = async {
+            one.batch_execute("begin").await.unwrap();
+            one.batch_execute("listen a").await.unwrap();
+            one.batch_execute(&format!("insert into seen values ({number})")).await.unwrap();
+            one.batch_execute("commit").await.unwrap();
+        };
+        tokio::join!(listener, teller);
+        assert_eq!(heard(&mut one).await, pair("a", &number.to_string()));
+    }
+}
+
+#[tokio::test]
 async fn between_messages_and_between_transactions() {
     let stage = stage(1).await;
     let (mut one, mut teller) =

@@ -155,7 +155,12 @@ impl Client {
                     self.settle(&session);
                 }
                 Step::Terminate => return Gone::Terminated,
-                Step::Answered => self.settle(&session),
+                Step::Answered => {
+                    if self.may_begin_to_listen(&session) {
+                        drop(self.prepare_to_listen(&[]).await);
+                    }
+                    self.settle(&session);
+                }
                 Step::Gathering | Step::Copy | Step::Later => {}
             }
             session.take_output(&mut self.unsent);
@@ -282,6 +287,11 @@ impl Client {
         ears.prepare(channels, &self.worker.service.control)
     }
 
+    /// What is sent to a server next listens on something, or may commit a LISTEN.
+    pub(crate) fn may_begin_to_listen(&self, session: &Session) -> bool {
+        !session.channels_wanted().is_empty() || self.ears.as_ref().is_some_and(|ears| ears.are_unsettled())
+    }
+
     /// Between two transactions: what the session listens on holds from now on, and its pins are counted.
     pub(crate) fn settle(&mut self, session: &Session) {
         self.pins.note(session.pins(), &self.worker.counters);
@@ -299,7 +309,7 @@ impl Client {
             return Some(gone);
         }
         self.keep_up(session);
-        if !session.channels_wanted().is_empty()
+        if self.may_begin_to_listen(session)
             && let Err(failure) = self.prepare_to_listen(session.channels_wanted()).await
         {
             session.refuse(&failure);

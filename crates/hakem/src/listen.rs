@@ -2,7 +2,9 @@
 //!
 //! Owns, for a database and user, one connection to the primary that listens on every channel that a client of theirs wants; it
 //! exists while there is such a channel, beside the pool. What it hears goes into the mailboxes of the clients that listen, in order,
-//! and each client's own task delivers it between two transactions. When the connection is lost, another is made on whatever
+//! and each client's own task delivers it between two transactions. A client hears what is sent from the moment its LISTEN is
+//! committed, as PostgreSQL has it: what lies between that and its task's noticing is kept for it, and what was sent before, and is
+//! still under way, is kept from it by asking the server once more and waiting for the answer (a fence). When the connection is lost, another is made on whatever
 //! is the primary then; what was sent in between is lost, as it is for a client of PostgreSQL's own whose connection ends, and
 //! the listeners get a warning.
 
@@ -37,6 +39,8 @@ pub(crate) struct Hub {
 #[derive(Default)]
 struct Shared {
     channels: HashMap<String, Channel>,
+    /// How often a connection was asked to listen on something.
+    asked: u64,
     /// There is a task that keeps the connection.
     running: bool,
 }
@@ -46,7 +50,14 @@ struct Channel {
     members: HashMap<u64, Member>,
     /// The connection listens on it.
     listens: bool,
-    waiting: Vec<oneshot::Sender<Result<(), Failure>>>,
+    waiting: Vec<Waiter>,
+}
+
+/// Who waits for a connection to say that it listens, having been asked later than now.
+struct Waiter {
+    /// How often connections had been asked when it came.
+    since: u64,
+    answer: oneshot::Sender<Result<(), Failure>>,
 }
 
 struct Member {
@@ -64,6 +75,8 @@ pub(crate) struct Mailbox {
 #[derive(Default)]
 struct Mail {
     bytes: Vec<u8>,
+    /// What came since the last fence for channels whose LISTEN may have been committed meanwhile: a channel and a message.
+    unsettled: Vec<(String, Vec<u8>)>,
     overflowed: bool,
     waker: Option<Waker>,
 }
@@ -102,30 +115,47 @@ impl Hub {
             shared.running = false;
             return None;
         }
-        let wanted = shared.channels.keys().filter(|name| !listening.contains(*name)).cloned().collect();
-        // Left and joined again before anybody noticed: it listens still.
-        for (_, channel) in shared.channels.iter_mut().filter(|(name, _)| listening.contains(*name)) {
-            channel.confirm();
-        }
-        let unwanted = listening.iter().filter(|name| !shared.channels.contains_key(*name)).cloned().collect();
+        let (channels, asked) = (&shared.channels, shared.asked);
+        let wanted = channels.iter().filter(|(name, channel)| !listening.contains(*name) || channel.is_awaited(asked));
+        let wanted = wanted.map(|(name, _)| name.clone()).collect();
+        let unwanted = listening.iter().filter(|name| !channels.contains_key(*name)).cloned().collect();
         Some((wanted, unwanted))
     }
 
-    /// The connection listens on these.
+    /// The connection is asked to listen: whoever comes to wait from now on is not answered by what it says.
+    fn ask(&self) {
+        lock(&self.shared).asked += 1;
+    }
+
+    /// The connection listens on these, as it was asked to last.
     fn listens(&self, channels: &[String]) {
         let mut shared = lock(&self.shared);
+        let asked = shared.asked;
         for name in channels {
             if let Some(channel) = shared.channels.get_mut(name) {
-                channel.confirm();
+                channel.listens = true;
+                let answered = channel.waiting.extract_if(.., |waiter| waiter.since < asked);
+                // Whoever has gone is not interested.
+                answered.for_each(|waiter| drop(waiter.answer.send(Ok(()))));
             }
+        }
+    }
+
+    /// The server refuses one of these: they have to be asked for again.
+    fn ask_again(&self, channels: &[String]) {
+        let mut shared = lock(&self.shared);
+        let asked = shared.asked;
+        for name in channels {
+            let waiting = shared.channels.get_mut(name).into_iter().flat_map(|channel| &mut channel.waiting);
+            waiting.for_each(|waiter| waiter.since = asked);
         }
     }
 
     /// The server does not listen on this one: whoever waits for it is told why.
     fn refuse(&self, name: &str, failure: &Failure) {
         let channel = lock(&self.shared).channels.remove(name);
-        for waiting in channel.into_iter().flat_map(|channel| channel.waiting) {
-            let _ = waiting.send(Err(failure.clone()));
+        for waiter in channel.into_iter().flat_map(|channel| channel.waiting) {
+            let _ = waiter.answer.send(Err(failure.clone()));
         }
     }
 
@@ -135,8 +165,8 @@ impl Hub {
         for channel in shared.channels.values_mut() {
             channel.listens = false;
             if let Some(failure) = failure {
-                for waiting in channel.waiting.drain(..) {
-                    let _ = waiting.send(Err(failure.clone()));
+                for waiter in channel.waiting.drain(..) {
+                    let _ = waiter.answer.send(Err(failure.clone()));
                 }
             }
         }
@@ -164,21 +194,21 @@ impl Hub {
         let Ok(name) = std::str::from_utf8(name) else { return };
         let shared = lock(&self.shared);
         let Some(channel) = shared.channels.get(name) else { return };
-        for member in channel.members.values().filter(|member| member.hears) {
-            member.mailbox.put(frame.whole);
-            self.delivered.fetch_add(1, Ordering::Relaxed);
+        for member in channel.members.values() {
+            if member.hears {
+                member.mailbox.put(frame.whole);
+                self.delivered.fetch_add(1, Ordering::Relaxed);
+            } else {
+                member.mailbox.put_unsettled(name, frame.whole);
+            }
         }
     }
 }
 
 impl Channel {
-    /// The connection listens on it.
-    fn confirm(&mut self) {
-        self.listens = true;
-        for waiting in self.waiting.drain(..) {
-            // Whoever has gone is not interested.
-            let _ = waiting.send(Ok(()));
-        }
+    /// Somebody waits for it who came after the connection was asked last.
+    fn is_awaited(&self, asked: u64) -> bool {
+        self.waiting.iter().any(|waiter| waiter.since >= asked)
     }
 }
 
@@ -194,6 +224,22 @@ impl Mailbox {
             waker.wake();
         }
     }
+
+    /// Keeps what may turn out to be the client's.
+    fn put_unsettled(&self, channel: &str, message: &[u8]) {
+        let mut mail = lock(&self.mail);
+        let length: usize = mail.unsettled.iter().map(|(_, message)| message.len()).sum();
+        if length + message.len() > MAIL_BYTES_MAX {
+            mail.overflowed = true;
+        } else {
+            mail.unsettled.push((channel.to_owned(), message.to_vec()));
+        }
+    }
+
+    /// What came up to now is not the client's: its LISTEN has not been committed.
+    fn forget_unsettled(&self) {
+        lock(&self.mail).unsettled.clear();
+    }
 }
 
 impl Ears {
@@ -202,7 +248,14 @@ impl Ears {
         Ears { client, tenant, mailbox, joined, settled, unsettled: false }
     }
 
-    /// Sees to it that these channels are listened on; ready when they are. What comes before [`Ears::settle`] is not heard.
+    /// A LISTEN has been answered that may not have been committed: what is sent to the server next may commit it.
+    pub(crate) fn are_unsettled(&self) -> bool {
+        self.unsettled
+    }
+
+    /// Sees to it that these channels, and those prepared for and not settled yet, are listened on; ready when they are. What was sent
+    /// before is not heard, what is sent later is, once [`Ears::settle`] finds that the session listens. Without channels it cannot fail:
+    /// a LISTEN that has been answered is not taken back.
     pub(crate) fn prepare(
         &mut self,
         channels: &[String],
@@ -211,15 +264,16 @@ impl Ears {
         let hub = &self.tenant.hub;
         let mut answers = Vec::new();
         let mut shared = lock(&hub.shared);
-        for name in channels {
+        self.joined.extend(channels.iter().cloned());
+        self.unsettled = true;
+        let since = shared.asked;
+        for name in &self.joined {
             let channel = shared.channels.entry(name.clone()).or_default();
             let member = || Member { mailbox: self.mailbox.clone(), hears: false };
-            channel.members.entry(self.client).or_insert_with(member);
-            self.joined.insert(name.clone());
-            self.unsettled = true;
-            if !channel.listens {
-                let (sender, receiver) = oneshot::channel();
-                channel.waiting.push(sender);
+            let hears = channel.members.entry(self.client).or_insert_with(member).hears;
+            if !(hears && channel.listens) {
+                let (answer, receiver) = oneshot::channel();
+                channel.waiting.push(Waiter { since, answer });
                 answers.push(receiver);
             }
         }
@@ -230,9 +284,11 @@ impl Ears {
         drop(shared);
         hub.news.notify_one();
         let deadline = self.tenant.failover_deadline(Instant::now());
+        let (mailbox, fallible) = (self.mailbox.clone(), !channels.is_empty());
         async move {
             for answer in answers {
                 match tokio::time::timeout_at(deadline.into(), answer).await {
+                    _ if !fallible => {}
                     Ok(Ok(result)) => result?,
                     Ok(Err(_)) | Err(_) => {
                         return Err(Failure::error("57P03", "cannot listen: there is no connection to the primary")
@@ -240,6 +296,7 @@ impl Ears {
                     }
                 }
             }
+            mailbox.forget_unsettled();
             Ok(())
         }
     }
@@ -257,6 +314,11 @@ impl Ears {
             let channel = shared.channels.entry(name.clone()).or_default();
             let member = || Member { mailbox: self.mailbox.clone(), hears: true };
             channel.members.entry(self.client).or_insert_with(member).hears = true;
+        }
+        let unsettled = std::mem::take(&mut lock(&self.mailbox.mail).unsettled);
+        for (_, message) in unsettled.iter().filter(|(channel, _)| channels.contains(channel)) {
+            self.mailbox.put(message);
+            self.tenant.hub.delivered.fetch_add(1, Ordering::Relaxed);
         }
         drop(shared);
         self.tenant.hub.news.notify_one();
@@ -414,6 +476,7 @@ impl Link {
             }
             let mut query = Vec::new();
             frontend::put_query(&mut query, &sql);
+            tenant.hub.ask();
             self.connection.stream.write_all(&query).await.map_err(|_| Lost::Gone)?;
             self.asked = Some(Asked { wanted, unwanted, failure: None });
         }
@@ -462,7 +525,10 @@ impl Link {
                     Some(Asked { wanted, failure: Some(failure), .. }) => match &*wanted {
                         [name] => hub.refuse(name, &failure),
                         _ if self.one_by_one || wanted.is_empty() => return Err(Lost::Gone),
-                        _ => self.one_by_one = true,
+                        _ => {
+                            hub.ask_again(&wanted);
+                            self.one_by_one = true;
+                        }
                     },
                     Some(Asked { wanted, unwanted, failure: None }) => {
                         self.listening.retain(|channel| !unwanted.contains(channel));

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use pool::Lease;
-use session::{Loss, RetryReason, Role, ServerMemory, Session, Step, Verdict};
+use session::{Intent, Loss, RetryReason, Role, ServerMemory, Session, Step, Verdict};
 use tokio::io::AsyncWrite;
 use wire::backend::{Failure, Report, SqlState, tag};
 use wire::frame::Header;
@@ -264,6 +264,23 @@ impl Pump<'_> {
         }
     }
 
+    /// Encodes a request that follows another on the same server.
+    fn send_next(&mut self, intent: Intent) {
+        let counters = &self.client.worker.counters;
+        if self.session.is_quiet() {
+            // The answers to what came before are not to be dropped with this one's.
+            self.outgoing.release();
+            if !self.session.moves() {
+                counters.pinned(intent.why);
+            }
+        } else {
+            counters.routed(self.place.taken.role, intent.why);
+        }
+        self.client.note_next_request();
+        self.client.time_next_request();
+        self.session.encode(&mut self.lease.memory, &mut self.to_server);
+    }
+
     /// Goes on with a request that has waited for its channels.
     fn poll_preparing(&mut self, context: &mut Context<'_>) -> bool {
         let Some(preparing) = &mut self.preparing else { return false };
@@ -271,11 +288,8 @@ impl Pump<'_> {
         let step = self.preparing.take().map(|preparing| preparing.step);
         match (result, step) {
             (Err(failure), _) => self.session.refuse(&failure),
-            (Ok(()), Some(Step::Listen)) => drop(self.session.listened()),
-            (Ok(()), _) => {
-                self.outgoing.release();
-                self.session.encode(&mut self.lease.memory, &mut self.to_server);
-            }
+            (Ok(()), Some(Step::Request(intent))) => self.send_next(intent),
+            (Ok(()), _) => drop(self.session.listened()),
         }
         self.client.settle(self.session);
         self.take_output();
@@ -334,26 +348,14 @@ impl Pump<'_> {
                         self.session.end_copy_in();
                     }
                 }
-                Step::Request(_) | Step::Listen if !self.session.channels_wanted().is_empty() => {
+                Step::Request(_) | Step::Listen if self.client.may_begin_to_listen(self.session) => {
                     let channels = Box::pin(self.client.prepare_to_listen(self.session.channels_wanted()));
                     self.preparing = Some(Preparing { channels, step });
                     self.client.inbox.consume(length);
                     return Ok(Intake::Something);
                 }
                 Step::Request(intent) => {
-                    let counters = &self.client.worker.counters;
-                    if self.session.is_quiet() {
-                        // The answers to what came before are not to be dropped with this one's.
-                        self.outgoing.release();
-                        if !self.session.moves() {
-                            counters.pinned(intent.why);
-                        }
-                    } else {
-                        counters.routed(self.place.taken.role, intent.why);
-                    }
-                    self.client.note_next_request();
-                    self.client.time_next_request();
-                    self.session.encode(&mut self.lease.memory, &mut self.to_server);
+                    self.send_next(intent);
                     self.client.inbox.consume(length);
                     self.take_output();
                     // Others may follow it, in the same write.
