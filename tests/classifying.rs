@@ -28,7 +28,7 @@ async fn the_corpus_with_its_database() {
     let schema = std::fs::read_to_string(corpus.join("schema.sql")).unwrap();
     stage.direct(0, &schema).await;
     let url = stage.cluster.url(stage.cluster.primary());
-    for name in ["recorded", "manual", "adversarial"] {
+    for name in ["recorded", "manual", "versions", "adversarial"] {
         let text = std::fs::read_to_string(corpus.join(name).with_extension("jsonl")).unwrap();
         let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let statements: Vec<&str> = lines.iter().map(|line| line["sql"].as_str().unwrap()).collect();

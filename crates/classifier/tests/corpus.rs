@@ -42,6 +42,11 @@ fn manual() {
 }
 
 #[test]
+fn versions() {
+    check("versions", include_str!("../../../tests/corpus/versions.jsonl"));
+}
+
+#[test]
 fn adversarial() {
     check("adversarial", include_str!("../../../tests/corpus/adversarial.jsonl"));
 }
