@@ -313,6 +313,7 @@ impl Client {
             && let Err(failure) = self.prepare_to_listen(session.channels_wanted()).await
         {
             session.refuse(&failure);
+            self.settle(session);
             return None;
         }
         let mut tries = Tries::default();

@@ -8,10 +8,12 @@
 //! is the primary then; what was sent in between is lost, as it is for a client of PostgreSQL's own whose connection ends, and
 //! the listeners get a warning.
 
+pub(crate) mod mailbox;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use pool::{Connection, dial};
@@ -23,6 +25,7 @@ use wire::backend::{self, Failure, Report, tag};
 use wire::frame::{Frame, Header};
 use wire::frontend;
 
+use self::mailbox::{Mailbox, Overflowed};
 use crate::ask::ask;
 use crate::route;
 use crate::tenant::Tenant;
@@ -66,21 +69,6 @@ struct Member {
     hears: bool,
 }
 
-/// What a client has yet to be told.
-#[derive(Default)]
-pub(crate) struct Mailbox {
-    mail: Mutex<Mail>,
-}
-
-#[derive(Default)]
-struct Mail {
-    bytes: Vec<u8>,
-    /// What came since the last fence for channels whose LISTEN may have been committed meanwhile: a channel and a message.
-    unsettled: Vec<(String, Vec<u8>)>,
-    overflowed: bool,
-    waker: Option<Waker>,
-}
-
 /// One client's ears. Dropping them ends its listening.
 pub(crate) struct Ears {
     client: u64,
@@ -93,10 +81,6 @@ pub(crate) struct Ears {
     /// Channels have been joined for a LISTEN that may not have been committed.
     unsettled: bool,
 }
-
-/// The client does not read what it is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Overflowed;
 
 impl Hub {
     /// Clients that listen, and notifications delivered so far.
@@ -212,36 +196,6 @@ impl Channel {
     }
 }
 
-impl Mailbox {
-    fn put(&self, message: &[u8]) {
-        let mut mail = lock(&self.mail);
-        if mail.bytes.len() + message.len() > MAIL_BYTES_MAX {
-            mail.overflowed = true;
-        } else {
-            mail.bytes.extend_from_slice(message);
-        }
-        if let Some(waker) = mail.waker.take() {
-            waker.wake();
-        }
-    }
-
-    /// Keeps what may turn out to be the client's.
-    fn put_unsettled(&self, channel: &str, message: &[u8]) {
-        let mut mail = lock(&self.mail);
-        let length: usize = mail.unsettled.iter().map(|(_, message)| message.len()).sum();
-        if length + message.len() > MAIL_BYTES_MAX {
-            mail.overflowed = true;
-        } else {
-            mail.unsettled.push((channel.to_owned(), message.to_vec()));
-        }
-    }
-
-    /// What came up to now is not the client's: its LISTEN has not been committed.
-    fn forget_unsettled(&self) {
-        lock(&self.mail).unsettled.clear();
-    }
-}
-
 impl Ears {
     pub(crate) fn new(client: u64, tenant: Arc<Tenant>) -> Ears {
         let (mailbox, joined, settled) = (Arc::default(), BTreeSet::new(), Arc::default());
@@ -296,7 +250,7 @@ impl Ears {
                     }
                 }
             }
-            mailbox.forget_unsettled();
+            mailbox.fence();
             Ok(())
         }
     }
@@ -315,11 +269,8 @@ impl Ears {
             let member = || Member { mailbox: self.mailbox.clone(), hears: true };
             channel.members.entry(self.client).or_insert_with(member).hears = true;
         }
-        let unsettled = std::mem::take(&mut lock(&self.mailbox.mail).unsettled);
-        for (_, message) in unsettled.iter().filter(|(channel, _)| channels.contains(channel)) {
-            self.mailbox.put(message);
-            self.tenant.hub.delivered.fetch_add(1, Ordering::Relaxed);
-        }
+        let heard = self.mailbox.settle(channels);
+        self.tenant.hub.delivered.fetch_add(heard, Ordering::Relaxed);
         drop(shared);
         self.tenant.hub.news.notify_one();
         self.joined = BTreeSet::clone(channels);
@@ -327,36 +278,19 @@ impl Ears {
         self.unsettled = false;
     }
 
-    /// Whether there is something to be told; else the task is woken when there is.
+    /// As [`Mailbox::poll_mail`].
     pub(crate) fn poll_mail(&self, context: &mut Context<'_>) -> Poll<()> {
-        let mut mail = lock(&self.mailbox.mail);
-        if !mail.bytes.is_empty() || mail.overflowed {
-            return Poll::Ready(());
-        }
-        mail.waker = Some(context.waker().clone());
-        Poll::Pending
+        self.mailbox.poll_mail(context)
     }
 
-    /// Moves what there is to be told to the end of `out`.
+    /// As [`Mailbox::take`].
     pub(crate) fn take(&self, out: &mut Vec<u8>) -> Result<(), Overflowed> {
-        let mut mail = lock(&self.mailbox.mail);
-        if mail.overflowed {
-            return Err(Overflowed);
-        }
-        out.append(&mut mail.bytes);
-        // An idle client costs about nothing.
-        mail.bytes = Vec::new();
-        Ok(())
+        self.mailbox.take(out)
     }
 
-    /// Ready when the client has not read for too long.
+    /// As [`Mailbox::poll_overflow`].
     pub(crate) fn poll_overflow(&self, context: &mut Context<'_>) -> Poll<()> {
-        let mut mail = lock(&self.mailbox.mail);
-        if mail.overflowed {
-            return Poll::Ready(());
-        }
-        mail.waker = Some(context.waker().clone());
-        Poll::Pending
+        self.mailbox.poll_overflow(context)
     }
 }
 
@@ -551,9 +485,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Bytes of notifications that wait for a client. One that lets more pile up is disconnected.
-const MAIL_BYTES_MAX: usize = 4 << 20;
-
 /// Bytes of any message to a listener: a payload has less than 8,000.
 const MESSAGE_MAX: usize = 64 * 1024;
 
@@ -567,18 +498,3 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 const PATIENCE: &str = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings \
                         WHERE name OPERATOR(pg_catalog.=) 'idle_session_timeout'";
 const PATIENCE_ANSWER_MAX: usize = 64 * 1024;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mailbox_is_bounded() {
-        let mailbox = Mailbox::default();
-        mailbox.put(&vec![0; MAIL_BYTES_MAX]);
-        assert!(!lock(&mailbox.mail).overflowed);
-        mailbox.put(&[0]);
-        let mail = lock(&mailbox.mail);
-        assert!(mail.overflowed && mail.bytes.len() == MAIL_BYTES_MAX);
-    }
-}
