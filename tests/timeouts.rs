@@ -51,7 +51,7 @@ async fn each_timeout_ends_its_client_and_what_it_left_behind() {
         ("query", "query_timeout = \"1s\""),
         ("idle", "idle_transaction_timeout = \"1s\""),
         ("transaction", "transaction_timeout = \"1s\""),
-        ("client", "client_idle_timeout = \"1s\""),
+        ("client", "client_idle_timeout = \"3s\""),
     ])
     .await;
     stage.psql("create table t (n int primary key); insert into t values (1)").await;
