@@ -6,22 +6,27 @@
 //! Those who wait are served first come, first served, but for two liberties, since a connection that changes its worker costs
 //! two system calls and a wake-up across cores (`benches/relay_model`: taking over eagerly cost more than one runtime per core
 //! had won). A connection that is given back goes to the first in line *of its own worker*, unless somebody of another
-//! worker has been overtaken [`OVERTAKEN_MAX`] times. And a worker takes an idle connection of another over only when it has
+//! worker has been overtaken [`state::OVERTAKEN_MAX`] times. And a worker takes an idle connection of another over only when it has
 //! more clients waiting than connections, or when one of them has waited for [`PATIENCE`].
 
+mod growth;
+mod lease;
+mod state;
+
 use std::collections::VecDeque;
-use std::fmt;
-use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot};
 
+pub use self::lease::Lease;
+use self::lease::is_old;
+use self::state::{State, Waiter};
 use crate::connection::Connection;
-use crate::dial::{DialError, Target, dial};
+use crate::dial::{DialError, Target};
 use crate::logins::Logins;
-use crate::quota::{Grant, Quota, Shares};
+use crate::quota::{Grant, Quota};
 use crate::roster::{Entry, Roster};
 
 /// A pool's limits.
@@ -71,14 +76,6 @@ pub struct Pool<M: Send + 'static> {
     state: Mutex<State<M>>,
 }
 
-/// A connection lent to a client. Giving it back is explicit ([`Lease::release`]); dropping closes it.
-pub struct Lease<M: Send + 'static> {
-    /// `None` only after release.
-    connection: Option<Box<Connection<M>>>,
-    pool: Arc<Pool<M>>,
-    generation: u64,
-}
-
 /// Why there is no lease.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CheckoutError {
@@ -125,38 +122,6 @@ pub struct Figures {
     pub dialing: usize,
     /// Clients that wait.
     pub waiting: usize,
-}
-
-struct State<M: Send + 'static> {
-    /// Replaced when the configuration is reloaded.
-    options: Options,
-    /// By worker; used last in, first out, so that surplus ones grow old.
-    idle: Vec<Vec<Box<Connection<M>>>>,
-    /// By worker, first come first.
-    waiters: Vec<VecDeque<Waiter<M>>>,
-    /// By worker: somebody looks after those who wait ([`Pool::look_after`]).
-    looked_after: Vec<bool>,
-    /// By worker: the connections that it is the home of, idle, leased or being made. The last is nobody's ([`State::nobody`]).
-    homed: Vec<usize>,
-    /// Their sum.
-    open: usize,
-    dialing: usize,
-    next_ticket: u64,
-    failure: Option<(Instant, DialError)>,
-    /// Another pool has taken its place: nothing is lent any more, and whatever comes back is closed.
-    abandoned: bool,
-}
-
-struct Waiter<M: Send + 'static> {
-    ticket: u64,
-    since: Instant,
-    /// It has waited for [`PATIENCE`]: a connection of any worker will do.
-    impatient: bool,
-    /// It has waited for [`LOGIN_PATIENCE`].
-    doubts: bool,
-    /// It has waited for so long that the reserve is there for it.
-    overdue: bool,
-    sender: oneshot::Sender<Answer<M>>,
 }
 
 enum Found<M: Send + 'static> {
@@ -482,110 +447,6 @@ impl<M: Send + 'static> Pool<M> {
         }
     }
 
-    /// Takes a place of each quota, or none. `wanted`: where there is none, the pool has to be given one.
-    fn take_places(&self, wanted: bool, now: Instant) -> Grant {
-        for (at, (quota, member)) in self.quotas.iter().enumerate() {
-            let grant = quota.take(*member, wanted, now);
-            if grant != Grant::Taken {
-                self.quotas[..at].iter().for_each(|(quota, member)| quota.give_back(*member));
-                return grant;
-            }
-        }
-        Grant::Taken
-    }
-
-    /// Begins to make a connection, for which the places have been taken: at home with the worker whose runtime this is, or with nobody.
-    fn spawn_grow(self: &Arc<Self>, state: &mut State<M>, worker: Option<usize>) {
-        let home = worker.unwrap_or(state.nobody());
-        state.homed[home] += 1;
-        state.open += 1;
-        state.dialing += 1;
-        let (pool, generation) = (self.clone(), self.generation());
-        tokio::spawn(async move { pool.grow(home, generation).await });
-    }
-
-    fn subtract(&self, state: &mut State<M>, home: usize) {
-        state.homed[home] -= 1;
-        state.open -= 1;
-        self.quotas.iter().for_each(|(quota, member)| quota.give_back(*member));
-    }
-
-    /// Makes one connection and gives it to whoever waits.
-    async fn grow(self: Arc<Self>, worker: usize, generation: u64) {
-        // Accounts for the connection also when the runtime stops and drops this task.
-        let mut attempt = Attempt { pool: &self, worker, pending: true };
-        let severed = self.severed.notified();
-        let dial = async {
-            let _turn = self.logins.turn().await;
-            dial(&self.target, (self.memory)(self.memory_size), worker).await
-        };
-        let made = tokio::select! {
-            made = dial => made,
-            () = severed => {
-                drop(attempt);
-                return self.replace();
-            }
-        };
-        attempt.pending = false;
-        match made {
-            Ok(mut connection) => {
-                connection.entry = Some(self.roster.enter(&connection));
-                let mut state = self.lock();
-                state.dialing -= 1;
-                state.failure = None;
-                drop(state);
-                self.lease(Box::new(connection), generation).enter(Instant::now());
-            }
-            Err(error) => self.fail(worker, error),
-        }
-    }
-
-    /// An attempt has failed: who waits is told, unless connections exist that will come back.
-    fn fail(&self, worker: usize, error: DialError) {
-        tracing::warn!(server = %format_args!("{}:{}", self.target.host, self.target.port), database = %self.target.database, user = %self.target.user, %error, "cannot connect to server");
-        let mut state = self.lock();
-        self.subtract(&mut state, worker);
-        state.dialing -= 1;
-        state.failure = Some((Instant::now() + state.options.login_retry, error.clone()));
-        if state.open == state.dialing {
-            let waiters = state.take_waiters();
-            drop(state);
-            dismiss(waiters, error.into());
-        } else {
-            drop(state);
-        }
-        self.quotas.iter().for_each(|(quota, _)| quota.settle());
-    }
-
-    fn lease(self: &Arc<Self>, connection: Box<Connection<M>>, generation: u64) -> Lease<M> {
-        Lease { connection: Some(connection), pool: self.clone(), generation }
-    }
-
-    /// A connection was closed.
-    fn closed(self: &Arc<Self>, home: usize) {
-        self.subtract(&mut self.lock(), home);
-        self.replace();
-    }
-
-    /// Where connections were closed, some may be made: in another pool that has waited for its part, or for somebody who waits here.
-    fn replace(self: &Arc<Self>) {
-        // Outside of a runtime the program is ending, and nobody waits.
-        if tokio::runtime::Handle::try_current().is_err() {
-            return;
-        }
-        self.quotas.iter().for_each(|(quota, _)| quota.settle());
-        let mut state = self.lock();
-        // Nobody knows which worker's runtime this is.
-        if self.lacks(&state) && self.take_places(true, Instant::now()) == Grant::Taken {
-            self.spawn_grow(&mut state, None);
-        }
-    }
-
-    /// Whether somebody waits for whom a connection could be made, but for the quotas.
-    fn lacks(&self, state: &State<M>) -> bool {
-        state.waiting() > state.dialing && state.open < state.size()
-    }
-
     fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
@@ -593,34 +454,6 @@ impl<M: Send + 'static> Pool<M> {
     fn lock(&self) -> MutexGuard<'_, State<M>> {
         // The few lines under the lock do not panic half-way; the state is whole even when something else did.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<M: Send + 'static> Shares for Pool<M> {
-    fn wants(&self) -> bool {
-        self.lacks(&self.lock())
-    }
-
-    fn shed(&self) -> bool {
-        let mut state = self.lock();
-        // The worker with the most; of its, the one that has idled longest.
-        let Some(idle) = state.idle.iter_mut().max_by_key(|idle| idle.len()).filter(|idle| !idle.is_empty()) else {
-            return false;
-        };
-        let closed = idle.remove(0);
-        self.subtract(&mut state, closed.home);
-        true
-    }
-
-    fn claim(self: Arc<Self>) {
-        let mut state = self.lock();
-        if !self.lacks(&state) {
-            self.quotas.iter().for_each(|(quota, member)| quota.sate(*member));
-        } else if tokio::runtime::Handle::try_current().is_ok()
-            && self.take_places(true, Instant::now()) == Grant::Taken
-        {
-            self.spawn_grow(&mut state, None);
-        }
     }
 }
 
@@ -635,199 +468,6 @@ fn dismiss<M: Send + 'static>(waiters: Vec<Waiter<M>>, error: CheckoutError) {
     for waiter in waiters {
         // Whoever has stopped waiting does not need to know.
         let _ = waiter.sender.send(Err(error.clone()));
-    }
-}
-
-impl<M: Send + 'static> State<M> {
-    /// The home of connections that were not made on a worker's runtime. Whoever takes one brings it home.
-    fn nobody(&self) -> usize {
-        self.homed.len() - 1
-    }
-
-    fn take_waiters(&mut self) -> Vec<Waiter<M>> {
-        self.waiters.iter_mut().flat_map(std::mem::take).collect()
-    }
-
-    fn waiting(&self) -> usize {
-        self.waiters.iter().map(VecDeque::len).sum()
-    }
-
-    /// Where in its worker's queue a client waits. Tickets are given out under the lock, so each queue is in their order.
-    fn place(&self, worker: usize, ticket: u64) -> Option<usize> {
-        self.waiters[worker].binary_search_by_key(&ticket, |waiter| waiter.ticket).ok()
-    }
-
-    /// Whether a worker has too few connections of its own for those who wait there.
-    fn is_dry(&self, worker: usize) -> bool {
-        self.waiters[worker].len() >= self.homed[worker]
-    }
-
-    /// The idle connection used last: the worker's own, or if the worker has run dry, another's.
-    fn take_idle(&mut self, worker: usize) -> Option<Box<Connection<M>>> {
-        let nobody = self.nobody();
-        match self.idle[worker].pop().or_else(|| self.idle[nobody].pop()) {
-            None if self.is_dry(worker) => self.take_any_idle(),
-            own => own,
-        }
-    }
-
-    fn take_any_idle(&mut self) -> Option<Box<Connection<M>>> {
-        self.idle.iter_mut().max_by_key(|idle| idle.len())?.pop()
-    }
-
-    /// Whose turn it is when a connection of the worker `home` is free.
-    fn next_waiter(&mut self, home: usize) -> Option<Waiter<M>> {
-        let oldest = self.oldest_waiter()?;
-        let own = self.waiters[home].front().map(|waiter| waiter.ticket);
-        let first = self.waiters[oldest].front()?;
-        let overtaken = own.unwrap_or(self.next_ticket) - first.ticket > OVERTAKEN_MAX;
-        if overtaken || (own.is_none() && (first.impatient || home == self.nobody() || self.is_dry(oldest))) {
-            self.waiters[oldest].pop_front()
-        } else {
-            self.waiters[home].pop_front()
-        }
-    }
-
-    /// The most connections at the moment: with the reserve, when somebody has waited for it.
-    fn size(&self) -> usize {
-        let overdue = self.waiters.iter().flatten().any(|waiter| waiter.overdue);
-        self.options.size + if overdue { self.options.reserve } else { 0 }
-    }
-
-    /// The worker of whoever has waited longest.
-    fn oldest_waiter(&self) -> Option<usize> {
-        let fronts =
-            self.waiters.iter().enumerate().filter_map(|(worker, queue)| Some((queue.front()?.ticket, worker)));
-        fronts.min().map(|(_, worker)| worker)
-    }
-}
-
-/// Whether a connection has lived for too long to be lent again.
-fn is_old<M>(connection: &Connection<M>, lifetime: Duration, now: Instant) -> bool {
-    let age = now.saturating_duration_since(connection.since);
-    // A tenth of it is spread by the connection's own luck.
-    age >= lifetime / 10 * 9 && {
-        let luck = lifetime / 10 * u32::from(connection.luck) / (u32::from(u8::MAX) + 1);
-        !lifetime.is_zero() && age >= lifetime - luck
-    }
-}
-
-impl<M: Send + 'static> Lease<M> {
-    /// Gives the connection back, as good as it was: idle, outside of a transaction, nothing unread. `now` is the present
-    /// moment.
-    pub fn release(mut self, now: Instant) {
-        self.given_back = Some(now);
-        let unwanted = self.must_yield(now);
-        self.put_back(unwanted, now);
-    }
-
-    /// The same of a connection that has just been made.
-    fn enter(self, now: Instant) {
-        self.put_back(false, now);
-    }
-
-    /// Whether another pool has a better claim to the connection, or to one in its place.
-    fn must_yield(&self, now: Instant) -> bool {
-        if !self.pool.quotas.iter().any(|(quota, _)| quota.is_short()) {
-            return false;
-        }
-        let needed = self.pool.lock().waiting() > 0;
-        self.pool.quotas.iter().any(|(quota, member)| quota.must_yield(*member, needed, now))
-    }
-
-    fn put_back(mut self, unwanted: bool, now: Instant) {
-        // Who does not take it has gone; the next one gets it.
-        while let Some(waiter) = self.find_heir(unwanted, now) {
-            match waiter.sender.send(Ok(self)) {
-                Err(Ok(lease)) => self = lease,
-                Ok(()) | Err(Err(_)) => return,
-            }
-        }
-    }
-
-    /// Whose turn it is. Where nobody waits, the connection goes to the idle ones; one that is not to be lent again is left, to be closed.
-    fn find_heir(&mut self, unwanted: bool, now: Instant) -> Option<Waiter<M>> {
-        let home = self.connection.as_ref()?.home;
-        let mut state = self.pool.lock();
-        let options = &state.options;
-        let used_up = options.lifetime.is_zero() && self.given_back.is_some();
-        let surplus = unwanted || used_up || state.abandoned || state.open > options.size + options.reserve;
-        if surplus || self.pool.generation() != self.generation || is_old(self, options.lifetime, now) {
-            return None;
-        }
-        let heir = state.next_waiter(home);
-        if heir.is_none() {
-            state.idle[home].extend(self.connection.take());
-        }
-        heir
-    }
-
-    /// Moves the connection to the worker's event loop; `None` (and closed) when that fails.
-    fn at_home_of(mut self, worker: usize) -> Option<Lease<M>> {
-        let connection = self.connection.take()?;
-        let home = connection.home;
-        if home == worker {
-            self.connection = Some(connection);
-            return Some(self);
-        }
-        match connection.move_to(worker) {
-            Ok(connection) => {
-                let mut state = self.pool.lock();
-                state.homed[home] -= 1;
-                state.homed[worker] += 1;
-                drop(state);
-                self.connection = Some(Box::new(connection));
-                Some(self)
-            }
-            Err(_) => {
-                self.pool.closed(home);
-                None
-            }
-        }
-    }
-
-    /// The pool that it is of.
-    pub fn pool(&self) -> &Arc<Pool<M>> {
-        &self.pool
-    }
-
-    /// Whether its pool has been retired since: the connection must not be used for whatever comes next.
-    pub fn is_retired(&self) -> bool {
-        self.generation < self.pool.fence.load(Ordering::Acquire)
-    }
-}
-
-impl<M: Send + 'static> Deref for Lease<M> {
-    type Target = Connection<M>;
-
-    fn deref(&self) -> &Connection<M> {
-        self.connection.as_ref().expect("a lease has its connection until it is released")
-    }
-}
-
-impl<M: Send + 'static> DerefMut for Lease<M> {
-    fn deref_mut(&mut self) -> &mut Connection<M> {
-        self.connection.as_mut().expect("a lease has its connection until it is released")
-    }
-}
-
-impl<M: Send + 'static> Drop for Lease<M> {
-    fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            let home = connection.home;
-            drop(connection);
-            self.pool.closed(home);
-        }
-    }
-}
-
-impl<M: Send + 'static> fmt::Debug for Lease<M> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("Lease")
-            .field("host", &self.pool.target.host)
-            .field("port", &self.pool.target.port)
-            .finish_non_exhaustive()
     }
 }
 
@@ -846,26 +486,6 @@ impl<M: Send + 'static> Drop for Place<'_, M> {
         }
     }
 }
-
-/// An attempt to make a connection.
-struct Attempt<'a, M: Send + 'static> {
-    pool: &'a Pool<M>,
-    worker: usize,
-    pending: bool,
-}
-
-impl<M: Send + 'static> Drop for Attempt<'_, M> {
-    fn drop(&mut self) {
-        if self.pending {
-            let mut state = self.pool.lock();
-            self.pool.subtract(&mut state, self.worker);
-            state.dialing -= 1;
-        }
-    }
-}
-
-/// How many later arrivals may be served before a client of another worker.
-const OVERTAKEN_MAX: u64 = 64;
 
 /// How many quotas a pool has a part in: its database's and its user's.
 pub(crate) const QUOTAS: usize = 2;
