@@ -9,7 +9,8 @@ use wire::frame::Frames;
 use wire::frontend::{Frontend, Target};
 
 use crate::request::End;
-use crate::session::{Progress, Session, Step, Transaction};
+use crate::session::{Progress, Session};
+use crate::terms::{Step, Transaction};
 
 impl Session {
     /// Refuses the request: it could not be given a server. The connection goes on, and so does a transaction that has not

@@ -13,8 +13,9 @@ use wire::frontend;
 
 use crate::owed::Owed;
 use crate::request::Request;
-use crate::session::{Session, Transaction};
+use crate::session::Session;
 use crate::settings::Map;
+use crate::terms::Transaction;
 
 /// A rule: statements that write to one of these tables, in one of these ways, get this. Nothing named is anything.
 #[derive(Clone, Debug, PartialEq, Eq)]

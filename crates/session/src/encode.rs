@@ -16,11 +16,12 @@ use crate::answer::aborted;
 use crate::memory::ServerMemory;
 use crate::owed::Owed;
 use crate::request::End;
-use crate::session::{Progress, Session, Transaction};
+use crate::session::{Progress, Session};
 use crate::settings::{Map, SESSION_AUTHORIZATION, difference, ended_by, says_who};
 use crate::shapes::{Shape, Shapes, changed, told};
 use crate::sql::{Rewrite, Said, taken, too_many};
 use crate::statements::{Form, Prepared, UNKNOWN, is_ours};
+use crate::terms::Transaction;
 use crate::transaction::Block;
 
 impl Session {

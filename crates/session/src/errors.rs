@@ -11,10 +11,11 @@ use crate::flight::Sent;
 use crate::memory::ServerMemory;
 use crate::owed::Owed;
 use crate::reply::Verdict;
-use crate::session::{Role, Session, Transaction};
+use crate::session::Session;
 use crate::shapes::{CHANGED, Shapes, is_described};
 use crate::sql::Rewrite;
 use crate::statements::Identity;
+use crate::terms::{Role, Transaction};
 
 /// Why a request is run again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -11,9 +11,10 @@ use classifier::{Access, Class, Effect};
 
 use crate::owed::Owed;
 use crate::request::{End, Request};
-use crate::session::{Need, Role, Session, Transaction};
+use crate::session::Session;
 use crate::shapes::Shapes;
 use crate::statements::{Identity, Prepared, Statements};
+use crate::terms::{Need, Role, Transaction};
 use crate::trace::Wrap;
 
 /// A request that a server has got, or is to get again.
@@ -146,11 +147,11 @@ impl Session {
 
     /// What lost its server, and is to be run again as if it had just been said; `None` when there is nothing.
     #[must_use]
-    pub fn backlog(&self) -> Option<crate::session::Intent> {
+    pub fn backlog(&self) -> Option<crate::terms::Intent> {
         let first = self.flight.front().filter(|_| self.lease.role.is_none())?;
         let needs = self.flight.iter().map(|sent| self.need(&sent.request));
         let strictest = needs.reduce(Need::strictest);
-        Some(crate::session::Intent { need: strictest.unwrap_or(Need::Primary), why: first.request.why() })
+        Some(crate::terms::Intent { need: strictest.unwrap_or(Need::Primary), why: first.request.why() })
     }
 
     /// Whether the client's frames come behind requests that have not been answered.

@@ -11,8 +11,9 @@ use wire::frontend::Frontend;
 
 use crate::owed::Owed;
 use crate::request::Request;
-use crate::session::{Role, Session};
+use crate::session::Session;
 use crate::statements::Prepared;
+use crate::terms::Role;
 
 impl Session {
     /// The statement of the first request that its server has just failed at; all of them, where that cannot be told.

@@ -10,7 +10,8 @@ use wire::backend::{Failure, SqlState};
 
 use crate::fate::Trace;
 use crate::flight::Sent;
-use crate::session::{Lease, Role, Session, Transaction};
+use crate::session::{Lease, Session};
+use crate::terms::{Role, Transaction};
 use crate::trace::Wrap;
 
 /// What follows from a lost server.

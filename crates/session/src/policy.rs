@@ -9,7 +9,8 @@ use classifier::{Consistency, Hint, PinReason, Scope, duration};
 use wire::backend::Failure;
 
 use crate::durability::DurabilityRule;
-use crate::session::{Need, Role, Session};
+use crate::session::Session;
+use crate::terms::{Need, Role};
 use crate::token::Token;
 
 /// What a session is allowed and promised; some of it can be changed by `SET hakem.*`.

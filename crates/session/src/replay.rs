@@ -22,10 +22,11 @@ use crate::memory::ServerMemory;
 use crate::owed::Owed;
 use crate::reply::Verdict;
 use crate::sequences::WroteOn;
-use crate::session::{Role, Session, Transaction};
+use crate::session::Session;
 use crate::settings::Map;
 use crate::sql::preparing;
 use crate::statements::{Identity, Prepared};
+use crate::terms::{Role, Transaction};
 
 /// A transaction, from its BEGIN to where it is now.
 #[derive(Debug)]

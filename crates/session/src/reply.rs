@@ -13,9 +13,10 @@ use crate::errors::RetryReason;
 use crate::memory::ServerMemory;
 use crate::owed::Owed;
 use crate::pins::makes_temporary;
-use crate::session::{Progress, Role, Session, Transaction};
+use crate::session::{Progress, Session};
 use crate::shapes::Shapes;
 use crate::statements::Prepared;
+use crate::terms::{Role, Transaction};
 use crate::trace::Wrap;
 
 /// What is to be done with a server's message.

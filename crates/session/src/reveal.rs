@@ -12,9 +12,10 @@ use wire::frontend;
 
 use crate::memory::ServerMemory;
 use crate::owed::Owed;
-use crate::session::{Session, Transaction};
+use crate::session::Session;
 use crate::sql::Rewrite;
 use crate::statements::Prepared;
+use crate::terms::Transaction;
 
 impl Session {
     /// Whether a simple query that comes next looks for the session's own statements on its server; and which these are.

@@ -12,7 +12,8 @@ use wire::frontend;
 
 use crate::memory::ServerMemory;
 use crate::owed::Owed;
-use crate::session::{Session, Transaction};
+use crate::session::Session;
+use crate::terms::Transaction;
 
 /// Somebody, or something, that is only ever compared.
 pub(crate) type Token = Arc<()>;

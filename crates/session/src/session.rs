@@ -5,16 +5,16 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use classifier::{Access, Class, Classifier, Effect, PinReason, Place, TransactionMode, Why};
-use wire::Malformed;
+use classifier::{Access, Class, Classifier, PinReason, Place, Why};
 use wire::backend::{Failure, Status};
 use wire::frame::Frame;
 use wire::frontend::{Bind, Frontend, Parse, Target};
 
 use crate::durability::Level;
 use crate::flight::{Changes, Sent};
+use crate::foreign::{classify, unknown};
 use crate::memory::ServerMemory;
 use crate::owed::Owed;
 use crate::policy::{Affinity, Own, Policy, Route};
@@ -26,6 +26,7 @@ use crate::settings::Settings;
 use crate::shapes::{Shape, Shapes};
 use crate::sql::Rewrite;
 use crate::statements::{Identity, Named, Prepared, Statements};
+use crate::terms::{Intent, Need, Role, Step, Transaction, Violation};
 use crate::trace::{Tracing, Wrap};
 use crate::transaction::{Block, Move};
 
@@ -106,34 +107,6 @@ pub struct Session {
     pub(crate) tape: Option<Box<Tape>>,
 }
 
-/// The transaction, as the client sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transaction {
-    /// None: autocommit.
-    None,
-    /// BEGIN was answered by the proxy; it goes out with the first statement.
-    Deferred(TransactionMode),
-    /// A block on the server of the lease.
-    Open {
-        /// ReadyForQuery said `E`.
-        failed: bool,
-    },
-    /// A block whose server was lost; nothing of it was committed.
-    Lost {
-        /// The client has been told so.
-        told: bool,
-    },
-}
-
-/// What kind of server a lease is on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// The primary.
-    Primary,
-    /// A replica.
-    Replica,
-}
-
 /// The server that the session holds.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Lease {
@@ -197,94 +170,6 @@ pub(crate) struct Progress {
     pub(crate) withheld: bool,
     /// The transaction of the proxy's own that the request is in.
     pub(crate) wrap: Wrap,
-}
-
-/// What a frame from the client asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Nothing yet: more frames belong to the request.
-    Gathering,
-    /// The request needs a server.
-    Request(Intent),
-    /// The request is answered by [`Session::listened`], once the channels wanted are listened on.
-    Listen,
-    /// The proxy answers itself: see [`Session::take_output`].
-    Answered,
-    /// CopyData, CopyDone or CopyFail for the server that waits for it: to be passed on as it is.
-    Copy,
-    /// Nothing was done with it: it is to be shown again when [`Session::takes_more`].
-    Later,
-    /// The client leaves.
-    Terminate,
-}
-
-/// What a request needs of a server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Intent {
-    /// Which kind, how fresh.
-    pub need: Need,
-    /// Why, for the counters.
-    pub why: Why,
-}
-
-/// Which server will do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Need {
-    /// Only the primary.
-    Primary,
-    /// A replica, if one is fresh enough; else the primary.
-    Replica {
-        /// How old its picture may be.
-        max_lag: Option<Duration>,
-        /// What it must have seen: everything acknowledged before this moment.
-        not_before: Option<Instant>,
-        /// Every write to the database through this proxy, too.
-        global: bool,
-        /// The session's reads do not go back in time from one replica to the next.
-        steady: bool,
-        /// The primary is not to take a share of such reads: a replica was asked for.
-        insists: bool,
-        /// And what another session has seen.
-        token: Option<crate::token::Token>,
-    },
-}
-
-impl Need {
-    /// What satisfies both, of one session.
-    pub(crate) fn strictest(self, other: Need) -> Need {
-        match (self, other) {
-            (
-                Need::Replica { max_lag, not_before, global, steady, insists, token },
-                Need::Replica {
-                    max_lag: lag,
-                    not_before: moment,
-                    global: everybodys,
-                    steady: goes_on,
-                    insists: insisted,
-                    ..
-                },
-            ) => Need::Replica {
-                max_lag: crate::policy::shorter(max_lag, lag),
-                not_before: not_before.max(moment),
-                global: global || everybodys,
-                steady: steady || goes_on,
-                insists: insists && insisted,
-                token,
-            },
-            _ => Need::Primary,
-        }
-    }
-}
-
-/// What a client did against the protocol. The connection cannot go on.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Violation {
-    /// A message that cannot be read.
-    #[error(transparent)]
-    Malformed(#[from] Malformed),
-    /// A password where none was asked for.
-    #[error("unexpected password message")]
-    Password,
 }
 
 impl Session {
@@ -787,90 +672,4 @@ impl Session {
 fn may_insist(request: &Request) -> bool {
     !request.leaves_something
         && matches!(request.why, Why::UnknownFunction | Why::ParseFailure | Why::TooComplex | Why::NodeDependent)
-}
-
-pub(crate) fn classify(classifier: &Classifier, sql: &[u8]) -> Arc<Class> {
-    std::str::from_utf8(sql)
-        .map_or_else(|_| Arc::new(foreign_either_way(classifier, sql)), |sql| classifier.classify(sql))
-}
-
-/// The class of text in another encoding than UTF-8. What steers a session is ASCII in every client encoding that matters; what it
-/// leaves there cannot be said again, and stays.
-fn foreign(classifier: &Classifier, sql: &[u8]) -> Class {
-    // Each byte as a character of its own: nothing is lost, and ASCII is what it was.
-    let class = classifier.classify_uncached(&sql.iter().map(|byte| char::from(*byte)).collect::<String>());
-    let settle = |effect: Effect| match effect {
-        Effect::Prepare { name, types, body } if name.is_ascii() => {
-            Effect::Prepare { name, types: as_sent(&types), body: as_sent(&body) }
-        }
-        Effect::Execute(execution) if execution.name.is_ascii() => {
-            let (before, after) = (as_sent(&execution.before), as_sent(&execution.after));
-            Effect::Execute(Box::new(classifier::Execution { before, after, ..*execution }))
-        }
-        // A name that is known by its bytes alone: it is on the server.
-        Effect::Prepare { .. } | Effect::Execute(_) => Effect::Pin(PinReason::SqlPrepare),
-        Effect::Deallocate(name) if !name.is_ascii() => Effect::Pin(PinReason::SqlPrepare),
-        Effect::Set { scope: classifier::Scope::Session, .. } | Effect::SetUnseen(_) | Effect::Listen(_) => {
-            Effect::Pin(PinReason::Other)
-        }
-        effect => effect,
-    };
-    let effects = class.effects.into_iter().map(settle).collect();
-    Class { access: Access::Write, why: Why::UnknownStatement, unseen: true, effects, ..class }
-}
-
-/// The client's bytes again of a text whose characters stand for one each.
-fn as_sent(text: &[u8]) -> Vec<u8> {
-    let characters = std::str::from_utf8(text).map(str::chars).into_iter().flatten();
-    characters.map(|character| u8::try_from(character).expect("it was made of a byte")).collect()
-}
-
-pub(crate) fn unknown() -> Class {
-    Class {
-        access: Access::Write,
-        effects: Box::default(),
-        why: Why::UnknownStatement,
-        statements: 1,
-        defines: false,
-        unseen: true,
-        hint: None,
-        lesson: Default::default(),
-        targets: Box::default(),
-    }
-}
-
-/// The class of such a text whose characters may have a second byte that is ASCII, as in SJIS, BIG5 and GBK, or may not. Where what it
-/// leaves depends on that, it may leave anything: `E'\x95\\'; select ...` is one string, or a string and a statement.
-fn foreign_either_way(classifier: &Classifier, sql: &[u8]) -> Class {
-    let class = foreign(classifier, sql);
-    let mut paired = sql.to_vec();
-    for at in 1..sql.len() {
-        if sql[at - 1] >= 0x80 && b"@[\\]^`{|}~".contains(&sql[at]) {
-            paired[at] = b'x';
-        }
-    }
-    if paired == sql || foreign(classifier, &paired).effects == class.effects {
-        return class;
-    }
-    Class { effects: Box::new([Effect::Pin(PinReason::Other)]), ..class }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn effects_behind_characters_of_two_bytes() {
-        let classifier = Classifier::new(classifier::Options::default());
-        let check = |sql: &[u8], expected: &[Effect]| {
-            let class = classify(&classifier, sql);
-            assert_eq!((class.access, &*class.effects), (Access::Write, expected), "{}", sql.escape_ascii());
-        };
-        // SJIS: the string ends behind its character, or goes on.
-        check(b"select E'\x95\\'; select pg_advisory_lock(1) --'", &[Effect::Pin(PinReason::Other)]);
-        check(b"select $\x83|$ ' $\x83|$; select pg_advisory_lock(1) --'", &[Effect::Pin(PinReason::Other)]);
-        // LATIN1
-        check(b"select E'\xe9\\n', '\xe9|'", &[]);
-        check(b"select '\xe9', pg_advisory_lock(1)", &[Effect::Pin(PinReason::AdvisoryLock)]);
-    }
 }

@@ -23,8 +23,9 @@ use crate::errors::RetryReason;
 use crate::memory::ServerMemory;
 use crate::owed::Owed;
 use crate::reply::Verdict;
-use crate::session::{Role, Session, Transaction};
+use crate::session::Session;
 use crate::statements::{Form, Prepared};
+use crate::terms::{Role, Transaction};
 
 /// What is known of a statement's parameters and columns: a hash of each. Nobody gains by a collision but who owns the tables.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

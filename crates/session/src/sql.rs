@@ -14,11 +14,13 @@ use wire::backend::{self, Failure};
 use wire::frame::Frames;
 use wire::frontend::{self, Frontend, Parse, Target};
 
+use crate::foreign::classify;
 use crate::memory::ServerMemory;
 use crate::owed::Owed;
 use crate::policy::TOKEN;
-use crate::session::{Session, Transaction, classify};
+use crate::session::Session;
 use crate::statements::{Form, Prepared, UNKNOWN};
+use crate::terms::Transaction;
 use crate::token;
 
 /// What a simple query is replaced by.

@@ -137,7 +137,7 @@ impl Prepared {
     /// The same by another classifier; itself, if that makes no difference.
     fn judged_by(self: &Arc<Self>, classifier: &Classifier) -> Arc<Prepared> {
         let (class, form) = match &self.form {
-            Form::Protocol | Form::Sql(_) => (crate::session::classify(classifier, &self.sql), None),
+            Form::Protocol | Form::Sql(_) => (crate::foreign::classify(classifier, &self.sql), None),
             Form::Execute(target) => {
                 let judged = target.judged_by(classifier);
                 // What does more than its target was a write for that.

@@ -51,7 +51,7 @@ pub(crate) const QUESTION: &str = "SELECT pg_catalog.format('%s-%s-%s', system_i
 
 /// What that does.
 pub(crate) fn class() -> Class {
-    Class { why: Why::NodeDependent, unseen: false, ..crate::session::unknown() }
+    Class { why: Why::NodeDependent, unseen: false, ..crate::foreign::unknown() }
 }
 
 #[cfg(test)]

@@ -15,15 +15,17 @@ use wire::frame::Frames;
 use wire::frontend::{self, Frontend, Target};
 
 use crate::fate::{Fate, QUESTION, Trace};
+use crate::foreign::unknown;
 use crate::loss::Loss;
 use crate::memory::ServerMemory;
 use crate::owed::Owed;
 use crate::reply::Verdict;
 use crate::request::{End, Request};
-use crate::session::{Lease, Progress, Role, Session, Transaction, unknown};
+use crate::session::{Lease, Progress, Session};
 use crate::settings::Settings;
 use crate::sql::{put_close_portal, put_execute};
 use crate::statements::Prepared;
+use crate::terms::{Role, Transaction};
 
 /// What is known of the transaction that is open.
 #[derive(Clone, Debug, Default)]

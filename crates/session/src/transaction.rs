@@ -15,7 +15,8 @@ use crate::memory::ServerMemory;
 use crate::owed::Owed;
 use crate::reply::Verdict;
 use crate::request::Request;
-use crate::session::{Role, Session, Transaction};
+use crate::session::Session;
+use crate::terms::{Role, Transaction};
 
 /// What is known of the transaction block on the server of the lease.
 #[derive(Clone, Copy, Debug, Default)]
