@@ -40,13 +40,13 @@ pub enum Step {
     Gathering,
     /// The request needs a server.
     Request(Intent),
-    /// The request is answered by [`Session::listened`], once the channels wanted are listened on.
+    /// The request is answered by [`listened`](crate::Session::listened), once the channels wanted are listened on.
     Listen,
-    /// The proxy answers itself: see [`Session::take_output`].
+    /// The proxy answers itself: see [`take_output`](crate::Session::take_output).
     Answered,
     /// CopyData, CopyDone or CopyFail for the server that waits for it: to be passed on as it is.
     Copy,
-    /// Nothing was done with it: it is to be shown again when [`Session::takes_more`].
+    /// Nothing was done with it: it is to be shown again when [`takes_more`](crate::Session::takes_more).
     Later,
     /// The client leaves.
     Terminate,
