@@ -4,6 +4,7 @@
 //! that the proxy has answered already, statements that were prepared elsewhere. Names of prepared statements become the
 //! servers' own. Each message that will be answered leaves an entry in the list of what is owed.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -212,7 +213,7 @@ impl Session {
             self.begin_tape(out);
         }
         if let Transaction::Deferred(mode) = self.transaction {
-            frontend::put_query(out, &begin(mode));
+            frontend::put_query(out, &*begin(mode));
             self.owed.push_back(Owed::Hidden);
             self.block = Block::new(mode);
             self.encode_level(true, out);
@@ -554,7 +555,10 @@ pub(crate) fn handed_on(from: Option<&Map>, to: &Map) -> Option<String> {
 }
 
 /// BEGIN as the proxy writes it: from the modes it understood, so that it cannot fail for its syntax.
-fn begin(mode: TransactionMode) -> String {
+fn begin(mode: TransactionMode) -> Cow<'static, str> {
+    if mode == TransactionMode::default() {
+        return Cow::Borrowed("BEGIN");
+    }
     let mut sql = "BEGIN".to_owned();
     if let Some(isolation) = mode.isolation {
         let level = match isolation {
@@ -575,7 +579,7 @@ fn begin(mode: TransactionMode) -> String {
         Some(false) => sql += " NOT DEFERRABLE",
         None => {}
     }
-    sql
+    Cow::Owned(sql)
 }
 
 /// A Flush message.

@@ -157,6 +157,14 @@ impl Request {
         request
     }
 
+    /// Takes a frame. Where there is no buffer yet, as behind others in a pipeline, all of most requests fits into the first.
+    pub(crate) fn keep(&mut self, frame: &[u8]) {
+        if self.frames.capacity() == 0 {
+            self.frames.reserve(frame.len().max(CAPACITY_FIRST));
+        }
+        self.frames.extend_from_slice(frame);
+    }
+
     /// Starts over with the same buffer, unless that has grown large.
     pub(crate) fn clear(&mut self) {
         let mut frames = std::mem::take(&mut self.frames);
@@ -324,6 +332,9 @@ pub(crate) fn writes_nothing(class: &Class) -> bool {
         _ => false,
     }
 }
+
+/// Bytes of buffer that a request begins with.
+const CAPACITY_FIRST: usize = 128;
 
 /// Bytes of buffer that a session in use keeps between requests.
 pub(crate) const CAPACITY_KEPT: usize = 16 * 1024;

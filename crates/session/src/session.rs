@@ -319,7 +319,7 @@ impl Session {
                 self.request.needs_server = true;
             }
         }
-        self.request.frames.extend_from_slice(frame.whole);
+        self.request.keep(frame.whole);
         match message {
             Frontend::Sync if !self.request.needs_server => {
                 self.request.end = End::Ready;
@@ -525,7 +525,7 @@ impl Session {
             self.waits = true;
             return Step::Later;
         }
-        self.request.frames.extend_from_slice(frame.whole);
+        self.request.keep(frame.whole);
         let class = match self.rewrite(sql, &class, classifier).filter(|_| alone) {
             Some((Rewrite::Prepare(name, statement), inner)) => {
                 // What it would do is not done yet.
