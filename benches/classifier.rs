@@ -1,8 +1,12 @@
 //! What classifying costs: a text seen before, a shape seen before, a text never seen. Run with `cargo bench -p classifier`.
 
-use classifier::{Classifier, Options};
-use criterion::{Criterion, criterion_group, criterion_main};
+mod measure;
+
 use std::hint::black_box;
+use std::sync::Arc;
+
+use classifier::{Classifier, Options};
+use measure::{Case, measure};
 
 /// A statement of about 200 bytes, as an ORM writes it, with a literal that varies.
 fn statement(id: usize) -> String {
@@ -12,24 +16,27 @@ fn statement(id: usize) -> String {
     )
 }
 
-fn classifier(c: &mut Criterion) {
-    let shared = Classifier::new(Options::default());
+fn main() {
+    let shared = Arc::new(Classifier::new(Options::default()));
     let first = statement(0);
     shared.classify(&first);
-    c.bench_function("classify/exact", |b| b.iter(|| shared.classify(black_box(&first))));
+    let (classifier, text) = (shared.clone(), first.clone());
+    let exact = move || classifier.classify(black_box(&text));
 
     let texts: Vec<String> = (1..1_000).map(statement).collect();
-    let mut at = 0;
-    c.bench_function("classify/shape", |b| {
-        b.iter(|| {
-            at = (at + 1) % texts.len();
-            shared.classify(black_box(&texts[at]))
-        });
-    });
+    let (classifier, mut at) = (shared.clone(), 0);
+    let shape = move || {
+        at = (at + 1) % texts.len();
+        classifier.classify(black_box(&texts[at]))
+    };
 
-    c.bench_function("classify/miss", |b| b.iter(|| shared.classify_uncached(black_box(&first))));
-    c.bench_function("classify/miss-begin", |b| b.iter(|| shared.classify_uncached(black_box("BEGIN READ ONLY"))));
+    let classifier = shared.clone();
+    let miss = move || classifier.classify_uncached(black_box(&first));
+    let begin = move || shared.classify_uncached(black_box("BEGIN READ ONLY"));
+    measure(vec![
+        Case::new("classify/exact", exact),
+        Case::new("classify/shape", shape),
+        Case::new("classify/miss", miss),
+        Case::new("classify/miss-begin", begin),
+    ]);
 }
-
-criterion_group!(benches, classifier);
-criterion_main!(benches);

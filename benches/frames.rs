@@ -1,11 +1,13 @@
 //! What it costs to walk a server's reply by its headers: the proxy's work per row.
 
+mod measure;
+
 use std::hint::black_box;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use measure::{Case, measure};
 use wire::frame::Frames;
 
-fn walk(criterion: &mut Criterion) {
+fn main() {
     let mut reply = Vec::new();
     wire::backend::put_text_columns(&mut reply, &["abalance"]);
     for _ in 0..1000 {
@@ -13,13 +15,6 @@ fn walk(criterion: &mut Criterion) {
     }
     wire::backend::put_command_complete(&mut reply, "SELECT 1000");
     wire::backend::put_ready(&mut reply, wire::backend::Status::Idle);
-    let mut group = criterion.benchmark_group("frames");
-    group.throughput(Throughput::Elements(1003));
-    group.bench_function("walk 1003 frames", |bencher| {
-        bencher.iter(|| Frames::new(black_box(&reply)).fold(0usize, |sum, frame| sum + usize::from(frame.tag)));
-    });
-    group.finish();
+    let walk = move || Frames::new(black_box(&reply)).fold(0usize, |sum, frame| sum + usize::from(frame.tag));
+    measure(vec![Case::new("frames/walk 1003", walk)]);
 }
-
-criterion_group!(benches, walk);
-criterion_main!(benches);

@@ -1,10 +1,12 @@
 //! What the session core costs for a request and its answer: the proxy's own work, without a socket.
 
+mod measure;
+
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use classifier::{Classifier, Options};
-use criterion::{Criterion, criterion_group, criterion_main};
+use measure::{Case, measure};
 use session::{Consistency, Policy, Role, Route, ServerMemory, Session, Settings, Step};
 use wire::backend::{self, Status, tag};
 use wire::frame::Frames;
@@ -82,10 +84,9 @@ fn execute(out: &mut Vec<u8>) {
     frontend::put_sync(out);
 }
 
-fn requests(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("session");
+fn main() {
     let sql = "SELECT abalance FROM pgbench_accounts WHERE aid = 12345;";
-    let prepared = b"SELECT abalance FROM pgbench_accounts WHERE aid = $1;";
+    let statement = b"SELECT abalance FROM pgbench_accounts WHERE aid = $1;";
 
     // The settings of the startup packet are on the server from the first turn on.
     let mut hidden = Vec::new();
@@ -103,10 +104,10 @@ fn requests(criterion: &mut Criterion) {
     backend::put_text_columns(&mut reply, &["abalance"]);
     results(&mut reply);
     let mut conversation = ready_for(&request, &reply);
-    group.bench_function("simple query", |bencher| bencher.iter(|| conversation.turn(&request, &reply)));
+    let simple = move || conversation.turn(&request, &reply);
 
     let (mut first, mut first_reply, mut request, mut reply) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    frontend::put_parse(&mut first, b"P_0", prepared, &[0, 0]);
+    frontend::put_parse(&mut first, b"P_0", statement, &[0, 0]);
     frontend::put_sync(&mut first);
     backend::put_bare(&mut first_reply, tag::PARSE_COMPLETE);
     backend::put_ready(&mut first_reply, Status::Idle);
@@ -114,12 +115,10 @@ fn requests(criterion: &mut Criterion) {
     backend::put_bare(&mut reply, tag::BIND_COMPLETE);
     results(&mut reply);
     let mut conversation = ready_for(&first, &first_reply);
-    group.bench_function("prepared: Bind, Execute, Sync", |bencher| {
-        bencher.iter(|| conversation.turn(&request, &reply))
-    });
+    let prepared = move || conversation.turn(&request, &reply);
 
     let (mut request, mut reply) = (Vec::new(), Vec::new());
-    frontend::put_parse(&mut request, b"", prepared, &[0, 0]);
+    frontend::put_parse(&mut request, b"", statement, &[0, 0]);
     frontend::put_bind(&mut request, b"", b"", b"\0\0\0\x01\0\0\0\x042345\0\0");
     request.extend_from_slice(b"D\0\0\0\x06P\0E\0\0\0\x09\0\0\0\0\0");
     frontend::put_sync(&mut request);
@@ -128,11 +127,11 @@ fn requests(criterion: &mut Criterion) {
     backend::put_text_columns(&mut reply, &["abalance"]);
     results(&mut reply);
     let mut conversation = ready_for(&request, &reply);
-    group.bench_function("extended: Parse, Bind, Describe, Execute, Sync", |bencher| {
-        bencher.iter(|| conversation.turn(&request, &reply));
-    });
-    group.finish();
-}
+    let extended = move || conversation.turn(&request, &reply);
 
-criterion_group!(benches, requests);
-criterion_main!(benches);
+    measure(vec![
+        Case::new("session/simple", simple),
+        Case::new("session/prepared: Bind, Execute, Sync", prepared),
+        Case::new("session/extended: Parse, Bind, Describe, Execute, Sync", extended),
+    ]);
+}
