@@ -12,10 +12,11 @@ demo: ## a PostgreSQL primary with replicas and Hakem in front of them, all on t
 test: ## all tests, against real servers that they start; then a look at what they left behind
 	@.ci/test $(ARGS)
 
-bench: ## Hakem, PgBouncer and no proxy, compared by pgbench on this machine
+bench: ## Hakem beside PgBouncer and no proxy, in all that a pooler costs; table and chart go to benches/results, in a quarter of an hour
 	@.ci/install bench
 	@cargo build --release --locked -p hakem
-	@benches/compare/run $(ARGS)
+	@cargo build --release --locked -p load
+	@benches/suite/run $(ARGS)
 
 chaos: ## a Patroni cluster killed, frozen and cut off behind Hakem and behind HAProxy with PgBouncer; the table goes to benches/results
 	@.ci/install chaos
