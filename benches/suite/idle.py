@@ -3,7 +3,7 @@
 import json
 import subprocess
 
-from stage import Row
+from stage import Row, throwaway
 
 # With TLS each login costs ten times as much.
 CLIENTS = {False: (2_000, 10_000), True: (2_000,)}
@@ -35,7 +35,7 @@ def per_client(stage, proxy, tls):
                 return
             crowd.stdin.write(f"{clients}\n")
             if json.loads(crowd.stdout.readline() or "{}").get("clients") != clients:
-                raise RuntimeError(f"{clients} clients did not get through {proxy.name}")
+                raise throwaway.Failure(f"{clients} clients did not get through {proxy.name}")
             yield clients, (proxy.memory_kib() - before) / clients
     finally:
         crowd.stdin.close()
