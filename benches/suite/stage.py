@@ -60,7 +60,8 @@ class Row:
     ratio: float | None = None
 
     def __post_init__(self):
-        if self.ratio is None and self.hakem is not None and self.pgbouncer:
+        # Noise may make less than nothing of what a proxy adds.
+        if self.ratio is None and min(self.hakem or 0, self.pgbouncer or 0) > 0:
             self.ratio = self.hakem / self.pgbouncer
 
 
