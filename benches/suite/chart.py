@@ -23,7 +23,8 @@ def svg(rows, facts):
     ]
     for tick in (0.125, 0.25, 0.5, 1, 2, 4, 8):
         at = x_of(tick)
-        parts.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{HEAD - 6}" y2="{height - FOOT}" stroke="{GREY}" stroke-width="{1.5 if tick == 1 else 0.3}"/>')
+        parts.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{HEAD - 6}" y2="{height - FOOT}" stroke="{GREY}" '
+                     f'stroke-width="{1.5 if tick == 1 else 0.3}"/>')
         parts.append(text(at, height - FOOT + 14, f"{tick:g}", anchor="middle", fill=GREY))
     for number, row in enumerate(rows):
         top = HEAD + ROW * number
