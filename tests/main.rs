@@ -33,6 +33,7 @@ mod limits;
 mod listening;
 mod local;
 mod loss;
+mod managers;
 mod memory;
 mod modes;
 mod names;

@@ -12,14 +12,18 @@ use crate::harness::{Proxy, Setup, until};
 
 /// A cluster of so many servers, and the setup that knows where its managers are.
 pub(crate) async fn managed(members: usize) -> Managed {
-    let options = ManagedOptions {
+    Managed::start(options(members)).await.unwrap()
+}
+
+pub(crate) fn options(members: usize) -> ManagedOptions {
+    ManagedOptions {
         members,
         patroni: patroni(),
         pace: [20, 1, 3],
         password: Setup::default().cluster.password,
         settings: Vec::new(),
-    };
-    Managed::start(options).await.unwrap()
+        strict: None,
+    }
 }
 
 fn patroni() -> PathBuf {
@@ -35,7 +39,7 @@ pub(crate) fn by_etcd(cluster: &Managed) -> Setup {
     )
 }
 
-fn by_patroni(cluster: &Managed) -> Setup {
+pub(crate) fn by_patroni(cluster: &Managed) -> Setup {
     let urls: Vec<String> = cluster.members().iter().map(|member| format!("{:?}", member.url())).collect();
     Setup::default().with("clusters.local", "patroni", &format!("[{}]", urls.join(", ")))
 }
@@ -123,14 +127,12 @@ async fn who_has_no_key_gets_no_writes() {
     (0..2).for_each(|number| cluster.freeze_manager(number, false));
 }
 
-fn put_leader(cluster: &Managed, name: &str) {
+pub(crate) fn put_leader(cluster: &Managed, name: &str) {
     etcdctl(cluster, &["put", "/service/main/leader", name]);
 }
 
 fn etcdctl(cluster: &Managed, words: &[&str]) {
-    let mut command = std::process::Command::new("etcdctl");
-    command.env("ETCDCTL_API", "3").args(["--endpoints", &cluster.etcd().url()]).args(words);
-    assert!(command.output().unwrap().status.success());
+    assert!(cluster.etcd().control(words).output().unwrap().status.success());
 }
 
 /// The whole machine of the primary dies. Its successor is found, and nothing that was acknowledged is lost.

@@ -85,6 +85,7 @@ async fn run(options: &Options) -> Result<()> {
         pace: [30, 10, 10],
         password: PASSWORD.to_owned(),
         settings: Vec::new(),
+        strict: None,
     })
     .await?;
     if limit.is_some() {

@@ -8,7 +8,7 @@ use std::process::Child;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
@@ -16,6 +16,7 @@ use crate::conf;
 use crate::home::Home;
 use crate::process;
 use crate::programs::{Programs, run};
+use crate::strict::Strict;
 use crate::wait::Wait;
 
 /// A member of etcd, on its own. Killed when dropped.
@@ -24,6 +25,8 @@ pub struct Etcd {
     daemon: Daemon,
     client: Port,
     peer: Port,
+    home: PathBuf,
+    strict: Option<Strict>,
 }
 
 /// PostgreSQL servers under Patroni, with an etcd of one member. Dropping it ends all of them, as with a [`Cluster`](crate::Cluster).
@@ -49,6 +52,8 @@ pub struct ManagedOptions {
     pub password: String,
     /// More of PostgreSQL's settings.
     pub settings: Vec<(String, String)>,
+    /// Whom etcd and Patroni answer; everybody, in the clear, without it.
+    pub strict: Option<Strict>,
 }
 
 /// A server and its Patroni.
@@ -60,6 +65,7 @@ pub struct Member {
     rest: Port,
     data: PathBuf,
     patroni: Daemon,
+    strict: Option<Strict>,
 }
 
 /// Bound but not listening, for the whole life of the cluster: see [`Node`](crate::Node).
@@ -77,17 +83,48 @@ struct Daemon {
 }
 
 impl Etcd {
-    fn new(home: &Path) -> Result<Etcd> {
+    fn new(home: &Path, strict: Option<Strict>) -> Result<Etcd> {
         Ok(Etcd {
             daemon: Daemon { place: home.join("etcd"), child: None },
             client: Port::free()?,
             peer: Port::free()?,
+            home: home.to_owned(),
+            strict,
         })
     }
 
     /// Where it is asked.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.client.number)
+        url(&self.client, self.strict.as_ref())
+    }
+
+    /// Its page of figures.
+    pub async fn metrics(&self) -> Result<String> {
+        Ok(ask(self.client.number, self.strict.as_ref(), "GET", "/metrics", "").await?.1)
+    }
+
+    /// A command that tells it what to do, as its root.
+    pub fn control(&self, words: &[&str]) -> std::process::Command {
+        self.command(true, words)
+    }
+
+    fn command(&self, known: bool, words: &[&str]) -> std::process::Command {
+        let mut command = std::process::Command::new("etcdctl");
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &self.url()]);
+        if let Some(strict) = &self.strict {
+            strict.etcdctl(&mut command, &self.home, known);
+        }
+        command.args(words);
+        command
+    }
+
+    /// Makes its users known to it.
+    async fn enroll(&self) -> Result<()> {
+        for words in self.strict.iter().flat_map(Strict::users) {
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            run(self.command(false, &words), "", ASK_WAIT).await?;
+        }
+        Ok(())
     }
 
     fn start(&mut self, programs: &Programs) -> Result<()> {
@@ -97,6 +134,9 @@ impl Etcd {
         command.args(["--listen-client-urls", &self.url(), "--advertise-client-urls", &self.url()]);
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
         command.args(["--initial-cluster", &format!("only={peer}")]);
+        if let Some(strict) = &self.strict {
+            strict.etcd(&mut command, &self.home);
+        }
         self.daemon.spawn(command)
     }
 }
@@ -106,7 +146,11 @@ impl Managed {
     pub async fn start(options: ManagedOptions) -> Result<Managed> {
         let programs = Programs::find()?;
         let home = Home::create(None, programs.identity)?;
-        let etcd = Etcd::new(home.path())?;
+        let strict = options.strict.clone();
+        if let Some(strict) = &strict {
+            strict.write(&programs, home.path())?;
+        }
+        let etcd = Etcd::new(home.path(), strict.clone())?;
         let member = |number: usize| {
             let name = format!("node{number}");
             let place = home.path().join(format!("patroni{number}"));
@@ -115,6 +159,7 @@ impl Managed {
                 rest: Port::free()?,
                 data: home.path().join(&name),
                 patroni: Daemon { place, child: None },
+                strict: strict.clone(),
                 name,
             })
         };
@@ -122,6 +167,7 @@ impl Managed {
         let mut managed = Managed { home, etcd, members, options, programs };
         managed.make_room()?;
         managed.start_etcd().await?;
+        managed.etcd.enroll().await?;
         for number in 0..managed.members.len() {
             managed.start_member(number)?;
         }
@@ -259,7 +305,8 @@ impl Managed {
     pub async fn start_etcd(&mut self) -> Result<()> {
         self.etcd.start(&self.programs)?;
         let mut wait = Wait::new("etcd to answer", SETTLE_WAIT);
-        while !matches!(ask(self.etcd.client.number, "GET", "/health", "").await, Ok((200, _))) {
+        let Etcd { client, strict, .. } = &self.etcd;
+        while !matches!(ask(client.number, strict.as_ref(), "GET", "/health", "").await, Ok((200, _))) {
             ensure!(self.etcd.daemon.is_alive(), "etcd has ended: {}", self.etcd.daemon.log());
             wait.turn().await?;
         }
@@ -302,15 +349,17 @@ impl Managed {
         let (home, password) = (self.home.path().display(), &self.options.password);
         let more: String =
             self.options.settings.iter().map(|(name, value)| format!("        {name}: {value:?}\n")).collect();
+        let strict = self.options.strict.as_ref().map(|strict| strict.patroni(self.home.path()));
+        let [rest_more, etcd_more, section] = strict.unwrap_or_default();
         format!(
             r#"scope: main
 name: {name}
 restapi:
   listen: 127.0.0.1:{rest}
   connect_address: 127.0.0.1:{rest}
-etcd3:
+{rest_more}etcd3:
   hosts: ["127.0.0.1:{etcd}"]
-log:
+{etcd_more}{section}log:
   level: INFO
 bootstrap:
   dcs:
@@ -371,11 +420,11 @@ impl Member {
 
     /// Where its Patroni is asked.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.rest.number)
+        url(&self.rest, self.strict.as_ref())
     }
 
     async fn ask(&self, method: &str, path: &str, body: &str) -> Result<(u16, String)> {
-        ask(self.rest.number, method, path, body).await
+        ask(self.rest.number, self.strict.as_ref(), method, path, body).await
     }
 }
 
@@ -427,21 +476,40 @@ impl Drop for Daemon {
     }
 }
 
-/// One question over HTTP/1.0, and its answer's status and body: both ends are on this machine, and closed after it.
-async fn ask(port: u16, method: &str, path: &str, body: &str) -> Result<(u16, String)> {
+fn url(port: &Port, strict: Option<&Strict>) -> String {
+    let scheme = if strict.is_some() { "https" } else { "http" };
+    format!("{scheme}://127.0.0.1:{}", port.number)
+}
+
+/// One question, and its answer's status and body: both ends are on this machine.
+async fn ask(port: u16, strict: Option<&Strict>, method: &str, path: &str, body: &str) -> Result<(u16, String)> {
     let exchange = async {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
-        let length = body.len();
-        let head =
-            format!("{method} {path} HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n");
-        stream.write_all(format!("{head}{body}").as_bytes()).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
-        let Some(status) = status else { bail!("the answer is no HTTP: {answer:?}") };
-        Ok((status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()))
+        match strict {
+            Some(strict) => exchange(strict.connect(port).await?, method, path, body).await,
+            None => exchange(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?, method, path, body).await,
+        }
     };
     timeout(ASK_WAIT, exchange).await.context("no answer in time")?
+}
+
+/// The same over HTTP/1.0, on a connection that is closed after it.
+async fn exchange(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> Result<(u16, String)> {
+    let length = body.len();
+    let head =
+        format!("{method} {path} HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n");
+    stream.write_all(format!("{head}{body}").as_bytes()).await?;
+    let mut answer = Vec::new();
+    // Not everybody says goodbye over TLS before he closes.
+    let read = stream.read_to_end(&mut answer).await;
+    let answer = String::from_utf8(answer)?;
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let Some(status) = status else { bail!("the answer is no HTTP: {read:?} {answer:?}") };
+    Ok((status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()))
 }
 
 /// How long Patroni may take to find a leader, and for the others to follow.

@@ -242,7 +242,7 @@ impl Service {
 
     /// A cluster's managers say that it has these servers, beside those that the configuration states.
     pub(crate) async fn enlist(self: &Arc<Self>, cluster: String, servers: Vec<Address>) {
-        if lock(&self.enlisted).insert(cluster.clone(), servers.clone()).as_ref() == Some(&servers) {
+        if lock(&self.enlisted).insert(cluster.clone(), servers.clone()).unwrap_or_default() == servers {
             return;
         }
         let config = self.stated.load_full();

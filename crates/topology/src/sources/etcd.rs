@@ -119,15 +119,19 @@ impl Store<'_> {
                 };
                 watched.changed().await
             };
-            // One that has ended is begun anew, but not in a hurry; whether the store is still there shows in the next read.
-            if let Ok(Err(reason)) = tokio::time::timeout(READ_INTERVAL, news).await {
-                if !std::mem::replace(&mut warned, true) {
-                    warn!(url = %self.url, "etcd lets nobody watch its keys for long, and is asked again and again: {reason}");
-                }
+            let ended = tokio::time::timeout(READ_INTERVAL, news).await.ok().and_then(Result::err);
+            if ended.is_some() {
                 watch = None;
+                // One that has ended is begun anew, but not in a hurry.
                 tokio::time::sleep_until((begun + self.source.interval.min(READ_INTERVAL)).into()).await;
             }
             heard = self.read().await?;
+            // It is there, so it is not for want of a connection.
+            if let Some(reason) = ended
+                && !std::mem::replace(&mut warned, true)
+            {
+                warn!(url = %self.url, "etcd lets nobody watch its keys for long, and is asked again and again: {reason}");
+            }
         }
     }
 
