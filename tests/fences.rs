@@ -278,6 +278,50 @@ async fn a_server_of_another_cluster() {
         .unwrap();
     assert_eq!(rows(&stage.cluster, 2).await, BTreeSet::new());
     assert!(rows(&stage.cluster, 1).await.is_superset(&(0..CLIENTS).chain([300]).collect()));
+
+    let system = stage.cluster.sql(1, "select system_identifier from pg_control_system()").await.unwrap();
+    whoever_comes_first(&mut stage.cluster, &system).await;
+}
+
+/// Only the stranger is there when programs are started: server 2, beside server 1, the primary, and 0, which was it before.
+async fn whoever_comes_first(cluster: &mut Cluster, system: &str) {
+    let unnamed = setup(2).with("topology", "failover_timeout", "\"300ms\"");
+    let named = unnamed.clone().with("clusters.local", "system_identifier", system);
+    let mine = rows(cluster, 1).await;
+    let refused = async |client: &Client| {
+        let error = client.batch_execute("insert into kept values (1000)").await.unwrap_err();
+        let error = error.as_db_error().unwrap();
+        assert_eq!(error.code(), &SqlState::CANNOT_CONNECT_NOW);
+        error.message().to_owned()
+    };
+    // One that came with it, and one for each server: as many as there are on either side.
+    let two = format!("[{}]", [1, 2].map(|node| format!("\"127.0.0.1:{}\"", cluster.nodes()[node].port())).join(", "));
+    let tied = unnamed.clone().with("clusters.local", "servers", &two).proxy(&*cluster).await.unwrap();
+    let error = tied.connect_with(|_| {}).await.err().unwrap();
+    let told = error.as_db_error().unwrap().message();
+    assert!(told.contains("servers of two clusters") && told.contains(system), "{told}");
+
+    cluster.kill(1).await.unwrap();
+    let (knowing, believing) = (named.proxy(&*cluster).await.unwrap(), unnamed.proxy(&*cluster).await.unwrap());
+    in_state(&knowing, cluster, 2, "fenced").await;
+    assert_eq!(knowing.connect_with(|_| {}).await.err().map(|error| code(&error)), Some(SqlState::CANNOT_CONNECT_NOW));
+    let led_on = believing.connect().await;
+    // It cannot know better.
+    led_on.batch_execute("insert into kept values (400)").await.unwrap();
+    for node in [0, 1] {
+        cluster.start_node(node).await.unwrap();
+    }
+    ready(&knowing).await;
+    knowing.connect().await.batch_execute("insert into kept values (500)").await.unwrap();
+    until("the others to be seen", async || believing.log().contains("servers of two clusters")).await.unwrap();
+    let told = refused(&led_on).await;
+    assert!(told.contains("servers of two clusters") && told.contains(system), "{told}");
+
+    std::fs::write(&believing.config, named.text(&*cluster)).unwrap();
+    believing.signal("HUP");
+    until("it to be told", async || led_on.failure("insert into kept values (600)").await.is_none()).await.unwrap();
+    assert_eq!(rows(cluster, 2).await, BTreeSet::from([400]));
+    assert_eq!(rows(cluster, 1).await, mine.into_iter().chain([500, 600]).collect());
 }
 
 /// The primary and its Patroni lose sight of etcd, and not of the program: another one gets the leader key while the old one goes on.

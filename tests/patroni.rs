@@ -118,6 +118,18 @@ async fn who_has_no_key_gets_no_writes() {
     waited.unwrap();
     assert_eq!(cluster.sql(leader, "select n from kept").await.unwrap(), "2");
 
+    // What etcd says of whose servers they are counts, too, and goes on to count when it is silent.
+    let system = cluster.sql(leader, "select system_identifier from pg_control_system()").await.unwrap();
+    etcdctl(&cluster, &["put", "/service/main/initialize", "7"]);
+    until("the servers to be strangers", async || {
+        proxy.log().matches("it belongs to another cluster than ours (7)").count() == 2
+    })
+    .await
+    .unwrap();
+    assert_eq!(writer(&proxy, &cluster).await, None);
+    etcdctl(&cluster, &["put", "/service/main/initialize", &system]);
+    until("them to be no strangers", async || writer(&proxy, &cluster).await == Some(leader)).await.unwrap();
+
     cluster.kill_etcd();
     until("the silence to be noticed", async || proxy.log().contains("the cluster manager does not answer"))
         .await

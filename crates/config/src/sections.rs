@@ -221,6 +221,8 @@ pub struct Cluster {
     pub weights: BTreeMap<Address, u32>,
     /// Where the servers are, as far as that is stated.
     pub zones: BTreeMap<Address, String>,
+    /// The system identifier of the servers; `None` where a manager or their majority says it.
+    pub system_identifier: Option<u64>,
     /// The user of the probes.
     pub probe_user: String,
     /// The password of the probes.
@@ -555,6 +557,7 @@ impl Cluster {
             weights,
             zones: sharing::of_servers(section, "zones", &servers),
             servers,
+            system_identifier: section.optional("system_identifier"),
             probe_user: name(section, "probe_user", "postgres"),
             probe_password: plain_password(section, "probe_password"),
             probe_database: name(section, "probe_database", "postgres"),
@@ -573,7 +576,7 @@ impl Peer {
         }
         Peer {
             host,
-            port: section.within("port", 6432, 1..=65_535) as u16,
+            port: section.within("port", 6432_u32, 1..=65_535) as u16,
             pool_size: section.optional_within("pool_size", 1..=POOL_SIZE_MAX).map(count),
         }
     }

@@ -88,6 +88,17 @@ impl Value for u32 {
     }
 }
 
+impl Value for u64 {
+    fn read(value: &DeValue<'_>) -> Result<u64, Refusal> {
+        let number = integer(value, "a whole number")?;
+        u64::try_from(number).map_err(|_| refuse(format!("must not be negative, as {number} is")))
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
 impl Value for Duration {
     fn read(value: &DeValue<'_>) -> Result<Duration, Refusal> {
         if value.as_integer().is_some() || value.as_float().is_some() {

@@ -64,6 +64,7 @@ impl Cluster {
         let options = topology::Options {
             servers: cluster.servers.iter().map(|server| (server.host.clone(), server.port)).collect(),
             sources: sources(cluster, config, manager_tls.as_ref()),
+            system_identifier: cluster.system_identifier,
             user: cluster.probe_user.clone(),
             password: cluster.probe_password.as_ref().map(|password| password.expose().to_owned()),
             database: cluster.probe_database.clone(),

@@ -31,6 +31,10 @@ pub(crate) struct Board {
     memory: Memory,
     /// The cluster managers, the most trustworthy first, and what each has said last.
     managers: Box<[(SourceKind, Hearing)]>,
+    /// Our system identifier, if the configuration says it.
+    stated: Option<u64>,
+    /// What a manager has said last that it is. It stays while none answers.
+    told: Option<u64>,
     handovers: Handovers,
     /// Who is handing over.
     handover: Option<NodeId>,
@@ -143,6 +147,8 @@ impl Board {
             nodes,
             memory: Memory::default(),
             managers: managers.iter().map(|manager| (manager.clone(), Hearing::default())).collect(),
+            stated: None,
+            told: None,
             handovers: Handovers::default(),
             handover: None,
             epoch: None,
@@ -152,11 +158,17 @@ impl Board {
         }
     }
 
+    /// The same where our system identifier is stated.
+    pub(crate) fn of_system(self, stated: Option<u64>) -> Board {
+        Board { stated, ..self }
+    }
+
     /// The board of a watcher that takes this one's place, of these servers: each has to be asked anew, but what it has said last still counts
     /// if it does not answer, and what was proven of our cluster stays proven. What a manager has said counts until it says something else.
     pub(crate) fn heir(&self, servers: &[(String, u16)], managers: &[SourceKind]) -> Board {
         let mut heir = Board::new(servers, managers);
         heir.handovers = self.handovers;
+        heir.told = self.told.filter(|_| !managers.is_empty());
         for (manager, said) in &mut heir.managers {
             let known = self.managers.iter().find(|(known, _)| known == manager);
             *said = known.map_or(Hearing::Pending, |(_, said)| said.clone());
@@ -188,6 +200,7 @@ impl Board {
     /// Takes in what the cluster manager of this place says, nothing when it does not answer, and makes the next snapshot.
     pub(crate) fn hear(&mut self, place: usize, said: Option<Announcement>) {
         self.managers[place].1 = said.map_or(Hearing::Silent, Hearing::Heard);
+        self.told = self.heard().and_then(|heard| heard.system_identifier).or(self.told);
         self.conclude(None);
     }
 
@@ -236,7 +249,7 @@ impl Board {
     /// `answered`: who has just answered a probe.
     fn conclude(&mut self, answered: Option<NodeId>) {
         let sights: Vec<Sight> = self.nodes.iter().map(Entry::sight).collect();
-        let verdict = combine(&sights, self.word(), self.memory);
+        let verdict = combine(&sights, self.word(), self.stated.or(self.told), self.memory);
         self.memory = verdict.memory;
         if let Writer::Known(epoch) = verdict.writer
             && self.epoch != Some(epoch)
@@ -244,7 +257,7 @@ impl Board {
             self.begin(epoch);
         }
         if let Some(id) = answered
-            && !matches!(verdict.writer, Writer::None(NoPrimary::SplitBrain { .. }))
+            && !matches!(verdict.writer, Writer::None(NoPrimary::SplitBrain { .. } | NoPrimary::Strangers { .. }))
         {
             self.prove(id, matches!(verdict.writer, Writer::Known(_)));
         }

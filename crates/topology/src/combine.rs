@@ -2,8 +2,11 @@
 //!
 //! It compares claims; it does not probe, keep LSNs, or judge freshness. The rules:
 //!
-//! 1. **Ours** is the system identifier that most nodes carry, lost ones by what they last said. On a tie the one
-//!    believed before stays, else the first in the configured order wins. Others are fenced.
+//! 1. **Ours** is the cluster whose system identifier is named, by the configuration or by the cluster manager; others are fenced. Where none
+//!    is named, it is the one that was written to before, for as long as any node carries it, lost ones by what they last said; before
+//!    that, the one that most nodes carry, and on a tie the one of the leader key's holder, or nobody's. The one written to may have been
+//!    a stranger's that happened to be alone: so where more nodes carry another, and most of all did not carry ours while it was written
+//!    to, nobody is the writer. Not one of two clusters is written to after the other.
 //! 2. **Nobody is the writer before every node has been asked once**, so that a deposed primary that happens to answer
 //!    first after our start gets no write.
 //! 3. **The newest timeline** is the highest that any of our nodes ever showed, replicas included: a replica on
@@ -67,8 +70,31 @@ pub(crate) enum LossKind {
 pub(crate) struct Memory {
     /// Our system identifier and its newest timeline.
     ours: Option<(u64, u32)>,
+    /// The system identifier that was written to.
+    written: Option<Written>,
     /// The last epoch that was known.
     last: Option<Epoch>,
+}
+
+/// What was written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Written {
+    system: u64,
+    /// It was named, or most of the nodes carried it.
+    proven: bool,
+}
+
+/// Which cluster is ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    /// Nobody has ever answered.
+    Unknown,
+    /// This one's.
+    Ours(u64),
+    /// It was this one's, and more nodes carry another.
+    Doubtful { written: u64, other: u64 },
+    /// As many nodes carry the one as the other.
+    Tied([u64; 2]),
 }
 
 /// The outcome.
@@ -97,28 +123,68 @@ impl Memory {
     }
 }
 
-/// Applies the rules to what was seen of all nodes, in the configured order.
-pub(crate) fn combine(sights: &[Sight], word: Word, memory: Memory) -> Verdict {
-    let ours = ours(sights, word, memory);
-    let writer = writer(sights, word, ours, memory);
-    let last = match writer {
-        Writer::Known(epoch) => Some(epoch),
-        Writer::None(_) => memory.last,
+/// Applies the rules to what was seen of all nodes, in the configured order. `named`: our system identifier, where somebody says it.
+pub(crate) fn combine(sights: &[Sight], word: Word, named: Option<u64>, memory: Memory) -> Verdict {
+    let whose = whose(sights, word, named, memory);
+    let ours = match whose {
+        Whose::Ours(system) | Whose::Doubtful { written: system, .. } => Some(system),
+        Whose::Unknown => memory.ours.map(|(system, _)| system),
+        Whose::Tied(_) => None,
     };
-    let standings =
-        (0..).zip(sights).map(|(index, &sight)| standing(sight, word.denies(NodeId(index)), ours)).collect();
-    Verdict { writer, standings, memory: Memory { ours, last } }
+    let ours = ours.map(|system| (system, newest(sights, word, system, memory)));
+    let writer = match whose {
+        Whose::Doubtful { written: one, other } | Whose::Tied([one, other]) if all_asked(sights) => {
+            Writer::None(NoPrimary::Strangers { systems: [one, other] })
+        }
+        _ => writer(sights, word, ours, memory),
+    };
+    let (last, written) = match writer {
+        Writer::Known(epoch) => {
+            let system = epoch.system_identifier;
+            let before = memory.written.is_some_and(|before| before.system == system && before.proven);
+            let proven = before || named == Some(system) || 2 * votes(sights, system) > sights.len();
+            (Some(epoch), Some(Written { system, proven }))
+        }
+        Writer::None(_) => (memory.last, memory.written),
+    };
+    let is_tied = matches!(whose, Whose::Tied(_));
+    let standing = |(index, &sight)| match sight {
+        Sight::Answered(_) if is_tied && all_asked(sights) => Standing::Fenced(Fence::AnySystem),
+        Sight::Answered(_) if is_tied => Standing::Unknown,
+        _ => standing(sight, word.denies(NodeId(index)), ours),
+    };
+    let standings = (0..).zip(sights).map(standing).collect();
+    Verdict { writer, standings, memory: Memory { ours: ours.or(memory.ours), written, last } }
 }
 
-/// Rules 1 and 3: our system identifier and its newest timeline. `None` while nobody has ever answered.
-fn ours(sights: &[Sight], word: Word, memory: Memory) -> Option<(u64, u32)> {
-    let known = || sights.iter().filter_map(|sight| sight.identity());
-    let votes = |system: u64| known().filter(|identity| identity.system_identifier == system).count();
-    let before = memory.ours.map(|(system, _)| system);
-    let Some(most) = known().map(|identity| votes(identity.system_identifier)).max() else { return memory.ours };
-    let system = before
-        .filter(|&system| votes(system) == most)
-        .or_else(|| known().map(|identity| identity.system_identifier).find(|&system| votes(system) == most))?;
+/// Rule 1.
+fn whose(sights: &[Sight], word: Word, named: Option<u64>, memory: Memory) -> Whose {
+    if let Some(system) = named {
+        return Whose::Ours(system);
+    }
+    let mut known: Vec<u64> = sights.iter().filter_map(Sight::identity).map(|known| known.system_identifier).collect();
+    let leader = word.leader().and_then(|leader| sights.get(leader.index())?.identity());
+    let led = |system: u64| leader.is_some_and(|leader| leader.system_identifier == system);
+    // In the configured order where nothing else tells.
+    known.sort_by_key(|&system| std::cmp::Reverse((votes(sights, system), led(system))));
+    let Some(&most) = known.first() else { return Whose::Unknown };
+    let rival = known.iter().copied().find(|&system| system != most && votes(sights, system) == votes(sights, most));
+    match memory.written.filter(|written| votes(sights, written.system) > 0) {
+        Some(Written { system, proven: true }) => Whose::Ours(system),
+        Some(Written { system, .. }) if votes(sights, system) == votes(sights, most) => Whose::Ours(system),
+        Some(Written { system, .. }) => Whose::Doubtful { written: system, other: most },
+        None if led(most) => Whose::Ours(most),
+        None => rival.map_or(Whose::Ours(most), |rival| Whose::Tied([most, rival])),
+    }
+}
+
+/// How many nodes carry this system identifier.
+fn votes(sights: &[Sight], system: u64) -> usize {
+    sights.iter().filter_map(Sight::identity).filter(|identity| identity.system_identifier == system).count()
+}
+
+/// Rule 3: the newest timeline of our system.
+fn newest(sights: &[Sight], word: Word, system: u64, memory: Memory) -> u32 {
     let leads = |sight: &Sight| matches!(sight, Sight::Answered(identity) if identity.claims_primary && identity.system_identifier == system);
     let is_confirmed = matches!(word, Word::Leader(Some(leader)) if sights.get(leader.index()).is_some_and(leads));
     let remembered = memory.ours.filter(|&(before, _)| before == system && !is_confirmed).map(|(_, newest)| newest);
@@ -130,15 +196,20 @@ fn ours(sights: &[Sight], word: Word, memory: Memory) -> Option<(u64, u32)> {
         .filter(|identity| identity.system_identifier == system)
         .map(|identity| identity.timeline)
         .chain(remembered)
-        .max()?;
-    Some((system, newest))
+        .max();
+    newest.unwrap_or_default()
+}
+
+/// Rule 2.
+fn all_asked(sights: &[Sight]) -> bool {
+    !sights.iter().any(|sight| matches!(sight, Sight::Never(_)))
 }
 
 /// Rules 2, 4, 5 and 6.
 fn writer(sights: &[Sight], word: Word, ours: Option<(u64, u32)>, memory: Memory) -> Writer {
     let not_found = Writer::None(NoPrimary::NotFound { last: memory.last });
     let Some((system_identifier, timeline)) = ours else { return not_found };
-    if sights.iter().any(|sight| matches!(sight, Sight::Never(_))) {
+    if !all_asked(sights) {
         return not_found;
     }
     let claim = |sight: &Sight| match sight {
@@ -263,31 +334,38 @@ mod tests {
                 Standing::Fenced(Fence::OtherSystem { .. }) => "x".to_owned(),
                 Standing::Fenced(Fence::NotLeader) => "k".to_owned(),
                 Standing::Fenced(Fence::Diverged) => "d".to_owned(),
+                Standing::Fenced(Fence::AnySystem) => "t".to_owned(),
             })
             .collect();
         let writer = match &verdict.writer {
             Writer::Known(epoch) => format!("{}@{}", epoch.primary, epoch.timeline),
             Writer::None(NoPrimary::NotFound { .. } | NoPrimary::Handover { .. }) => "none".to_owned(),
             Writer::None(NoPrimary::SplitBrain { claimants, .. }) => format!("split{}", claimants.len()),
+            Writer::None(NoPrimary::Strangers { .. }) => "strangers".to_owned(),
         };
         format!("{writer}: {}", standings.join(" "))
     }
 
     /// Rounds, one after the other with the memory kept, and what each comes to. A `*` in front of a sight is the leader key, a round
-    /// that begins with `@` is one in which a cluster manager answers, and with `@?` one in which none has yet.
+    /// that begins with `@` is one in which a cluster manager answers, and with `@?` one in which none has yet. In one that begins with `=`
+    /// our system identifier is named.
     fn check(rounds: &[(&str, &str)]) {
         let mut memory = Memory::default();
         for (round, (sights, expected)) in rounds.iter().enumerate() {
+            let (named, sights) = match sights.strip_prefix("= ") {
+                Some(sights) => (Some(7), sights),
+                None => (None, *sights),
+            };
             let (word, seen) = match sights.split_once(' ') {
                 Some(("@?", seen)) => (Word::Pending, seen),
                 Some(("@", seen)) => {
                     let leader = seen.split(' ').position(|sight| sight.starts_with('*'));
                     (Word::Leader(leader.map(|at| NodeId(at as u16))), seen)
                 }
-                _ => (Word::Unheard, *sights),
+                _ => (Word::Unheard, sights),
             };
             let seen: Vec<Sight> = seen.split(' ').map(|text| sight(text.trim_start_matches('*'))).collect();
-            let verdict = combine(&seen, word, memory);
+            let verdict = combine(&seen, word, named, memory);
             assert_eq!(show(&verdict), *expected, "round {round}: {sights}");
             memory = verdict.memory;
         }
@@ -420,9 +498,58 @@ mod tests {
         check(&[("xP9 P1 R1", "1@1: x P R")]);
         // Lost nodes go on voting by what they last said: a stranger that alone is reachable gets nothing.
         check(&[("P1! R1! xP1", "none: - - x")]);
-        // A tie is the first's, then the one believed before.
-        check(&[("P1 xP1", "0@1: P x")]);
+        // Whoever is written to stays it on a tie, and is the only one for as long as nobody else has answered.
         check(&[("! xP1", "1@1: - P"), ("P1 xP1", "1@1: x P")]);
-        check(&[("xP5 ! !", "0@5: P - -"), ("xP5 P1 R1", "1@1: x P R")]);
+        check(&[("xP5 ! !", "0@5: P - -"), ("xP5 P1 !", "0@5: P x -")]);
+        // On a tie before that, whoever has the leader key is not the stranger; without one, nobody knows.
+        check(&[("@ *P1 xP1", "0@1: P x")]);
+        check(&[("@ *xP1 P1", "0@1: P x")]);
+        check(&[("@ P1 xP1", "strangers: t t")]);
+        check(&[("P1 xP1", "strangers: t t"), ("P1 xP1!", "strangers: t -"), ("P1 P1", "split2: P P")]);
+        check(&[("P1 ?", "none: P ?"), ("P1 xR1", "strangers: t t"), ("P1 R1", "0@1: P R")]);
+        // Who answers first is nobody's.
+        check(&[("xP1 ? ?", "none: P ? ?"), ("xP1 P1 ?", "none: ? ? ?"), ("xP1 P1 R1", "1@1: x P R")]);
+        check(&[("xP1 P1 ?", "none: ? ? ?"), ("xP1 P1 !", "strangers: t t -"), ("xP1 P1 R1", "1@1: x P R")]);
+    }
+
+    #[test]
+    fn a_system_that_was_written_to() {
+        // A stranger that was alone: the others have been another cluster all the time, or are another one now.
+        check(&[
+            ("xP5 ! !", "0@5: P - -"),
+            ("xP5 P1 R1", "strangers: P x x"),
+            ("xP5! P1 R1", "strangers: - x x"),
+            ("xP5 P1 !", "0@5: P x -"),
+            ("= xP5 P1 R1", "1@1: x P R"),
+            ("xP5 P1 R1", "1@1: x P R"),
+        ]);
+        check(&[("xP5 ! !", "0@5: P - -"), ("xP5 P1 R1", "strangers: P x x"), ("P1 P2 R2", "1@2: <2 P R")]);
+        // One that most of the nodes carried is not outvoted later.
+        check(&[
+            ("P1 R1 R1", "0@1: P R R"),
+            ("P1 xP1 R1", "0@1: P x R"),
+            ("P1 xP1 xR1", "0@1: P x x"),
+            ("P1! xP1 xR1", "none: - x x"),
+            ("P1 xP1 xR1", "0@1: P x x"),
+        ]);
+        check(&[("P1 R1 !", "0@1: P R -"), ("P1 xP1 xR1", "0@1: P x x")]);
+        // When nobody carries it any more, it is no more.
+        check(&[("P1 R1", "0@1: P R"), ("P1! xP1", "none: - x"), ("xR1 xP1", "1@1: R P")]);
+        check(&[("P1", "0@1: P"), ("!", "none: -"), ("xP1", "0@1: P")]);
+    }
+
+    #[test]
+    fn a_system_that_is_named() {
+        check(&[("= P1 R1 xR1", "0@1: P R x")]);
+        // Nothing else counts.
+        check(&[("= xP5 ! !", "none: x - -"), ("= xP5 xR5 P1", "2@1: x x P")]);
+        check(&[("= xP5 P1", "1@1: x P"), ("= xP5 P1!", "none: x -")]);
+        check(&[("= xP1", "none: x")]);
+        check(&[("= @ *xP1 P1", "none: x k"), ("= @ xP1 *P1", "1@1: x P")]);
+        // What was written to before it was named is not, any more.
+        check(&[("P1 R1", "0@1: P R"), ("= xP1 xR1", "none: x x")]);
+        check(&[("xP1 xR1", "0@1: P R"), ("= xP1 P1", "1@1: x P"), ("xP1 P1", "1@1: x P")]);
+        // The newest timeline of before counts, as ever.
+        check(&[("= P1 P2", "1@2: <2 P"), ("= P1 xP9", "none: <2 x"), ("= P1 P2", "1@2: <2 P")]);
     }
 }

@@ -72,6 +72,8 @@ pub struct Announcement {
     pub planned: Option<Planned>,
     /// Whether the manager keeps its hands off the cluster: what is planned does not happen then.
     pub paused: bool,
+    /// The cluster's system identifier. Only etcd tells.
+    pub system_identifier: Option<u64>,
 }
 
 /// A handover that is planned for a moment.
@@ -139,7 +141,8 @@ impl Announcement {
             let at = timestamp::read(&planned.at)?;
             Some(Planned { at, from: planned.from, to: planned.to })
         });
-        Some(Announcement { leader, members: members.collect(), handover: None, planned, paused: answer.pause })
+        let members = members.collect();
+        Some(Announcement { leader, members, planned, paused: answer.pause, ..Announcement::default() })
     }
 
     /// Reads etcd's answer to a range request for everything below `prefix`, and its revision; `None` when it is none.
@@ -152,6 +155,8 @@ impl Announcement {
             match key.strip_prefix(prefix).map(|rest| rest.trim_start_matches('/')) {
                 Some("leader") => leader = Some(value),
                 Some("failover") => (announcement.handover, announcement.planned) = handover(&value),
+                // Empty while the cluster is being made.
+                Some("initialize") => announcement.system_identifier = value.parse().ok(),
                 Some("config") => announcement.paused = is_paused(&value),
                 Some(rest) => {
                     let member = rest.strip_prefix("members/").and_then(|name| member(name, &value));
@@ -351,6 +356,7 @@ mod tests {
     fn etcd_is_understood() {
         let stored = range(&[
             ("/service/main/config", "{}"),
+            ("/service/main/initialize", "7401234567890123456"),
             ("/service/main/leader", "b"),
             (
                 "/service/main/members/a",
@@ -367,6 +373,7 @@ mod tests {
         let (heard, revision) = Announcement::from_etcd(stored.as_bytes(), "/service/main/").unwrap();
         assert_eq!((heard.members.len(), revision), (2, 17));
         assert_eq!(heard.handover.as_deref(), Some("a"));
+        assert_eq!(heard.system_identifier, Some(7_401_234_567_890_123_456));
         assert_eq!(word(&heard), Word::Leader(Some(NodeId(0))));
         for (stored, expected) in [
             ("{}", None),
@@ -396,6 +403,8 @@ mod tests {
             let (heard, _) = Announcement::from_etcd(range(&[("/m/config", config)]).as_bytes(), "/m/").unwrap();
             assert_eq!(heard.paused, paused, "{config}");
         }
+        let (begun, _) = Announcement::from_etcd(range(&[("/m/initialize", "")]).as_bytes(), "/m/").unwrap();
+        assert_eq!(begun.system_identifier, None);
         let (nobody, _) = Announcement::from_etcd(range(&[]).as_bytes(), "/service/main/").unwrap();
         assert_eq!(word(&nobody), Word::Leader(None));
         assert_eq!(Announcement::from_etcd(br#"{"error": "etcdserver: user name is empty", "code": 3}"#, "/"), None);

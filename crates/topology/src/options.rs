@@ -17,6 +17,8 @@ pub struct Options {
     pub servers: Vec<(String, u16)>,
     /// The cluster managers that are asked, the most trustworthy first: the first that answers counts.
     pub sources: Vec<Source>,
+    /// The cluster's system identifier. Whoever has another is a stranger. Without it a cluster manager names it, or what most servers have counts.
+    pub system_identifier: Option<u64>,
     /// The probe's login. It should be a member of `pg_monitor`: without that a standby hides its WAL receiver, and a
     /// promotion is believed by the replicas' control files only, minutes later.
     pub user: String,
@@ -44,6 +46,7 @@ impl Default for Options {
         Options {
             servers: Vec::new(),
             sources: Vec::new(),
+            system_identifier: None,
             user: "postgres".to_owned(),
             password: None,
             database: "postgres".to_owned(),
@@ -63,6 +66,7 @@ impl fmt::Debug for Options {
         f.debug_struct("Options")
             .field("servers", &self.servers)
             .field("sources", &self.sources)
+            .field("system_identifier", &self.system_identifier)
             .field("user", &self.user)
             .field("database", &self.database)
             .field("application_name", &self.application_name)

@@ -72,6 +72,11 @@ pub enum NoPrimary {
         /// Who claims it, in the configured order.
         claimants: Box<[NodeId]>,
     },
+    /// Servers of several clusters answer, and which of these is ours cannot be told. Nothing is written until somebody says it.
+    Strangers {
+        /// The system identifiers of two of them.
+        systems: [u64; 2],
+    },
 }
 
 /// One server.
@@ -159,6 +164,8 @@ pub enum Fence {
         /// Our cluster's identity.
         ours: u64,
     },
+    /// As many servers belong to another cluster, and which of them is ours cannot be told.
+    AnySystem,
     /// It claims to be a primary, and the cluster manager says that it is not.
     NotLeader,
     /// A standby that has replayed what the primary never wrote: its history is another one, though the timeline has
@@ -258,6 +265,12 @@ impl fmt::Display for NoPrimary {
                 }
                 write!(f, " all claim to be the primary of timeline {timeline}")
             }
+            NoPrimary::Strangers { systems: [one, other] } => {
+                write!(
+                    f,
+                    "servers of two clusters ({one} and {other}) answer: say by system_identifier which is the right one"
+                )
+            }
         }
     }
 }
@@ -267,6 +280,7 @@ impl fmt::Display for Fence {
         match self {
             Fence::OlderTimeline { newest } => write!(f, "it was deposed: timeline {newest} exists"),
             Fence::OtherSystem { ours } => write!(f, "it belongs to another cluster than ours ({ours})"),
+            Fence::AnySystem => f.write_str("which cluster is ours cannot be told: say it by system_identifier"),
             Fence::NotLeader => f.write_str("it claims to be a primary without the cluster manager's leader key"),
             Fence::Diverged => f.write_str("it has replayed WAL that the primary never wrote"),
         }

@@ -72,7 +72,7 @@ impl Watcher {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn spawn(options: Options) -> Watcher {
-        let board = Board::new(&options.servers, &managers(&options));
+        let board = Board::new(&options.servers, &managers(&options)).of_system(options.system_identifier);
         Watcher::start(options, board)
     }
 
@@ -82,7 +82,8 @@ impl Watcher {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn succeed(&self, options: Options) -> Watcher {
-        let board = self.inner.shared.board().heir(&options.servers, &managers(&options));
+        let heir = self.inner.shared.board().heir(&options.servers, &managers(&options));
+        let board = heir.of_system(options.system_identifier);
         Watcher::start(options, board)
     }
 
@@ -389,7 +390,9 @@ fn tell(old: &Snapshot, new: &Snapshot) {
         Writer::Known(epoch) => {
             info!(node = epoch.primary.0, timeline = epoch.timeline, "writes go to this node");
         }
-        Writer::None(none @ NoPrimary::SplitBrain { .. }) => error!("no writes: {none}"),
+        Writer::None(none @ (NoPrimary::SplitBrain { .. } | NoPrimary::Strangers { .. })) => {
+            error!("no writes: {none}")
+        }
         Writer::None(none @ NoPrimary::Handover { .. }) => info!("writes wait: {none}"),
         Writer::None(none @ NoPrimary::NotFound { .. }) => warn!("no writes: {none}"),
     }

@@ -48,6 +48,7 @@ fn show(snapshot: &Snapshot, start: Instant) -> String {
         Writer::None(NoPrimary::Handover { from }) => format!("handover of {from}"),
         Writer::None(NoPrimary::NotFound { .. }) => "none".to_owned(),
         Writer::None(NoPrimary::SplitBrain { .. }) => "split".to_owned(),
+        Writer::None(NoPrimary::Strangers { .. }) => "strangers".to_owned(),
     };
     let states = snapshot.nodes.iter().map(|node| match node.state {
         NodeState::Replica { fresh_as_of: Some(fresh), .. } => (fresh - start).as_millis().to_string(),
@@ -154,6 +155,11 @@ impl Hall {
 
     /// A manager names the leader, or does not answer (`-`).
     fn hear(&mut self, place: usize, leader: &str, expected: &str) {
+        self.hear_of(None, place, leader, expected);
+    }
+
+    /// The same of a manager that says what our system identifier is.
+    fn hear_of(&mut self, system_identifier: Option<u64>, place: usize, leader: &str, expected: &str) {
         let members = ["a", "b"].map(|name| Member {
             name: name.to_owned(),
             host: name.to_owned(),
@@ -163,7 +169,8 @@ impl Hall {
             running: true,
         });
         let leader_at = members.iter().position(|member| member.name == leader);
-        let said = Announcement { leader: leader_at, members: members.into(), ..Announcement::default() };
+        let said =
+            Announcement { leader: leader_at, members: members.into(), system_identifier, ..Announcement::default() };
         self.board.hear(place, (leader != "-").then_some(said));
         assert_eq!(show(&self.board.current(), self.start), expected, "{leader} leads, says {place}");
     }
@@ -188,6 +195,22 @@ fn nobody_is_believed_before_the_managers_are_heard() {
     let mut hall = Hall::new();
     hall.hear(0, "b", "0 none: ? ?");
     hall.tell(&[("10 0 +P1:500", "1 none: x ?"), ("20 1 +R1:500", "2 none: x R")]);
+}
+
+#[test]
+fn a_manager_says_whose_servers_they_are() {
+    let mut hall = Hall::new();
+    hall.tell(TWO);
+    hall.hear_of(Some(1), 0, "a", "3 none: x x");
+    // What it has said counts when it is silent, and until somebody says another, also for whoever takes its place.
+    hall.hear(0, "-", "3 none: x x");
+    hall.hear(1, "a", "3 none: x x");
+    hall.heir("/").tell(&[("30 0 +P1:500", "1 none: x ?"), ("40 1 +R1:500", "2 none: x x")]);
+    hall.hear_of(Some(7), 0, "a", "4 0@1: P R");
+    // The configuration knows better than anybody.
+    let mut hall = Hall { board: hall.heir("/").board.of_system(Some(1)), ..hall };
+    hall.tell(&[("30 0 +P1:500", "1 none: x ?"), ("40 1 +R1:500", "2 none: x x")]);
+    hall.hear_of(Some(7), 0, "a", "2 none: x x");
 }
 
 #[test]
@@ -412,7 +435,7 @@ fn strangers_prove_nothing() {
         3,
         &[
             ("10 1 +R1:500", "1 none: ? R ?"),
-            ("11 2 +xR1:900", "2 none: ? R x"),
+            ("11 2 +xR1:900", "2 none: ? ? ?"),
             ("20 0 +P1:500", "3 0@1: P 20 x"),
             ("30 2 xR1:900", "3 0@1: P 20 x"),
         ],
