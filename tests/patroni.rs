@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
 
 use crate::harness::{Proxy, Setup, until};
+use crate::raw::{Raw, value};
 
 /// A cluster of so many servers, and the setup that knows where its managers are.
 pub(crate) async fn managed(members: usize) -> Managed {
@@ -42,6 +43,12 @@ pub(crate) fn by_etcd(cluster: &Managed) -> Setup {
 pub(crate) fn by_patroni(cluster: &Managed) -> Setup {
     let urls: Vec<String> = cluster.members().iter().map(|member| format!("{:?}", member.url())).collect();
     Setup::default().with("clusters.local", "patroni", &format!("[{}]", urls.join(", ")))
+}
+
+fn query(sql: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    wire::frontend::put_query(&mut out, sql);
+    out
 }
 
 /// Which of a cluster's servers writes go to.
@@ -342,39 +349,65 @@ async fn a_switchover_by_the_console_fails_nothing() {
     assert_eq!(writer(&proxy, &cluster).await, Some(leader));
 }
 
-/// Who began before the pools were replaced may finish, too.
+/// The configuration is reloaded before a switchover and in the middle of it: who began before may finish, and nobody else begins on the old
+/// primary, nor sends it anything more ahead of the answers that it owes.
 #[tokio::test]
-async fn a_switchover_waits_for_transactions_of_before_a_reload() {
+async fn a_switchover_across_reloads() {
     let cluster = managed(2).await;
-    let setup = by_etcd(&cluster).with("topology", "switchover_grace", "\"60s\"");
-    let admin = format!("[{:?}]", setup.cluster.user);
-    let proxy = setup.with("console", "admin_users", &admin).proxy(&cluster).await.unwrap();
+    let admin = format!("[{:?}]", Setup::default().cluster.user);
+    let setup =
+        by_etcd(&cluster).with("console", "admin_users", &admin).with("topology", "switchover_grace", "\"60s\"");
+    let setup = setup.with("auth", "method", "\"trust\"");
+    let proxy = setup.proxy(&cluster).await.unwrap();
     ready(&proxy).await;
     let leader = cluster.settled().await.unwrap();
-    let (client, console) = (
-        proxy.connect().await,
-        proxy
-            .connect_with(|config| {
-                config.dbname("hakem");
-            })
-            .await
-            .unwrap(),
-    );
+    let (client, waiting) = (proxy.connect().await, proxy.connect().await);
+    let console = proxy
+        .connect_with(|config| {
+            config.dbname("hakem");
+        })
+        .await
+        .unwrap();
+    let mut ahead = Raw::log_in(&proxy, &setup.cluster.user).await;
+    let reload = async |probe_interval: &str| {
+        let reloads = || proxy.log().matches("the configuration was reloaded").count();
+        let (before, text) =
+            (reloads(), setup.clone().with("topology", "probe_interval", probe_interval).text(&cluster));
+        std::fs::write(&proxy.config, text).unwrap();
+        proxy.signal("HUP");
+        until("the configuration to be reloaded", async || reloads() > before).await.unwrap();
+    };
     client.batch_execute("create table kept (n bigint)").await.unwrap();
     client.batch_execute("begin; insert into kept values (1)").await.unwrap();
+    // Pools are replaced, and then who watches the servers.
     console.batch_execute("SET server_connect_timeout = '9s'").await.unwrap();
+    reload("\"90ms\"").await;
     let target = format!("127.0.0.1:{}", cluster.members()[1 - leader].port());
     let asked = format!("SWITCHOVER TO \"{target}\"");
+    ahead.query("/* hakem: primary */ select 1").await;
+    ahead.say(&query("/* hakem: primary */ select pg_sleep(4)")).await;
+    let sleeps = "select count(*) from pg_stat_activity where query like '%pg_sleep(4)' and state = 'active'";
+    until("a statement to run", async || cluster.sql(leader, sleeps).await.unwrap() == "1").await.unwrap();
     let finish = async {
         until("the handover to begin", async || proxy.log().contains("writes wait")).await.unwrap();
+        ahead.say(&query("/* hakem: primary */ select setting from pg_settings where name = 'port'")).await;
+        reload("\"110ms\"").await;
         // Longer than a server takes that is stopped.
         client.batch_execute("select pg_sleep(5)").await.unwrap();
+        client.batch_execute("insert into kept values (2)").await.unwrap();
+        assert_eq!(cluster.sql(leader, "select count(*) from kept").await.unwrap(), "0", "somebody has not waited");
         client.batch_execute("commit").await.unwrap();
     };
-    let (switched, ()) = tokio::join!(console.batch_execute(&asked), finish);
+    let written = async {
+        until("the handover to begin", async || proxy.log().contains("writes wait")).await.unwrap();
+        waiting.batch_execute("insert into kept values (3)").await.unwrap();
+    };
+    let (switched, (), ()) = tokio::join!(console.batch_execute(&asked), finish, written);
     switched.unwrap();
     assert_eq!(writer(&proxy, &cluster).await, Some(1 - leader));
-    assert_eq!(cluster.sql(1 - leader, "select n from kept").await.unwrap(), "1");
+    assert_eq!(cluster.sql(1 - leader, "select n from kept order by n").await.unwrap(), "1\n2\n3");
+    ahead.until_ready().await;
+    assert_eq!(value(&ahead.until_ready().await), Some(cluster.members()[1 - leader].port().to_string()));
 }
 
 /// One that is asked for elsewhere is announced in etcd: statements wait for it.

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use pool::Lease;
-use session::{Intent, Loss, RetryReason, Role, ServerMemory, Session, Step, Verdict};
+use session::{Intent, Loss, RetryReason, ServerMemory, Session, Step, Verdict};
 use tokio::io::AsyncWrite;
 use wire::backend::{Failure, Report, SqlState, tag};
 use wire::frame::Header;
@@ -382,14 +382,13 @@ impl Pump<'_> {
         }
     }
 
-    /// Whether a request may be sent ahead of the answers that are owed: the server is still what it was taken for.
+    /// Whether a request may be sent ahead of the answers that are owed: the server is still what it was taken for. A primary that has been
+    /// superseded, or is about to hand over, gets nothing more, though its connections may not have been ended yet.
     fn may_go_ahead(&self) -> bool {
         if self.client.inbox.is_empty() || self.lease.is_retired() {
             return false;
         }
-        self.place.taken.role == Role::Primary
-            || self.session.keeps_server()
-            || route::still_serves(&self.client.tenant, self.place.wanted, self.place.taken)
+        self.session.keeps_server() || route::still_serves(&self.client.tenant, self.place.wanted, self.place.taken)
     }
 
     /// Passes CopyData on without waiting for whole messages: it may be larger than any buffer. `false` when there is none.

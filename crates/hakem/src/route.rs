@@ -299,7 +299,12 @@ pub(crate) async fn find(
 
 /// Whether a server that was taken for a request would do for the same request now.
 pub(crate) fn still_serves(tenant: &Tenant, wanted: &Wanted, taken: &Taken) -> bool {
-    still_holds(tenant, wanted, taken, &wanted.need(tenant, Instant::now()), None)
+    // What a primary is wanted for makes no difference, and is not to be found out for each request of a pipeline.
+    let need = match taken.role {
+        Role::Primary => topology::Need::Write,
+        Role::Replica => wanted.need(tenant, Instant::now()),
+    };
+    still_holds(tenant, wanted, taken, &need, None)
 }
 
 /// Whether a node is still what it was taken for: it may have taken a while to get a connection to it. A tenant that another has taken the

@@ -181,7 +181,8 @@ impl Board {
             let old = &self.nodes[node.index()];
             (0..).map(NodeId).zip(&heir.nodes).find(|(_, new)| new.is_at(&old.host, old.port)).map(|(id, _)| id)
         };
-        heir.memory = self.memory.renumbered(number);
+        heir.memory = self.memory.renumbered(&number);
+        heir.handover = self.handover.and_then(number);
         heir
     }
 
@@ -234,6 +235,11 @@ impl Board {
                 announcement.word(self.nodes.iter().map(|entry| (&*entry.host, entry.port)))
             }
         }
+    }
+
+    /// Whether somebody is handing over.
+    pub(crate) fn hands_over(&self) -> bool {
+        self.handover.is_some()
     }
 
     /// A handover begins, or is over, whatever has come of it: meanwhile nothing is begun on the primary.

@@ -35,7 +35,7 @@ pub struct Waiting {
 /// While it exists, nothing is begun on the node that was the primary when it was made.
 #[must_use = "writes go on when this is dropped"]
 pub struct Handover {
-    shared: Arc<Shared>,
+    handovers: Arc<watch::Sender<(usize, u64)>>,
 }
 
 /// Kept apart from [`Shared`], which the tasks hold too: dropping this stops them.
@@ -53,7 +53,7 @@ struct Shared {
     /// What the cluster manager has said last.
     announced: watch::Sender<Option<Announcement>>,
     /// How many [`Handover`] exist, and how many there have been.
-    handovers: watch::Sender<(usize, u64)>,
+    handovers: Arc<watch::Sender<(usize, u64)>>,
     /// How many [`Waiting`] exist.
     waiting: watch::Sender<usize>,
     servers: Box<[Server]>,
@@ -73,7 +73,7 @@ impl Watcher {
     /// Outside of a tokio runtime.
     pub fn spawn(options: Options) -> Watcher {
         let board = Board::new(&options.servers, &managers(&options)).of_system(options.system_identifier);
-        Watcher::start(options, board)
+        Watcher::start(options, board, Arc::new(watch::Sender::new((0, 0))))
     }
 
     /// Starts watching the same cluster in another way, in this one's place: with what this one has learnt of timelines, so that whoever was
@@ -84,16 +84,18 @@ impl Watcher {
     pub fn succeed(&self, options: Options) -> Watcher {
         let heir = self.inner.shared.board().heir(&options.servers, &managers(&options));
         let board = heir.of_system(options.system_identifier);
-        Watcher::start(options, board)
+        Watcher::start(options, board, Arc::clone(&self.inner.shared.handovers))
     }
 
-    fn start(options: Options, board: Board) -> Watcher {
+    fn start(options: Options, board: Board, handovers: Arc<watch::Sender<(usize, u64)>>) -> Watcher {
+        // Whoever was handing over still is, though another may be the primary before anything else is known.
+        let handing_over = (board.hands_over(), handovers.borrow().1);
         let shared = Arc::new(Shared {
             current: ArcSwap::new(board.current()),
             version: watch::Sender::new(0),
             announced: watch::Sender::new(board.heard().cloned()),
             board: Mutex::new(board),
-            handovers: watch::Sender::new((0, 0)),
+            handovers,
             waiting: watch::Sender::new(0),
             servers: options
                 .servers
@@ -134,7 +136,7 @@ impl Watcher {
             });
         }
         // It ends when the probers and the sources have: their ends of the channel are the only ones.
-        let publisher = Publisher { handing_over: (false, 0), shared: Arc::clone(&shared) };
+        let publisher = Publisher { handing_over, shared: Arc::clone(&shared) };
         tokio::spawn(publisher.run(inbox));
         Watcher { inner: Arc::new(Inner { shared, stop }) }
     }
@@ -179,11 +181,12 @@ impl Watcher {
         self.inner.shared.announced.subscribe()
     }
 
-    /// The primary is about to be changed: nothing is begun there until another is the primary, or the returned guard is dropped.
+    /// The primary is about to be changed: nothing is begun there until another is the primary, or the returned guard is dropped. It holds for
+    /// whatever watcher takes this one's place, too.
     pub fn hand_over(&self) -> Handover {
-        let shared = Arc::clone(&self.inner.shared);
-        shared.handovers.send_modify(|(count, begun)| (*count, *begun) = (*count + 1, *begun + 1));
-        Handover { shared }
+        let handovers = Arc::clone(&self.inner.shared.handovers);
+        handovers.send_modify(|(count, begun)| (*count, *begun) = (*count + 1, *begun + 1));
+        Handover { handovers }
     }
 
     /// Somebody waits for a primary or for freshness: probe at the waiting pace until the returned guard is dropped.
@@ -201,7 +204,7 @@ impl Watcher {
 
 impl Drop for Handover {
     fn drop(&mut self) {
-        self.shared.handovers.send_modify(|(count, _)| *count -= 1);
+        self.handovers.send_modify(|(count, _)| *count -= 1);
     }
 }
 

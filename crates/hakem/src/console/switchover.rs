@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use topology::{Announcement, Member, NodeId, Writer};
+use topology::{Announcement, Member};
 use wire::backend::Failure;
 
 use crate::clusters::Cluster;
@@ -33,12 +33,14 @@ pub(crate) async fn switch_over(service: &Arc<Service>, target: &str) -> Result<
     let deadline = Instant::now() + config.topology.failover_timeout.max(Duration::from_secs(1));
     let arrived = async {
         loop {
+            // Somebody else may watch its servers by now.
+            let cluster = current(service, &cluster);
             let snapshot = cluster.watcher.snapshot().clone();
-            if writer(&snapshot).is_some_and(|node| is_at(&cluster, node, candidate)) {
+            if snapshot.primary().is_some_and(|node| *node.host == *candidate.host && node.port == candidate.port) {
                 return;
             }
             let _hurry = cluster.watcher.wait_guard();
-            cluster.watcher.changed(snapshot.version).await;
+            let _news = tokio::time::timeout(LOOK_AGAIN, cluster.watcher.changed(snapshot.version)).await;
         }
     };
     let arrived = tokio::time::timeout_at(deadline.into(), arrived).await;
@@ -51,7 +53,7 @@ pub(crate) async fn switch_over(service: &Arc<Service>, target: &str) -> Result<
 /// Waits until nobody holds a connection to the primary, or the time is up: then those who do lose their transactions.
 async fn finish_transactions(service: &Service, cluster: &Arc<Cluster>, deadline: Instant) {
     loop {
-        let snapshot = cluster.watcher.snapshot().clone();
+        let snapshot = current(service, cluster).watcher.snapshot().clone();
         let primaries = snapshot.nodes.iter().filter(|node| node.state.name() == "primary");
         let held: usize = primaries.map(|node| service.leased(&cluster.name, &(node.host.clone(), node.port))).sum();
         if held == 0 || Instant::now() >= deadline {
@@ -80,21 +82,14 @@ fn member<'a>(told: &'a Announcement, target: &str) -> Option<&'a Member> {
     told.members.iter().find(named)
 }
 
-fn writer(snapshot: &topology::Snapshot) -> Option<NodeId> {
-    match &snapshot.writer {
-        Writer::Known(epoch) => Some(epoch.primary),
-        Writer::None(_) => None,
-    }
-}
-
-fn is_at(cluster: &Cluster, node: NodeId, member: &Member) -> bool {
-    let snapshot = cluster.watcher.snapshot();
-    snapshot.node(node).is_some_and(|node| *node.host == *member.host && node.port == member.port)
+/// The cluster as it is watched now.
+fn current(service: &Service, cluster: &Arc<Cluster>) -> Arc<Cluster> {
+    service.clusters().get(&cluster.name).unwrap_or(cluster).clone()
 }
 
 fn unknown(target: &str) -> Failure {
     Failure::error("42704", format!("no such server: {target}")).hint("SHOW TOPOLOGY names them.")
 }
 
-/// How often the connections to the primary are looked at.
+/// How often the connections to the primary are looked at, and who watches it.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);

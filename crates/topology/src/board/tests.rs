@@ -214,6 +214,23 @@ fn a_manager_says_whose_servers_they_are() {
 }
 
 #[test]
+fn a_handover_outlives_its_watcher() {
+    let mut hall = Hall::new();
+    hall.tell(TWO);
+    hall.hear(0, "a", "3 0@1: P R");
+    hall.board.hand_over(true);
+    // The old primary is not to be written to, and the new one is.
+    let mut heir = hall.heir("/");
+    assert!(heir.board.hands_over());
+    heir.tell(&[("30 0 +P1:500", "1 none: P ?"), ("40 1 +R1:500", "2 handover of 0: P R")]);
+    let mut heir = hall.heir("/");
+    heir.hear(0, "b", "1 none: ? ?");
+    heir.tell(&[("30 1 +P2:500", "2 none: ? P"), ("40 0 +R2:500", "3 1@2: R P")]);
+    heir.board.hand_over(false);
+    assert_eq!(show(&heir.board.current(), heir.start), "3 1@2: R P");
+}
+
+#[test]
 fn a_watcher_that_takes_anothers_place_goes_by_what_its_managers_have_said() {
     let mut hall = Hall::new();
     hall.tell(TWO);
