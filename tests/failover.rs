@@ -6,6 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
+use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::error::SqlState;
 
 use crate::harness::{Client, Setup, Stage, code, until};
@@ -230,4 +231,60 @@ async fn without_a_primary_writes_wait_and_then_fail() {
     stage.cluster.start_node(0).await.unwrap();
     until("the primary to be back", async || client.failure("insert into t values (2)").await.is_none()).await.unwrap();
     assert_eq!(client.value("select count(*) from t").await.unwrap(), "1");
+}
+
+/// More clients than connections wait for a primary: they are served in the order in which they came.
+#[tokio::test]
+async fn a_herd_is_served_in_its_order() {
+    const HERD: i64 = 30;
+    // Of several connections, one may be slow, and overtaken in the servers.
+    let setup = Setup::replicas(1).with("pool", "size", "1").with("console", "admin_users", "[\"postgres\"]");
+    // A worker serves its own clients for a while before another's: that is `pool`'s to test.
+    let mut setup = setup.with("proxy", "workers", "1");
+    setup.cluster.synchronous = false;
+    let mut stage = setup.start().await.unwrap();
+    stage.psql("create table served (place bigserial, n bigint)").await;
+    let clients = join_all((0..HERD).map(|_| stage.connect())).await;
+    let console = stage
+        .proxy
+        .connect_with(|config| {
+            config.dbname("hakem");
+        })
+        .await
+        .unwrap();
+    let Stage { cluster, proxy } = &mut stage;
+    cluster.caught_up().await.unwrap();
+    cluster.kill(0).await.unwrap();
+    until("the death to be noticed", async || {
+        proxy.metric("hakem_node_state", &[("state", "unreachable")]).await == 1.0
+    })
+    .await
+    .unwrap();
+    let waiting = async || {
+        let rows = console.simple_query("SHOW CLIENTS").await.unwrap();
+        let waits = |message: &SimpleQueryMessage| match message {
+            SimpleQueryMessage::Row(row) => row.get("state") == Some("waiting"),
+            _ => false,
+        };
+        rows.iter().filter(|message| waits(message)).count() as i64
+    };
+    let begun = Cell::new(0);
+    let herd = join_all(clients.iter().zip(0..).map(|(client, n)| {
+        let begun = &begun;
+        async move {
+            until("its turn to begin", async || begun.get() == n).await.unwrap();
+            client.batch_execute(&format!("insert into served (n) values ({n})")).await.unwrap();
+        }
+    }));
+    let failover = async {
+        for n in 0..HERD {
+            begun.set(n);
+            until("it to wait", async || waiting().await == n + 1).await.unwrap();
+        }
+        cluster.promote(1).await.unwrap();
+    };
+    let (_, ()) = tokio::join!(herd, failover);
+    let order = stage.direct(1, "select n from served order by place").await;
+    let order: Vec<i64> = order.lines().map(|line| line.parse().unwrap()).collect();
+    assert_eq!(order, (0..HERD).collect::<Vec<_>>());
 }

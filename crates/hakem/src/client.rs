@@ -323,7 +323,7 @@ impl Client {
         session.date(now);
         let near = self.node.filter(|_| session.keeps_node());
         let mut wanted =
-            Wanted::new(intent.need, self.classifier.version(), self.tenant.failover_deadline(now)).near(near);
+            Wanted::new(intent.need, self.classifier.version(), now, self.tenant.failover_deadline(now)).near(near);
         let mut begun = Some(now);
         // What the server had of the session that was lost in its transaction.
         let mut lost: Option<ServerMemory> = None;

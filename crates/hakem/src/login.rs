@@ -393,7 +393,7 @@ async fn greet(tenant: &Tenant, worker: usize, session: &Session) -> Result<Arc<
         return Ok(known);
     }
     let now = Instant::now();
-    let wanted = Wanted::new(Need::Primary, 0, tenant.failover_deadline(now));
+    let wanted = Wanted::new(Need::Primary, 0, now, tenant.failover_deadline(now));
     let (mut lease, _) = route::find(tenant, worker, None, &wanted, now).await.map_err(fatal)?;
     // Asked for something in any case: of a default that an administrator has changed since it tells when it is asked next.
     let opening = session.opening(&lease.memory).unwrap_or_default();

@@ -28,6 +28,8 @@ pub(crate) struct Wanted {
     near: Option<NodeId>,
     /// A server was lost under it: of those that have idled, it takes one that answers.
     doubts: bool,
+    /// When it came: its place among those who wait.
+    came: Instant,
     deadline: Instant,
 }
 
@@ -56,8 +58,8 @@ impl From<Failure> for Missed {
 }
 
 impl Wanted {
-    pub(crate) fn new(need: Need, version: u64, deadline: Instant) -> Wanted {
-        Wanted { need, version, avoided: Vec::new(), near: None, doubts: false, deadline }
+    pub(crate) fn new(need: Need, version: u64, came: Instant, deadline: Instant) -> Wanted {
+        Wanted { need, version, avoided: Vec::new(), near: None, doubts: false, came, deadline }
     }
 
     /// Rather on this replica than on another.
@@ -176,7 +178,7 @@ struct Chosen {
 
 /// Where a request would go now that needs this.
 pub(crate) fn preview(tenant: &Tenant, need: Need, version: u64, now: Instant) -> Choice {
-    let wanted = Wanted::new(need, version, now);
+    let wanted = Wanted::new(need, version, now, now);
     wanted.choose(tenant, wanted.need(tenant, now), None, &[], now).choice
 }
 
@@ -244,7 +246,7 @@ pub(crate) async fn find(
         let checkout = async {
             tokio::select! {
                 biased;
-                lease = tenant.pool(taken.node).checkout(worker, now) => Some(lease),
+                lease = tenant.pool(taken.node).checkout_after(worker, wanted.came, now) => Some(lease),
                 // Polled only when it has to wait.
                 () = tenant.gate.closed() => None,
             }

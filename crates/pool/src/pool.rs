@@ -126,7 +126,7 @@ pub struct Figures {
 
 enum Found<M: Send + 'static> {
     Idle { connection: Box<Connection<M>>, generation: u64, is_old: bool },
-    Wait(u64, oneshot::Receiver<Answer<M>>),
+    Wait((Instant, u64), oneshot::Receiver<Answer<M>>),
 }
 
 type Answer<M> = Result<Lease<M>, CheckoutError>;
@@ -184,8 +184,21 @@ impl<M: Send + 'static> Pool<M> {
     /// # Errors
     /// [`CheckoutError`]: at once when the queue is full or the server has just refused, else within the wait timeout.
     pub async fn checkout(self: &Arc<Self>, worker: usize, now: Instant) -> Result<Lease<M>, CheckoutError> {
+        self.checkout_after(worker, now, now).await
+    }
+
+    /// The same for a client that has waited since `came` for a server to be there: its place is in front of those who came later.
+    ///
+    /// # Errors
+    /// As with [`Pool::checkout`].
+    pub async fn checkout_after(
+        self: &Arc<Self>,
+        worker: usize,
+        came: Instant,
+        now: Instant,
+    ) -> Result<Lease<M>, CheckoutError> {
         loop {
-            match self.find(worker, now)? {
+            match self.find(worker, came, now)? {
                 Found::Idle { connection, generation, is_old } => {
                     let mut lease = self.lease(connection, generation);
                     if !is_old
@@ -196,8 +209,8 @@ impl<M: Send + 'static> Pool<M> {
                     }
                     // Dropped and closed; the next one may do.
                 }
-                Found::Wait(ticket, receiver) => {
-                    let mut lease = self.wait(worker, ticket, receiver).await?;
+                Found::Wait(place, receiver) => {
+                    let mut lease = self.wait(worker, place, receiver).await?;
                     if lease.is_alive()
                         && let Some(lease) = lease.at_home_of(worker)
                     {
@@ -338,7 +351,7 @@ impl<M: Send + 'static> Pool<M> {
         self.roster.list()
     }
 
-    fn find(self: &Arc<Self>, worker: usize, now: Instant) -> Result<Found<M>, CheckoutError> {
+    fn find(self: &Arc<Self>, worker: usize, came: Instant, now: Instant) -> Result<Found<M>, CheckoutError> {
         let mut state = self.lock();
         if state.abandoned {
             return Err(CheckoutError::Abandoned);
@@ -358,10 +371,12 @@ impl<M: Send + 'static> Pool<M> {
             return Err(CheckoutError::QueueFull);
         }
         let (sender, receiver) = oneshot::channel();
-        let ticket = state.next_ticket;
+        let place = (came, state.next_ticket);
         state.next_ticket += 1;
-        let waiter = Waiter { ticket, since: now, impatient: false, doubts: false, overdue: false, sender };
-        state.waiters[worker].push_back(waiter);
+        let waiter = Waiter { place, since: now, impatient: false, doubts: false, overdue: false, sender };
+        let behind = state.waiters[worker].iter().rev().take_while(|other| other.place > place).count();
+        let at = state.waiters[worker].len() - behind;
+        state.waiters[worker].insert(at, waiter);
         if !std::mem::replace(&mut state.looked_after[worker], true) {
             tokio::spawn(Pool::look_after(Arc::downgrade(self), worker));
         }
@@ -378,13 +393,13 @@ impl<M: Send + 'static> Pool<M> {
                 }
             }
         }
-        Ok(Found::Wait(ticket, receiver))
+        Ok(Found::Wait(place, receiver))
     }
 
     /// Waits for a connection to be given, or for word that none will be ([`Pool::look`]).
-    async fn wait(&self, worker: usize, ticket: u64, receiver: oneshot::Receiver<Answer<M>>) -> Answer<M> {
+    async fn wait(&self, worker: usize, place: (Instant, u64), receiver: oneshot::Receiver<Answer<M>>) -> Answer<M> {
         // Whoever stops waiting leaves the queue, also when nobody polls this any more.
-        let _place = Place { pool: self, worker, ticket };
+        let _place = Place { pool: self, worker, place };
         receiver.await.unwrap_or(Err(CheckoutError::Timeout))
     }
 
@@ -405,19 +420,25 @@ impl<M: Send + 'static> Pool<M> {
         let mut state = self.lock();
         let waits = !state.waiters[worker].is_empty();
         state.looked_after[worker] = waits;
+        let wait_timeout = state.options.wait_timeout;
+        let waited = |waiter: &Waiter<M>| now.saturating_duration_since(waiter.since);
+        // Who came first to wait for a server may have come here last.
+        let mut at = 0;
+        while at < state.waiters[worker].len() {
+            match waited(&state.waiters[worker][at]) >= wait_timeout {
+                true => {
+                    let overdue = state.waiters[worker].remove(at);
+                    answers.extend(overdue.map(|waiter| (waiter, Err(CheckoutError::Timeout))));
+                }
+                false => at += 1,
+            }
+        }
         // In the order in which they came.
-        while let Some(first) = state.waiters[worker].front() {
-            let waited = now.saturating_duration_since(first.since);
-            let answer = if waited >= state.options.wait_timeout {
-                Err(CheckoutError::Timeout)
-            } else if waited >= PATIENCE
-                && let Some(idle) = state.take_any_idle()
-            {
-                Ok(self.lease(idle, self.generation()))
-            } else {
-                break;
-            };
-            answers.extend(state.waiters[worker].pop_front().map(|waiter| (waiter, answer)));
+        while state.waiters[worker].front().is_some_and(|first| waited(first) >= PATIENCE)
+            && let Some(idle) = state.take_any_idle()
+        {
+            let lease = self.lease(idle, self.generation());
+            answers.extend(state.waiters[worker].pop_front().map(|waiter| (waiter, Ok(lease))));
         }
         for at in 0..state.waiters[worker].len() {
             self.insist(&mut state, worker, at, now);
@@ -475,13 +496,13 @@ fn dismiss<M: Send + 'static>(waiters: Vec<Waiter<M>>, error: CheckoutError) {
 struct Place<'a, M: Send + 'static> {
     pool: &'a Pool<M>,
     worker: usize,
-    ticket: u64,
+    place: (Instant, u64),
 }
 
 impl<M: Send + 'static> Drop for Place<'_, M> {
     fn drop(&mut self) {
         let mut state = self.pool.lock();
-        if let Some(at) = state.place(self.worker, self.ticket) {
+        if let Some(at) = state.place(self.worker, self.place) {
             state.waiters[self.worker].remove(at);
         }
     }

@@ -176,6 +176,34 @@ fn first_come_first_served() {
 }
 
 #[test]
+fn who_has_waited_elsewhere_is_not_the_last() {
+    run(async |scene| {
+        let pool = scene.pool(|options| options.workers = 2);
+        let held = pool.checkout(0, now()).await.unwrap();
+        let moments: Vec<Instant> = (0..6).map(|place| now() + Duration::from_micros(place)).collect();
+        let served = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let mut herd = Vec::new();
+        for (number, place) in [(1, 3), (2, 0), (3, 5), (4, 2), (5, 1), (6, 4)] {
+            let (lender, served, came) = (pool.clone(), served.clone(), moments[place]);
+            herd.push(tokio::spawn(async move {
+                let lease = lender.checkout_after(0, came, now()).await.unwrap();
+                served.lock().unwrap().push(place);
+                lease.release(now());
+            }));
+            waiting(&pool, number).await;
+        }
+        // Who gives up leaves the others in their order.
+        herd.remove(4).abort();
+        waiting(&pool, 5).await;
+        held.release(now());
+        for one in herd {
+            one.await.unwrap();
+        }
+        assert_eq!(*served.lock().unwrap(), [0, 2, 3, 4, 5]);
+    });
+}
+
+#[test]
 fn who_gives_up_leaves_the_queue() {
     run(async |scene| {
         let pool = scene.pool(|options| {
@@ -656,11 +684,14 @@ fn a_herd_logs_in_a_few_at_a_time_and_in_order() {
     const HERD: usize = 300;
     const LOGINS: usize = 3;
     const SIZE: usize = 20;
+    const WORKERS: usize = 3;
+    // How far the clients of one worker may get ahead of those of another.
+    const OVERTAKEN: usize = 64;
     run(async |scene| {
         let port = scene.target().port;
         let mut options = None;
         scene.pool(|made| {
-            (made.size, made.queue_max) = (SIZE, HERD);
+            (made.size, made.queue_max, made.workers) = (SIZE, HERD, WORKERS);
             options = Some(made.clone());
         });
         let logins = Arc::new(Logins::new(LOGINS));
@@ -675,8 +706,8 @@ fn a_herd_logs_in_a_few_at_a_time_and_in_order() {
         for number in 0..HERD {
             let (pool, served) = (pools[number % 2].clone(), served.clone());
             herd.push(tokio::spawn(async move {
-                let mut lease = pool.checkout(0, now()).await.unwrap();
-                served.lock().unwrap()[number % 2].push(number);
+                let mut lease = pool.checkout(number / 2 % WORKERS, now()).await.unwrap();
+                served.lock().unwrap()[number % 2].push(number / 2);
                 process(&mut lease).await;
                 lease.release(now());
             }));
@@ -689,7 +720,12 @@ fn a_herd_logs_in_a_few_at_a_time_and_in_order() {
             one.await.unwrap();
         }
         let served = served.lock().unwrap().clone();
-        assert!(served.iter().all(|served| served.is_sorted()), "{served:?}");
+        for served in &served {
+            let of_worker = |worker| served.iter().filter(move |number| *number % WORKERS == worker);
+            assert!((0..WORKERS).all(|worker| of_worker(worker).is_sorted()), "{served:?}");
+            let overtakers = |place: usize| served[..place].iter().filter(|number| **number > served[place]).count();
+            assert!((0..served.len()).all(|place| overtakers(place) <= OVERTAKEN), "{served:?}");
+        }
     });
 }
 

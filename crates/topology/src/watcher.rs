@@ -49,7 +49,8 @@ struct Shared {
     /// The publisher's; a watcher that takes this one's place reads it once.
     board: Mutex<Board>,
     current: ArcSwap<Snapshot>,
-    version: watch::Sender<u64>,
+    /// Wakes those who wait for a newer version in the order in which they came; a `watch` would shuffle them.
+    renewed: Notify,
     /// What the cluster manager has said last.
     announced: watch::Sender<Option<Announcement>>,
     /// How many [`Handover`] exist, and how many there have been.
@@ -92,7 +93,7 @@ impl Watcher {
         let handing_over = (board.hands_over(), handovers.borrow().1);
         let shared = Arc::new(Shared {
             current: ArcSwap::new(board.current()),
-            version: watch::Sender::new(0),
+            renewed: Notify::new(),
             announced: watch::Sender::new(board.heard().cloned()),
             board: Mutex::new(board),
             handovers,
@@ -170,10 +171,16 @@ impl Watcher {
         let _probed = probed.wait_for(|begun| begun.is_some_and(|begun| begun >= called)).await;
     }
 
-    /// Waits for a snapshot of a newer version than this one. The caller brings its own deadline.
+    /// Waits for a snapshot of a newer version than this one. Who came first is woken first. The caller brings its own deadline.
     pub async fn changed(&self, seen_version: u64) {
-        let mut version = self.inner.shared.version.subscribe();
-        let _version = version.wait_for(|version| *version > seen_version).await;
+        let shared = &self.inner.shared;
+        loop {
+            let renewed = shared.renewed.notified();
+            if shared.current.load().version > seen_version {
+                return;
+            }
+            renewed.await;
+        }
     }
 
     /// What the cluster manager has said last, as it changes; `None` while nothing was heard.
@@ -335,7 +342,7 @@ impl Publisher {
             // The snapshot first: whoever is woken by the version or the probe must find it.
             shared.current.store(Arc::clone(&new));
             if new.version != old.version {
-                shared.version.send_replace(new.version);
+                shared.renewed.notify_waiters();
             }
             if let Some(node) = probed.and_then(|id| new.node(id)) {
                 shared.servers[node.id.index()].probed.send_replace(node.figures.probed_at);

@@ -30,7 +30,9 @@ pub(super) struct State<M: Send + 'static> {
 }
 
 pub(super) struct Waiter<M: Send + 'static> {
-    pub(super) ticket: u64,
+    /// When it came to wait for a server, whichever, and its ticket: its place is by them.
+    pub(super) place: (Instant, u64),
+    /// When it came to wait here.
     pub(super) since: Instant,
     /// It has waited for [`PATIENCE`]: a connection of any worker will do.
     pub(super) impatient: bool,
@@ -55,9 +57,9 @@ impl<M: Send + 'static> State<M> {
         self.waiters.iter().map(VecDeque::len).sum()
     }
 
-    /// Where in its worker's queue a client waits. Tickets are given out under the lock, so each queue is in their order.
-    pub(super) fn place(&self, worker: usize, ticket: u64) -> Option<usize> {
-        self.waiters[worker].binary_search_by_key(&ticket, |waiter| waiter.ticket).ok()
+    /// Where in its worker's queue a client waits.
+    pub(super) fn place(&self, worker: usize, place: (Instant, u64)) -> Option<usize> {
+        self.waiters[worker].binary_search_by_key(&place, |waiter| waiter.place).ok()
     }
 
     /// Whether a worker has too few connections of its own for those who wait there.
@@ -81,9 +83,10 @@ impl<M: Send + 'static> State<M> {
     /// Whose turn it is when a connection of the worker `home` is free.
     pub(super) fn next_waiter(&mut self, home: usize) -> Option<Waiter<M>> {
         let oldest = self.oldest_waiter()?;
-        let own = self.waiters[home].front().map(|waiter| waiter.ticket);
+        let own = self.waiters[home].front().map(|waiter| waiter.place.1);
         let first = self.waiters[oldest].front()?;
-        let overtaken = own.unwrap_or(self.next_ticket) - first.ticket > OVERTAKEN_MAX;
+        // The first may have come here after others that it stands in front of.
+        let overtaken = own.unwrap_or(self.next_ticket).saturating_sub(first.place.1) > OVERTAKEN_MAX;
         if overtaken || (own.is_none() && (first.impatient || home == self.nobody() || self.is_dry(oldest))) {
             self.waiters[oldest].pop_front()
         } else {
@@ -99,8 +102,7 @@ impl<M: Send + 'static> State<M> {
 
     /// The worker of whoever has waited longest.
     pub(super) fn oldest_waiter(&self) -> Option<usize> {
-        let fronts =
-            self.waiters.iter().enumerate().filter_map(|(worker, queue)| Some((queue.front()?.ticket, worker)));
+        let fronts = self.waiters.iter().enumerate().filter_map(|(worker, queue)| Some((queue.front()?.place, worker)));
         fronts.min().map(|(_, worker)| worker)
     }
 }
