@@ -3,8 +3,11 @@
 use cluster::Cluster;
 use futures_util::{SinkExt, TryStreamExt};
 use tokio_postgres::error::SqlState;
+use wire::backend::tag;
+use wire::frontend;
 
 use crate::harness::{Client, Setup, Stage, code, until};
+use crate::raw::Raw;
 use crate::tap::Tap;
 
 async fn stage() -> Stage {
@@ -127,6 +130,27 @@ async fn in_the_middle_of_a_result() {
     };
     assert_eq!(code(&error), SqlState::ADMIN_SHUTDOWN);
     works(&client).await;
+}
+
+/// A message that is larger than what is kept is passed on while it comes. Its rest is lost with the server, and nothing could be said in its
+/// middle that the client would not take for a part of it: only the end of its connection tells the truth. Nobody else is concerned.
+#[tokio::test]
+async fn in_the_middle_of_a_message() {
+    let mut setup = Setup::replicas(1).with("auth", "method", "\"trust\"");
+    setup.cluster.synchronous = false;
+    let mut stage = setup.clone().start().await.unwrap();
+    let mut raw = Raw::log_in(&stage.proxy, &setup.cluster.user).await;
+    let mut query = Vec::new();
+    frontend::put_query(&mut query, "/* hakem: replica */ select repeat('x', 100000000)");
+    raw.say(&query).await;
+    assert_eq!(raw.hear().await.map(|message| message.tag), Some(tag::ROW_DESCRIPTION));
+    raw.begins().await;
+    stage.cluster.kill(1).await.unwrap();
+    assert!(raw.hear_any().await.is_none(), "something came where the rest of the row was to come");
+    let rest = raw.unread();
+    assert_eq!(rest.first(), Some(&tag::DATA_ROW));
+    assert!(rest[7 + 4..].iter().all(|byte| *byte == b'x'), "it ends with something else");
+    assert_eq!(stage.connect().await.value("select 1").await.unwrap(), "1");
 }
 
 #[tokio::test]

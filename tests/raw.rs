@@ -106,6 +106,18 @@ impl Raw {
         }
     }
 
+    /// Waits until something of the next message is there.
+    pub(crate) async fn begins(&mut self) {
+        while self.received.is_empty() {
+            self.stream.read_buf(&mut self.received).await.unwrap();
+        }
+    }
+
+    /// What has come and is no whole message.
+    pub(crate) fn unread(&self) -> &[u8] {
+        &self.received
+    }
+
     /// Everything up to ReadyForQuery.
     pub(crate) async fn until_ready(&mut self) -> Vec<Message> {
         let mut messages = Vec::new();

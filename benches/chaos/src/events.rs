@@ -36,6 +36,12 @@ pub(crate) enum Event {
     CutReplica,
     /// The proxies' packets to etcd and Patroni are dropped for 20 s.
     CutDcs,
+    /// The primary and its Patroni are cut off from everybody for 60 s: another takes over.
+    IsolatePrimary,
+    /// A replica and its Patroni are cut off from everybody for 20 s.
+    IsolateReplica,
+    /// etcd is cut off from everybody for 25 s: Patroni demotes the primary until it is back.
+    IsolateDcs,
 }
 
 impl Event {
@@ -52,12 +58,20 @@ impl Event {
             Event::CutPrimary => "proxies cut off from the primary, 20 s",
             Event::CutReplica => "proxies cut off from a replica, 20 s",
             Event::CutDcs => "proxies cut off from etcd and Patroni, 20 s",
+            Event::IsolatePrimary => "primary's node cut off from everybody, 60 s",
+            Event::IsolateReplica => "replica's node cut off from everybody, 20 s",
+            Event::IsolateDcs => "etcd cut off from everybody, 25 s",
         }
     }
 
     /// Whether packets have to be dropped for it.
     pub(crate) fn needs_root(self) -> bool {
-        matches!(self, Event::CutPrimary | Event::CutReplica | Event::CutDcs)
+        match self {
+            Event::CutPrimary | Event::CutReplica | Event::CutDcs => true,
+            Event::IsolatePrimary | Event::IsolateReplica | Event::IsolateDcs => true,
+            Event::Switchover | Event::Postmaster | Event::Node | Event::Freeze => false,
+            Event::Replica | Event::ReplicaFreeze | Event::Dcs => false,
+        }
     }
 
     /// Does it, and undoes it; returns when the cluster is whole again, with its leader.
@@ -104,36 +118,59 @@ impl Event {
                 sleep(Duration::from_secs(25)).await;
                 cluster.start_etcd().await?;
             }
-            Event::CutPrimary => cut(&[cluster.members()[leader].port()]).await?,
-            Event::CutReplica => cut(&[cluster.members()[replica].port()]).await?,
+            Event::CutPrimary => cut(&[cluster.members()[leader].port()], Whose::Proxies, CUT).await?,
+            Event::CutReplica => cut(&[cluster.members()[replica].port()], Whose::Proxies, CUT).await?,
             Event::CutDcs => {
                 let urls = cluster.members().iter().map(cluster::Member::url).chain([cluster.etcd().url()]);
                 let ports: Vec<u16> = urls.filter_map(|url| url.rsplit(':').next()?.parse().ok()).collect();
-                cut(&ports).await?;
+                cut(&ports, Whose::Proxies, CUT).await?;
+            }
+            // Its replicas come to it.
+            Event::IsolatePrimary => cut(&cluster.members()[leader].ports(), Whose::Everybody, DEMOTION).await?,
+            Event::IsolateReplica => {
+                let member = &cluster.members()[replica];
+                let query =
+                    format!("select client_port from pg_stat_replication where application_name = '{}'", member.name);
+                let receiver = cluster.sql(leader, &query).await?;
+                let ports: Vec<u16> = member.ports().into_iter().chain(receiver.parse().ok()).collect();
+                cut(&ports, Whose::Everybody, CUT).await?;
+            }
+            Event::IsolateDcs => {
+                let members = cluster.members().iter().map(|member| member.ports()[2]);
+                let ports: Vec<u16> = members.chain([cluster.etcd().port()]).collect();
+                cut(&ports, Whose::Everybody, Duration::from_secs(25)).await?;
             }
         }
         cluster.settled().await
     }
 }
 
-/// Rules of netfilter that drop what the proxies send to these ports, until it is dropped itself.
+/// Rules of netfilter that drop packets, until it is dropped itself.
 struct Cut(Vec<Vec<String>>);
 
-async fn cut(ports: &[u16]) -> Result<()> {
+/// Whose packets are dropped.
+#[derive(Clone, Copy)]
+enum Whose {
+    /// What the proxies send.
+    Proxies,
+    /// All, to and from.
+    Everybody,
+}
+
+async fn cut(ports: &[u16], whose: Whose, time: Duration) -> Result<()> {
     ensure!(stacks::is_root(), "cutting the network takes root");
-    let rule = |port: &u16| {
-        format!("OUTPUT -o lo -p tcp --dport {port} -m owner --uid-owner {NOBODY} -j DROP")
-            .split(' ')
-            .map(str::to_owned)
-            .collect()
+    let rules = |port: &u16| match whose {
+        Whose::Proxies => vec![format!("--dport {port} -m owner --uid-owner {NOBODY}")],
+        Whose::Everybody => vec![format!("--dport {port}"), format!("--sport {port}")],
     };
-    let cut = Cut(ports.iter().map(rule).collect());
+    let words = |rule: String| format!("OUTPUT -o lo -p tcp {rule} -j DROP").split(' ').map(str::to_owned).collect();
+    let cut = Cut(ports.iter().flat_map(rules).map(words).collect());
     for rule in &cut.0 {
         if !Command::new("iptables").arg("-A").args(rule).status()?.success() {
             bail!("iptables will not drop packets");
         }
     }
-    sleep(Duration::from_secs(20)).await;
+    sleep(time).await;
     Ok(())
 }
 
@@ -201,3 +238,7 @@ const PROBE_PAUSE: Duration = Duration::from_millis(10);
 const PROBE_WAIT: Duration = Duration::from_secs(1);
 const SUCCESSOR_WAIT: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_secs(5);
+const CUT: Duration = Duration::from_secs(20);
+
+/// Until the leader key has expired, and another has taken over.
+const DEMOTION: Duration = Duration::from_secs(60);

@@ -63,6 +63,8 @@ pub struct Member {
     pub name: String,
     postgres: Port,
     rest: Port,
+    /// Where etcd listens for it alone.
+    etcd: Port,
     data: PathBuf,
     patroni: Daemon,
     strict: Option<Strict>,
@@ -98,6 +100,11 @@ impl Etcd {
         url(&self.client, self.strict.as_ref())
     }
 
+    /// Its port for everybody but the members.
+    pub fn port(&self) -> u16 {
+        self.client.number
+    }
+
     /// Its page of figures.
     pub async fn metrics(&self) -> Result<String> {
         Ok(ask(self.client.number, self.strict.as_ref(), "GET", "/metrics", "").await?.1)
@@ -127,11 +134,14 @@ impl Etcd {
         Ok(())
     }
 
-    fn start(&mut self, programs: &Programs) -> Result<()> {
+    /// `more`: where it listens besides, each for one member.
+    fn start(&mut self, programs: &Programs, more: &[&Port]) -> Result<()> {
         let peer = format!("http://127.0.0.1:{}", self.peer.number);
         let mut command = programs.other("etcd", &self.daemon.place);
         command.args(["--name", "only", "--data-dir", "data", "--log-level", "error", "--unsafe-no-fsync"]);
-        command.args(["--listen-client-urls", &self.url(), "--advertise-client-urls", &self.url()]);
+        let listens: Vec<String> =
+            more.iter().map(|port| url(port, self.strict.as_ref())).chain([self.url()]).collect();
+        command.args(["--listen-client-urls", &listens.join(","), "--advertise-client-urls", &self.url()]);
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
         command.args(["--initial-cluster", &format!("only={peer}")]);
         if let Some(strict) = &self.strict {
@@ -157,6 +167,7 @@ impl Managed {
             Ok(Member {
                 postgres: Port::free()?,
                 rest: Port::free()?,
+                etcd: Port::free()?,
                 data: home.path().join(&name),
                 patroni: Daemon { place, child: None },
                 strict: strict.clone(),
@@ -303,7 +314,8 @@ impl Managed {
 
     /// Starts it again, with what it knew.
     pub async fn start_etcd(&mut self) -> Result<()> {
-        self.etcd.start(&self.programs)?;
+        let more: Vec<&Port> = self.members.iter().map(|member| &member.etcd).collect();
+        self.etcd.start(&self.programs, &more)?;
         let mut wait = Wait::new("etcd to answer", SETTLE_WAIT);
         let Etcd { client, strict, .. } = &self.etcd;
         while !matches!(ask(client.number, strict.as_ref(), "GET", "/health", "").await, Ok((200, _))) {
@@ -359,6 +371,7 @@ restapi:
   connect_address: 127.0.0.1:{rest}
 {rest_more}etcd3:
   hosts: ["127.0.0.1:{etcd}"]
+  use_proxies: true
 {etcd_more}{section}log:
   level: INFO
 bootstrap:
@@ -379,6 +392,7 @@ postgresql:
   connect_address: 127.0.0.1:{port}
   data_dir: {data}
   bin_dir: {programs}
+  use_unix_socket: true
   pgpass: {place}/pgpass
   authentication:
     superuser: {{username: postgres, password: {password}}}
@@ -398,7 +412,7 @@ postgresql:
 "#,
             name = member.name,
             rest = member.rest.number,
-            etcd = self.etcd.client.number,
+            etcd = member.etcd.number,
             port = member.port(),
             data = member.data.display(),
             programs = self.programs.directory().display(),
@@ -421,6 +435,11 @@ impl Member {
     /// Where its Patroni is asked.
     pub fn url(&self) -> String {
         url(&self.rest, self.strict.as_ref())
+    }
+
+    /// The ports by which the rest of the world reaches it, and by which it reaches etcd.
+    pub fn ports(&self) -> [u16; 3] {
+        [&self.postgres, &self.rest, &self.etcd].map(|port| port.number)
     }
 
     async fn ask(&self, method: &str, path: &str, body: &str) -> Result<(u16, String)> {
