@@ -181,7 +181,7 @@ impl Board {
             let old = &self.nodes[node.index()];
             (0..).map(NodeId).zip(&heir.nodes).find(|(_, new)| new.is_at(&old.host, old.port)).map(|(id, _)| id)
         };
-        heir.memory = self.memory.renumbered(&number);
+        heir.memory = self.memory.renumbered(number);
         heir.handover = self.handover.and_then(number);
         heir
     }
