@@ -96,11 +96,13 @@ impl Session {
     /// How many of the last requests in flight can be run again: nothing of their answers has reached the client, and they had no
     /// effect.
     fn rerunnable(&self, on_replica: bool) -> usize {
+        let nothing_to_roll_back = self.transaction == Transaction::None && self.rolls_back();
         let can = |at: usize| {
             let Sent { request, holds, .. } = &self.flight[at];
             // What a user has sent to a replica against its class has written nothing there, nor has what was only prepared.
             let unsent = at >= self.sent;
             let harmless = request.access == Access::Read || on_replica || !request.executes || unsent;
+            let harmless = harmless || (at == 0 && nothing_to_roll_back);
             if at == 0 { self.progress.holding && request.is_whole() && harmless } else { *holds }
         };
         let quiet = self.transaction == Transaction::None && self.pins.is_empty();

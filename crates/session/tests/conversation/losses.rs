@@ -108,6 +108,16 @@ fn a_commit_that_never_reached_a_server_fails() {
 }
 
 #[test]
+fn a_rollback_of_nothing_is_run_again() {
+    // As after a COMMIT that has failed, which many an application rolls back.
+    check(&[
+        ("!fault primary fatal:57P01 rollback", "", ""),
+        ("Q rollback", "p.Q(rollback) retry.lost p.Q(rollback)", "N C(ROLLBACK) Z(I)"),
+        AGAIN,
+    ]);
+}
+
+#[test]
 fn a_commit_is_uncertain() {
     for (commit, sent) in [("Q commit", "p.Q(commit)"), ("P - commit | B - | E | S", "p.P(- commit) p.B(-) p.E p.S")] {
         check(&[
