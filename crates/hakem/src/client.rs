@@ -79,7 +79,8 @@ pub(crate) async fn serve(stream: Stream, seat: Seat, worker: Rc<Worker>) {
     let presence = worker.enter();
     let id = presence.slot.id;
     let Welcome { stream, inbox, tenant, session, cancel, application_name } =
-        match login::log_in(stream, seat, &worker, &presence).await {
+        // On the heap, as all that is rare: an idle client's task has room for the largest of what it may await in place.
+        match Box::pin(login::log_in(stream, seat, &worker, &presence)).await {
             None => return,
             Some(Entrance::Session(welcome)) => welcome,
             Some(Entrance::Replication(tunnel, stream, received)) => {
@@ -143,7 +144,7 @@ impl Client {
             };
             match step {
                 Step::Request(intent) => {
-                    if let Some(gone) = self.request(&mut session, intent, cancel).await {
+                    if let Some(gone) = self.request(&mut session, &intent, cancel).await {
                         return gone;
                     }
                 }
@@ -303,7 +304,7 @@ impl Client {
     }
 
     /// Runs a request, and whatever the client sends until the server is free again. `Some` when the client is gone.
-    async fn request(&mut self, session: &mut Session, intent: Intent, cancel: &Registered) -> Option<Gone> {
+    async fn request(&mut self, session: &mut Session, intent: &Intent, cancel: &Registered) -> Option<Gone> {
         // Earlier answers first; and a client that does not read them gets no server.
         if let Err(gone) = self.flush().await {
             return Some(gone);
@@ -326,7 +327,7 @@ impl Client {
             Wanted::new(intent.need, self.classifier.version(), now, self.tenant.failover_deadline(now)).near(near);
         let mut begun = Some(now);
         // What the server had of the session that was lost in its transaction.
-        let mut lost: Option<ServerMemory> = None;
+        let mut lost: Option<Box<ServerMemory>> = None;
         loop {
             let (acquired, waited) = {
                 // Pinned here: what is handed on is not copied.
@@ -380,7 +381,7 @@ impl Client {
                 Outcome::Free => {
                     if self.tenant.resets_always {
                         session.detach(&mut lease.memory);
-                        if reset(&mut lease, &self.tenant.reset_query).await.is_none() {
+                        if Box::pin(reset(&mut lease, &self.tenant.reset_query)).await.is_none() {
                             abandon(lease, false, self.worker.service.config().proxy.cancel_wait_timeout);
                             return None;
                         }
@@ -398,7 +399,7 @@ impl Client {
                     if !self.runs_again(session, &mut tries, reason, taken.node) {
                         return None;
                     }
-                    self.reconsider(&mut wanted, reason, taken.node).await;
+                    Box::pin(self.reconsider(&mut wanted, reason, taken.node)).await;
                     // Answers to requests ahead of the one that is run again.
                     if let Err(gone) = self.flush().await {
                         return Some(gone);
@@ -408,11 +409,11 @@ impl Client {
                     let memory = leave(lease);
                     self.worker.counters.lost();
                     self.tenant.watcher.suspect(taken.node);
-                    let goes_on = match self.resolve(session, commit, reign).await {
+                    let goes_on = match Box::pin(self.resolve(session, commit, reign)).await {
                         Err(gone) => return Some(gone),
                         Ok(Loss::Retry) => self.runs_again(session, &mut tries, RetryReason::ServerLost, taken.node),
                         Ok(Loss::Replay) => {
-                            lost = Some(memory);
+                            lost = Some(Box::new(memory));
                             self.replays(session, &mut tries, taken.node)
                         }
                         Ok(Loss::Told | Loss::Close | Loss::Resolve(_)) => false,
@@ -421,16 +422,16 @@ impl Client {
                         return None;
                     }
                     wanted.wait_until(self.tenant.failover_deadline(Instant::now()));
-                    self.reconsider(&mut wanted, RetryReason::ServerLost, taken.node).await;
+                    Box::pin(self.reconsider(&mut wanted, RetryReason::ServerLost, taken.node)).await;
                 }
                 Outcome::Replay => {
-                    lost = Some(leave(lease));
+                    lost = Some(Box::new(leave(lease)));
                     self.worker.counters.lost();
                     if !self.replays(session, &mut tries, taken.node) {
                         return None;
                     }
                     wanted.wait_until(self.tenant.failover_deadline(Instant::now()));
-                    self.reconsider(&mut wanted, RetryReason::ServerLost, taken.node).await;
+                    Box::pin(self.reconsider(&mut wanted, RetryReason::ServerLost, taken.node)).await;
                     if let Err(gone) = self.flush().await {
                         return Some(gone);
                     }
@@ -458,7 +459,7 @@ impl Client {
                         && session.transaction() == Transaction::None
                         && flights.is_none()
                         && session.is_synced()
-                        && reset(&mut lease, &self.tenant.reset_query).await.is_some()
+                        && Box::pin(reset(&mut lease, &self.tenant.reset_query)).await.is_some()
                     {
                         lease.release(Instant::now());
                     } else {

@@ -215,7 +215,7 @@ pub(crate) async fn find(
         }
         let mut now = begun.take().unwrap_or_else(Instant::now);
         if tenant.gate.is_closed() {
-            wait_for_gate(tenant, now).await?;
+            Box::pin(wait_for_gate(tenant, now)).await?;
             now = Instant::now();
         }
         let is_settled = tenant.lore().is_settled();
@@ -234,11 +234,14 @@ pub(crate) async fn find(
                 if now >= wanted.deadline {
                     return Err(Failure::error("57P03", reason.to_string()).hint("Try again later.").into());
                 }
-                tokio::select! {
-                    () = wait_for_news(tenant, version, wanted.deadline) => {}
-                    // What had to be the primary's may be a replica's then.
-                    () = tenant.lore().settled(), if !is_settled => {}
-                }
+                let news = async {
+                    tokio::select! {
+                        () = wait_for_news(tenant, version, wanted.deadline) => {}
+                        // What had to be the primary's may be a replica's then.
+                        () = tenant.lore().settled(), if !is_settled => {}
+                    }
+                };
+                Box::pin(news).await;
                 continue;
             }
         };
@@ -247,8 +250,8 @@ pub(crate) async fn find(
             tokio::select! {
                 biased;
                 lease = tenant.pool(taken.node).checkout_after(worker, wanted.came, now) => Some(lease),
-                // Polled only when it has to wait.
-                () = tenant.gate.closed() => None,
+                // Polled, and made, only when it has to wait.
+                () = async { Box::pin(tenant.gate.closed()).await } => None,
             }
         };
         let Some(mut checkout) = checkout.await else { continue };
@@ -259,7 +262,7 @@ pub(crate) async fn find(
         }
         match checkout {
             Ok(lease) if check_query::is_due(tenant, &lease, wanted.doubts, now) => {
-                match check_query::passed(tenant, lease).await {
+                match Box::pin(check_query::passed(tenant, lease)).await {
                     Some(lease) if still_holds(tenant, wanted, &taken, &need, trail) => return Ok((lease, taken)),
                     Some(lease) => lease.release(Instant::now()),
                     // It is closed; the next one, or another server, will do.
@@ -286,7 +289,7 @@ pub(crate) async fn find(
                     if Instant::now() >= wanted.deadline {
                         return Err(missed_for(&missed).into());
                     }
-                    wait_for_news(tenant, version, (now + RETRY_PAUSE).min(wanted.deadline)).await;
+                    Box::pin(wait_for_news(tenant, version, (now + RETRY_PAUSE).min(wanted.deadline))).await;
                 }
                 Role::Primary => return Err(missed_for(&missed).into()),
             },

@@ -27,12 +27,17 @@ pub(crate) struct Presence<'a> {
 
 impl Presence<'_> {
     /// Waits for `work`, for as long as the client is there and has time.
-    pub(crate) async fn during<T>(mut self, work: impl Future<Output = T>) -> Result<T, Gone> {
+    pub(crate) async fn during<T>(self, work: impl Future<Output = T>) -> Result<T, Gone> {
         let mut work = pin!(work);
         // Mostly there is no wait, and then no timer and no look at the client's socket either.
-        if let Poll::Ready(done) = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
-            return Ok(done);
+        match poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
+            Poll::Ready(done) => Ok(done),
+            Poll::Pending => Box::pin(self.beside(work)).await,
         }
+    }
+
+    /// The same of work that has been polled once.
+    async fn beside<T>(mut self, mut work: Pin<&mut impl Future<Output = T>>) -> Result<T, Gone> {
         let patience = self.worker.service.config().pool.query_wait_notify;
         let notice = patience.map(|patience| (Instant::now() + patience, ()));
         self.worker.set_alarm(&self.slot.notice, notice);
