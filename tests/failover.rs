@@ -245,13 +245,7 @@ async fn a_herd_is_served_in_its_order() {
     let mut stage = setup.start().await.unwrap();
     stage.psql("create table served (place bigserial, n bigint)").await;
     let clients = join_all((0..HERD).map(|_| stage.connect())).await;
-    let console = stage
-        .proxy
-        .connect_with(|config| {
-            config.dbname("hakem");
-        })
-        .await
-        .unwrap();
+    let console = crate::console::console(&stage.proxy).await;
     let Stage { cluster, proxy } = &mut stage;
     cluster.caught_up().await.unwrap();
     cluster.kill(0).await.unwrap();

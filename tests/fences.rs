@@ -247,13 +247,7 @@ async fn a_server_of_another_cluster() {
 
     in_state(&stage.proxy, &stage.cluster, 2, "fenced").await;
     assert!(stage.proxy.log().contains("it belongs to another cluster than ours"));
-    let console = stage
-        .proxy
-        .connect_with(|config| {
-            config.dbname("hakem");
-        })
-        .await
-        .unwrap();
+    let console = crate::console::console(&stage.proxy).await;
     let topology = console.simple_query("SHOW TOPOLOGY").await.unwrap();
     let port = stage.cluster.nodes()[2].port().to_string();
     let told = topology.iter().any(|message| match message {

@@ -57,12 +57,7 @@ fn named(setup: Setup, of: &str, login: [&str; 2]) -> Setup {
 }
 
 async fn switchover(proxy: &Proxy, cluster: &Managed, to: usize) -> Result<(), tokio_postgres::Error> {
-    let console = proxy
-        .connect_with(|config| {
-            config.dbname("hakem");
-        })
-        .await
-        .unwrap();
+    let console = crate::console::console(proxy).await;
     let target = format!("127.0.0.1:{}", cluster.members()[to].port());
     console.batch_execute(&format!("SWITCHOVER TO \"{target}\"")).await
 }

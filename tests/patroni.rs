@@ -317,12 +317,7 @@ async fn a_switchover_by_the_console_fails_nothing() {
     ready(&proxy).await;
     let leader = cluster.settled().await.unwrap();
     proxy.connect().await.batch_execute("create table kept (n bigint)").await.unwrap();
-    let console = proxy
-        .connect_with(|config| {
-            config.dbname("hakem");
-        })
-        .await
-        .unwrap();
+    let console = crate::console::console(&proxy).await;
     for (from, to) in [(leader, 1 - leader), (1 - leader, leader)] {
         let players = Players::start(&proxy, true).await;
         let target = format!("127.0.0.1:{}", cluster.members()[to].port());
@@ -362,12 +357,7 @@ async fn a_switchover_across_reloads() {
     ready(&proxy).await;
     let leader = cluster.settled().await.unwrap();
     let (client, waiting) = (proxy.connect().await, proxy.connect().await);
-    let console = proxy
-        .connect_with(|config| {
-            config.dbname("hakem");
-        })
-        .await
-        .unwrap();
+    let console = crate::console::console(&proxy).await;
     let mut ahead = Raw::log_in(&proxy, &setup.cluster.user).await;
     let reload = async |probe_interval: &str| {
         let reloads = || proxy.log().matches("the configuration was reloaded").count();

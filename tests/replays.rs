@@ -30,6 +30,14 @@ async fn outcomes(stage: &Stage) -> [f64; 3] {
     outcomes
 }
 
+/// Does this while a COMMIT sleeps in its trigger, and ends its server.
+async fn cut_in_commit(stage: &Stage, meanwhile: &str) {
+    let asleep = "select count(*) from pg_stat_activity where wait_event = 'PgSleep' and query ilike 'commit%'";
+    until("it to commit", async || stage.direct(0, asleep).await == "1").await.unwrap();
+    stage.direct(0, meanwhile).await;
+    end_transactions(stage).await;
+}
+
 /// Ends the servers that are in a transaction.
 async fn end_transactions(stage: &Stage) {
     let ended = "select count(pg_terminate_backend(pid)) from pg_stat_activity
@@ -232,13 +240,7 @@ async fn a_commit_that_was_cut_off_is_done() {
         .unwrap();
     client.batch_execute("begin").await.unwrap();
     client.execute("insert into kept values ($1)", &[&1]).await.unwrap();
-    let cut = async {
-        let asleep = "select count(*) from pg_stat_activity where wait_event = 'PgSleep' and query ilike 'commit%'";
-        until("it to commit", async || stage.direct(0, asleep).await == "1").await.unwrap();
-        stage.direct(0, "insert into gate values (1)").await;
-        end_transactions(&stage).await;
-    };
-    let (told, ()) = tokio::join!(client.batch_execute("commit"), cut);
+    let (told, ()) = tokio::join!(client.batch_execute("commit"), cut_in_commit(&stage, "insert into gate values (1)"));
     told.map_err(|error| code(&error)).unwrap();
     assert_eq!(client.value("select count(*) from kept").await.unwrap(), "1");
     assert_eq!(outcomes(&stage).await, [1.0, 0.0, 0.0]);
@@ -246,13 +248,10 @@ async fn a_commit_that_was_cut_off_is_done() {
     client.batch_execute("delete from gate").await.unwrap();
     client.batch_execute("begin; insert into kept values (3)").await.unwrap();
     client.value("select count(*) from kept").await.unwrap();
-    let cut = async {
-        let asleep = "select count(*) from pg_stat_activity where wait_event = 'PgSleep' and query ilike 'commit%'";
-        until("it to commit", async || stage.direct(0, asleep).await == "1").await.unwrap();
-        stage.direct(0, "insert into gate values (1); insert into kept values (4)").await;
-        end_transactions(&stage).await;
-    };
-    let (told, ()) = tokio::join!(client.failure("commit"), cut);
+    let (told, ()) = tokio::join!(
+        client.failure("commit"),
+        cut_in_commit(&stage, "insert into gate values (1); insert into kept values (4)")
+    );
     assert_eq!(told, Some(SqlState::T_R_SERIALIZATION_FAILURE));
     assert_eq!(client.value("select count(*) from kept where n = 3").await.unwrap(), "0");
     assert_eq!(outcomes(&stage).await, [1.0, 1.0, 0.0]);
