@@ -113,7 +113,7 @@ impl Client {
                     }
                 };
                 // If that takes too long, so be it: who the primary is will be asked again.
-                let _ = tokio::time::timeout_at(wanted.deadline().into(), probed).await;
+                let _ = tokio::time::timeout_at(wanted.deadline().into(), Box::pin(probed)).await;
             }
         }
     }

@@ -206,7 +206,7 @@ impl Client {
             // A client that does not read is told more and more all the same.
             let end = poll_fn(|context| match (slot.alarm.poll(context), &mut *ears) {
                 (Some(overdue), _) => Poll::Ready(Gone::Overdue(overdue)),
-                (None, Some(ears)) => ears.poll_overflow(context).map(|()| Gone::Overflowed),
+                (None, Some(ears)) => ears.mailbox.poll_overflow(context).map(|()| Gone::Overflowed),
                 (None, None) => Poll::Pending,
             });
             tokio::select! {
@@ -247,7 +247,7 @@ impl Client {
             if slot.poll_dismissed(context) {
                 return Poll::Ready(Err(Gone::Cut));
             }
-            if hears && ears.as_ref().is_some_and(|ears| ears.poll_mail(context).is_ready()) {
+            if hears && ears.as_ref().is_some_and(|ears| ears.mailbox.poll_mail(context).is_ready()) {
                 return Poll::Ready(Ok(None));
             }
             if let Some(overdue) = slot.alarm.poll(context) {
@@ -274,7 +274,7 @@ impl Client {
     /// Takes what the client is to be told of notifications.
     fn hear(&mut self) -> Result<(), Gone> {
         match &self.ears {
-            Some(ears) => ears.take(&mut self.unsent).map_err(|_| Gone::Overflowed),
+            Some(ears) => ears.mailbox.take(&mut self.unsent).map_err(|_| Gone::Overflowed),
             None => Ok(()),
         }
     }
@@ -399,7 +399,7 @@ impl Client {
                     if !self.runs_again(session, &mut tries, reason, taken.node) {
                         return None;
                     }
-                    Box::pin(self.reconsider(&mut wanted, reason, taken.node)).await;
+                    self.reconsider(&mut wanted, reason, taken.node).await;
                     // Answers to requests ahead of the one that is run again.
                     if let Err(gone) = self.flush().await {
                         return Some(gone);
@@ -422,7 +422,7 @@ impl Client {
                         return None;
                     }
                     wanted.wait_until(self.tenant.failover_deadline(Instant::now()));
-                    Box::pin(self.reconsider(&mut wanted, RetryReason::ServerLost, taken.node)).await;
+                    self.reconsider(&mut wanted, RetryReason::ServerLost, taken.node).await;
                 }
                 Outcome::Replay => {
                     lost = Some(Box::new(leave(lease)));
@@ -431,7 +431,7 @@ impl Client {
                         return None;
                     }
                     wanted.wait_until(self.tenant.failover_deadline(Instant::now()));
-                    Box::pin(self.reconsider(&mut wanted, RetryReason::ServerLost, taken.node)).await;
+                    self.reconsider(&mut wanted, RetryReason::ServerLost, taken.node).await;
                     if let Err(gone) = self.flush().await {
                         return Some(gone);
                     }

@@ -2,18 +2,19 @@
 //!
 //! Owns, for a database and user, one connection to the primary that listens on every channel that a client of theirs wants; it
 //! exists while there is such a channel, beside the pool. What it hears goes into the mailboxes of the clients that listen, in order,
-//! and each client's own task delivers it between two transactions. A client hears what is sent from the moment its LISTEN is
-//! committed, as PostgreSQL has it: what lies between that and its task's noticing is kept for it, and what was sent before, and is
-//! still under way, is kept from it by asking the server once more and waiting for the answer (a fence). When the connection is lost, another is made on whatever
+//! and each client's own task delivers it between two transactions. When the connection is lost, another is made on whatever
 //! is the primary then; what was sent in between is lost, as it is for a client of PostgreSQL's own whose connection ends, and
 //! the listeners get a warning.
+//!
+//! A client hears what is sent from the moment its LISTEN is committed, as PostgreSQL has it. What lies between that and its task's
+//! noticing is kept for it; what was sent before, and is still under way, is kept from it by asking the server once more and waiting
+//! for the answer (a fence).
 
 pub(crate) mod mailbox;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use pool::{Connection, dial};
@@ -25,7 +26,7 @@ use wire::backend::{self, Failure, Report, tag};
 use wire::frame::{Frame, Header};
 use wire::frontend;
 
-use self::mailbox::{Mailbox, Overflowed};
+use self::mailbox::Mailbox;
 use crate::ask::ask;
 use crate::route;
 use crate::tenant::Tenant;
@@ -73,7 +74,7 @@ struct Member {
 pub(crate) struct Ears {
     client: u64,
     tenant: Arc<Tenant>,
-    mailbox: Arc<Mailbox>,
+    pub(crate) mailbox: Arc<Mailbox>,
     /// The channels that it is a member of.
     joined: BTreeSet<String>,
     /// What the session listened on when that was last looked at.
@@ -107,7 +108,7 @@ impl Hub {
     }
 
     /// The connection is asked to listen: whoever comes to wait from now on is not answered by what it says.
-    fn ask(&self) {
+    fn note_asked(&self) {
         lock(&self.shared).asked += 1;
     }
 
@@ -277,21 +278,6 @@ impl Ears {
         self.settled = channels.clone();
         self.unsettled = false;
     }
-
-    /// As [`Mailbox::poll_mail`].
-    pub(crate) fn poll_mail(&self, context: &mut Context<'_>) -> Poll<()> {
-        self.mailbox.poll_mail(context)
-    }
-
-    /// As [`Mailbox::take`].
-    pub(crate) fn take(&self, out: &mut Vec<u8>) -> Result<(), Overflowed> {
-        self.mailbox.take(out)
-    }
-
-    /// As [`Mailbox::poll_overflow`].
-    pub(crate) fn poll_overflow(&self, context: &mut Context<'_>) -> Poll<()> {
-        self.mailbox.poll_overflow(context)
-    }
 }
 
 impl Drop for Ears {
@@ -410,7 +396,7 @@ impl Link {
             }
             let mut query = Vec::new();
             frontend::put_query(&mut query, &sql);
-            tenant.hub.ask();
+            tenant.hub.note_asked();
             self.connection.stream.write_all(&query).await.map_err(|_| Lost::Gone)?;
             self.asked = Some(Asked { wanted, unwanted, failure: None });
         }

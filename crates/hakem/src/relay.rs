@@ -299,10 +299,14 @@ impl Pump<'_> {
     /// A client that keeps its server between transactions hears notifications there, too.
     fn poll_mail(&mut self, context: &mut Context<'_>) -> bool {
         let Some(ears) = &self.client.ears else { return false };
-        if self.free || !self.outgoing.is_empty() || !self.session.hears() || ears.poll_mail(context).is_pending() {
+        if self.free
+            || !self.outgoing.is_empty()
+            || !self.session.hears()
+            || ears.mailbox.poll_mail(context).is_pending()
+        {
             return false;
         }
-        if ears.take(self.outgoing.buffer(&self.from_server)).is_err() {
+        if ears.mailbox.take(self.outgoing.buffer(&self.from_server)).is_err() {
             self.finished = Some(Outcome::Gone(Gone::Overflowed));
         }
         true
