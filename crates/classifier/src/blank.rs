@@ -34,16 +34,25 @@ pub(crate) fn shape(statement: Tokens<'_>, out: &mut String) {
     let mut at = 0;
     while let Some(token) = statement.tokens.get(at) {
         let (first, last) = (token.start as usize, token.end as usize);
-        // A single byte between tokens is white space; more may be a comment.
-        if first - end > 1 {
+        // A single byte between tokens is white space; more may be a comment. A string goes on behind the end of a line.
+        let ends_line =
+            token.kind == Kind::Text && first > end && matches!(statement.sql.as_bytes()[end], b'\n' | b'\r');
+        if first - end > 1 || ends_line {
             out.push_str(&statement.sql[start..end]);
             out.push(' ');
             start = first;
         }
         end = last;
         if matches!(token.kind, Kind::Text | Kind::Number) {
+            let text = statement.sql.as_bytes();
             out.push_str(&statement.sql[start..first]);
+            if first.checked_sub(1).is_some_and(|before| may_grow_into(token, text[before])) {
+                out.push(' ');
+            }
             out.push_str(if token.kind == Kind::Text { "''" } else { "0" });
+            if text.get(last).is_some_and(|after| token.kind == Kind::Number && may_grow_into(token, *after)) {
+                out.push(' ');
+            }
             start = last;
         }
         let next = after_list(statement, at);
@@ -55,6 +64,18 @@ pub(crate) fn shape(statement: Tokens<'_>, out: &mut String) {
         at = next;
     }
     out.push_str(&statement.sql[start..end]);
+}
+
+/// Whether what stands in the literal's place would be one token with a neighbour that the literal itself is not one with: `NOTIFY.3` is not
+/// `NOTIFY0`, `1xa` is not `0xa`, `''b''` is not `''''`,
+/// and `U&$$a$$` is not `U&''`.
+fn may_grow_into(literal: &Token, neighbour: u8) -> bool {
+    match literal.kind {
+        Kind::Number => {
+            neighbour.is_ascii_alphanumeric() || matches!(neighbour, b'_' | b'$' | b'.') || !neighbour.is_ascii()
+        }
+        _ => neighbour == b'\'' || (literal.first == b'$' && neighbour == b'&'),
+    }
 }
 
 /// Where the token after this one is; after the last of the list that a literal begins: `IN (1, 2, 3)` is `IN (0)`, since no rule counts
@@ -88,7 +109,9 @@ fn ends_item(statement: Tokens<'_>, at: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::glance::tests::piece;
     use crate::lexer::Lexed;
+    use proptest::prelude::*;
 
     fn check(sql: &str, expected: &str) {
         let lexed = Lexed::new(sql);
@@ -115,6 +138,23 @@ mod tests {
         check("select 1, 2 + x, 3, $1", &["select 0, 0 + x, 0"]);
         check(";select $1,$2, E'\\'',$$a$$ from \"T\";", &["select $1,'' from \"T\""]);
         check(" table t", &["table t"]);
+        check("notify.3; select 1.5.5, .5", &["notify 0", "select 0  0"]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+        #[test]
+        fn a_shape_reads_like_its_text(pieces in prop::collection::vec(piece(), 1..12)) {
+            let sql = pieces.concat();
+            let lexed = Lexed::new(&sql);
+            for statement in lexed.statements().into_iter().filter(|_| !lexed.ambiguous && !lexed.doubtful) {
+                let (mut key, mut blanked, mut again) = (String::new(), String::new(), String::new());
+                shape(statement, &mut key);
+                blank(statement, &mut blanked);
+                Lexed::new(&key).statements().into_iter().for_each(|statement| blank(statement, &mut again));
+                prop_assert_eq!(again, blanked, "{}: {}", sql, key);
+            }
+        }
     }
 
     #[test]

@@ -110,7 +110,7 @@ static KINDS: [Kind; 256] = {
 };
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::cache::shape_key;
     use crate::lexer::Lexed;
@@ -163,7 +163,7 @@ mod tests {
     }
 
     /// What texts are made of, dense in what could be read in two ways.
-    fn piece() -> impl Strategy<Value = String> {
+    pub(crate) fn piece() -> impl Strategy<Value = String> {
         prop_oneof![
             "[a-zA-Z_][a-zA-Z0-9_]{0,3}",
             "[0-9]{1,3}",
