@@ -194,20 +194,22 @@ impl Twins {
         let _ = writeln!(self.history, "{how}: {}", statements.join("; "));
         self.all.borrow_mut().push(format!("{}: {how}: {}", self.number, statements.join("; ")));
         self.waits = true;
-        self.direct.say(&bytes).await;
+        // Through the program first: a twin whose transaction has begun would be one that READ ONLY DEFERRABLE ones wait for, on the two
+        // connections that its client has yet to get one of.
         self.through.say(&bytes).await;
-        let direct = self.direct.until_ready().await;
         let Ok(through) = tokio::time::timeout(ANSWER_MAX, self.through.until_ready()).await else {
             let (mut witness, _) = Raw::start(self.primary, [("user", "postgres")].into_iter()).await;
             let rows = witness.query(WITNESS).await;
             panic!(
-                "{}\nall clients, number {} being this one: {:#?}\nno answer; the servers: {:#?}",
+                "no answer; the servers: {:#?}\n{}\nall clients, number {} being this one: {:#?}",
+                comparable(&rows, &mut BTreeMap::new()),
                 self.history,
                 self.number,
-                last(&self.all.borrow()),
-                comparable(&rows, &mut BTreeMap::new())
+                last(&self.all.borrow())
             );
         };
+        self.direct.say(&bytes).await;
+        let direct = self.direct.until_ready().await;
         self.waits = false;
         let error = through.iter().find(|message| message.tag == tag::ERROR_RESPONSE);
         if self.splits && error.is_some_and(|error| Report::new(&error.body).message().starts_with(BOUND)) {
