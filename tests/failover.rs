@@ -6,7 +6,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
-use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::error::SqlState;
 
 use crate::harness::{Client, Setup, Stage, code, until};
@@ -233,19 +232,27 @@ async fn without_a_primary_writes_wait_and_then_fail() {
     assert_eq!(client.value("select count(*) from t").await.unwrap(), "1");
 }
 
-/// More clients than connections wait for a primary: they are served in the order in which they came.
+/// More clients than connections wait, for an administrator or for a primary: they are served in the order in which they came.
 #[tokio::test]
 async fn a_herd_is_served_in_its_order() {
-    const HERD: i64 = 30;
     // Of several connections, one may be slow, and overtaken in the servers.
     let setup = Setup::replicas(1).with("pool", "size", "1").with("console", "admin_users", "[\"postgres\"]");
     // A worker serves its own clients for a while before another's: that is `pool`'s to test.
     let mut setup = setup.with("proxy", "workers", "1");
     setup.cluster.synchronous = false;
-    let mut stage = setup.start().await.unwrap();
+    let mut stage = setup.clone().start().await.unwrap();
     stage.psql("create table served (place bigserial, n bigint)").await;
-    let clients = join_all((0..HERD).map(|_| stage.connect())).await;
     let console = crate::console::console(&stage.proxy).await;
+    let clients = join_all((0..HERD).map(|_| stage.connect())).await;
+    console.batch_execute("pause").await.unwrap();
+    herd(&console, &clients, async || {
+        // They have to look for their new pool meanwhile.
+        setup.with("pool", "server_connect_timeout", "\"9min\"").reload(&stage).await.unwrap();
+        console.batch_execute("resume").await.unwrap();
+    })
+    .await;
+    assert_eq!(order(&stage, 0).await, (0..HERD).collect::<Vec<_>>(), "after PAUSE");
+
     let Stage { cluster, proxy } = &mut stage;
     cluster.caught_up().await.unwrap();
     cluster.kill(0).await.unwrap();
@@ -254,15 +261,20 @@ async fn a_herd_is_served_in_its_order() {
     })
     .await
     .unwrap();
+    herd(&console, &clients, async || cluster.promote(1).await.unwrap()).await;
+    assert_eq!(order(&stage, 1).await, (0..HERD).collect::<Vec<_>>(), "after a failover");
+}
+
+/// How many there are of it.
+const HERD: i64 = 30;
+
+/// Has the clients come to wait, one after the other, and then what they wait for.
+async fn herd(console: &Client, clients: &[Client], comes: impl AsyncFnOnce()) {
     let waiting = async || {
-        let rows = console.simple_query("SHOW CLIENTS").await.unwrap();
-        let waits = |message: &SimpleQueryMessage| match message {
-            SimpleQueryMessage::Row(row) => row.get("state") == Some("waiting"),
-            _ => false,
-        };
-        rows.iter().filter(|message| waits(message)).count() as i64
+        let rows = crate::console::rows(console, "SHOW CLIENTS").await;
+        rows.iter().filter(|row| row.get("state") == Some("waiting")).count() as i64
     };
-    let begun = Cell::new(0);
+    let begun = Cell::new(-1);
     let herd = join_all(clients.iter().zip(0..).map(|(client, n)| {
         let begun = &begun;
         async move {
@@ -270,15 +282,19 @@ async fn a_herd_is_served_in_its_order() {
             client.batch_execute(&format!("insert into served (n) values ({n})")).await.unwrap();
         }
     }));
-    let failover = async {
+    let arrival = async {
         for n in 0..HERD {
             begun.set(n);
             until("it to wait", async || waiting().await == n + 1).await.unwrap();
         }
-        cluster.promote(1).await.unwrap();
+        comes().await;
     };
-    let (_, ()) = tokio::join!(herd, failover);
-    let order = stage.direct(1, "select n from served order by place").await;
-    let order: Vec<i64> = order.lines().map(|line| line.parse().unwrap()).collect();
-    assert_eq!(order, (0..HERD).collect::<Vec<_>>());
+    tokio::join!(herd, arrival);
+}
+
+/// The order in which they were served; it is forgotten.
+async fn order(stage: &Stage, primary: usize) -> Vec<i64> {
+    let order = stage.direct(primary, "select n from served order by place").await;
+    stage.direct(primary, "truncate served").await;
+    order.lines().map(|line| line.parse().unwrap()).collect()
 }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 /// The gates of all databases.
 pub(crate) struct Gates {
@@ -23,7 +23,8 @@ pub(crate) struct Gate {
     /// By a KILL of all databases.
     killed: AtomicBool,
     disabled: AtomicBool,
-    news: watch::Sender<()>,
+    /// Wakes those who wait in the order in which they came; a `watch` would shuffle them.
+    news: Notify,
 }
 
 impl Default for Gates {
@@ -44,7 +45,7 @@ impl Gates {
             paused: AtomicBool::new(false),
             killed: AtomicBool::new(false),
             disabled: AtomicBool::new(false),
-            news: watch::Sender::new(()),
+            news: Notify::new(),
         });
         gates.insert(database.to_owned(), gate.clone());
         gate
@@ -97,17 +98,14 @@ impl Gate {
         self.everything.load(Ordering::Relaxed) || self.paused.load(Ordering::Relaxed)
     }
 
-    /// Waits until requests may go on.
+    /// Waits until requests may go on. Who came first is woken first.
     pub(crate) async fn opened(&self) {
-        let mut news = self.news.subscribe();
-        // The sender lives in `self`.
-        let _ = news.wait_for(|()| !self.is_closed()).await;
+        self.until(|| !self.is_closed()).await;
     }
 
     /// Waits until requests have to wait.
     pub(crate) async fn closed(&self) {
-        let mut news = self.news.subscribe();
-        let _ = news.wait_for(|()| self.is_closed()).await;
+        self.until(|| self.is_closed()).await;
     }
 
     /// Whether the database itself is paused.
@@ -132,8 +130,19 @@ impl Gate {
         self.disabled.store(disabled, Ordering::Relaxed);
     }
 
+    async fn until(&self, holds: impl Fn() -> bool) {
+        loop {
+            // Made first, so that nothing goes unnoticed.
+            let news = self.news.notified();
+            if holds() {
+                return;
+            }
+            news.await;
+        }
+    }
+
     fn tell(&self) {
-        self.news.send_replace(());
+        self.news.notify_waiters();
     }
 }
 
@@ -167,5 +176,32 @@ mod tests {
         assert!(gates.revive() && !gates.revive());
         let closed = |name: &str| gates.of(name).is_closed();
         assert!(closed("paused") && !closed("a") && !closed("b") && closed("c"), "what was paused by name stays so");
+    }
+
+    #[tokio::test]
+    async fn who_came_first_goes_on_first() {
+        const HERD: usize = 30;
+        let gates = Gates::default();
+        let gate = gates.of("a");
+        gate.pause(true);
+        let served = Arc::new(Mutex::new(Vec::new()));
+        let mut herd = tokio::task::JoinSet::new();
+        for number in 0..HERD {
+            let (gate, served) = (gate.clone(), served.clone());
+            herd.spawn(async move {
+                gate.opened().await;
+                served.lock().unwrap().push(number);
+            });
+            tokio::task::yield_now().await;
+        }
+        // What changes nothing for them leaves them where they are.
+        gates.pause(true);
+        tokio::task::yield_now().await;
+        gate.pause(false);
+        tokio::task::yield_now().await;
+        assert!(served.lock().unwrap().is_empty());
+        gates.pause(false);
+        herd.join_all().await;
+        assert_eq!(*served.lock().unwrap(), (0..HERD).collect::<Vec<_>>());
     }
 }

@@ -12,7 +12,7 @@ use auth::Credential;
 use config::{Config, Resolved, Rule};
 use pool::{Keepalive, Pool, Target, Wallet, Whereabouts};
 use session::{Policy, Reported, ServerMemory};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use topology::{NodeId, Plan, Watcher};
 use wire::backend::SqlState;
@@ -66,9 +66,9 @@ pub(crate) struct Tenant {
     greetings: Mutex<HashMap<String, (Instant, Arc<Reported>)>>,
     /// When a read last went to the primary because no replica was fresh enough, in microseconds of [`Common`]'s clock; 0 for never.
     last_stale: AtomicU64,
-    /// Another has taken its place. Read for every request; the channel is for those who wait.
+    /// Another has taken its place. Read for every request; the other wakes those who wait, in the order in which they came.
     superseded: AtomicBool,
-    news: watch::Sender<()>,
+    news: Notify,
     /// Its database or user is not in the configuration any more.
     removed: AtomicBool,
 }
@@ -183,7 +183,7 @@ impl Tenant {
             greetings: Mutex::default(),
             last_stale: AtomicU64::new(0),
             superseded: AtomicBool::new(false),
-            news: watch::Sender::new(()),
+            news: Notify::new(),
             removed: AtomicBool::new(false),
             resolved,
         }
@@ -227,7 +227,7 @@ impl Tenant {
     /// This one has taken another's place, which can be found from now on.
     pub(crate) fn supersede(&self, old: &Tenant) -> Vec<Arc<Pool<ServerMemory>>> {
         old.superseded.store(true, Ordering::Release);
-        old.news.send_replace(());
+        old.news.notify_waiters();
         let goes = |pool: &&Arc<Pool<ServerMemory>>| !self.pools().any(|(_, kept)| Arc::ptr_eq(kept, pool));
         let abandoned: Vec<_> = old.pools().map(|(_, pool)| pool).filter(goes).cloned().collect();
         abandoned.iter().for_each(Pool::abandon);
@@ -241,9 +241,11 @@ impl Tenant {
 
     /// Waits until another has taken its place.
     pub(crate) async fn until_superseded(&self) {
-        let mut news = self.news.subscribe();
-        // The sender lives in `self`.
-        let _ = news.wait_for(|()| self.is_superseded()).await;
+        // Made first, so that nothing goes unnoticed. It happens once.
+        let news = self.news.notified();
+        if !self.is_superseded() {
+            news.await;
+        }
     }
 
     /// Its database or user is gone: its clients finish, and nobody else gets in.
