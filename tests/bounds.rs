@@ -32,6 +32,11 @@ async fn hold(stage: &Stage, user: &str) -> Raw {
     raw
 }
 
+/// The same when who waits, waits in vain: for a reload once all are there who get what they wait for.
+fn hasty(setup: Setup) -> Setup {
+    setup.with("pool", "query_wait_timeout", "\"500ms\"")
+}
+
 #[tokio::test]
 async fn clients_of_a_database_and_of_a_user_are_counted() {
     let setup = Setup::replicas(0).with("auth", "method", "\"trust\"").with("pool", "max_user_client_connections", "3");
@@ -74,17 +79,20 @@ async fn clients_of_a_database_and_of_a_user_are_counted() {
 #[tokio::test]
 async fn a_reserve_is_opened_for_who_waits_long() {
     let setup = Setup::replicas(0).with("auth", "method", "\"trust\"").with("pool", "size", "1");
-    let setup = setup.with("pool", "reserve_timeout", "\"100ms\"").with("pool", "query_wait_timeout", "\"500ms\"");
-    let stage = with_users(setup, &[("spare", "reserve_pool_size = 1")]).start().await.unwrap();
+    let setup = setup.with("pool", "reserve_timeout", "\"100ms\"");
+    let setup = with_users(setup, &[("spare", "reserve_pool_size = 1")]);
+    let stage = setup.clone().start().await.unwrap();
     let _first = hold(&stage, "spare").await;
     let _second = hold(&stage, "spare").await;
     assert_eq!(backends(&stage).await, 2);
     let mut third = Raw::log_in(&stage.proxy, "spare").await;
-    assert_eq!(sqlstate(&third.query("select 1").await).as_deref(), Some("57014"), "query_wait_timeout");
     // Who has none has none.
-    let _first = hold(&stage, "postgres").await;
-    let mut second = Raw::log_in(&stage.proxy, "postgres").await;
-    assert_eq!(sqlstate(&second.query("select 1").await).as_deref(), Some("57014"));
+    let _only = hold(&stage, "postgres").await;
+    let mut other = Raw::log_in(&stage.proxy, "postgres").await;
+    hasty(setup).reload(&stage).await.unwrap();
+    let (third, other) = tokio::join!(third.query("select 1"), other.query("select 1"));
+    assert_eq!(sqlstate(&third).as_deref(), Some("57014"), "query_wait_timeout");
+    assert_eq!(sqlstate(&other).as_deref(), Some("57014"));
 }
 
 #[tokio::test]
@@ -103,16 +111,28 @@ async fn the_least_size_is_kept_open_while_there_are_clients() {
 
 #[tokio::test]
 async fn connections_of_a_database_and_of_a_user_are_limited_on_each_server() {
-    let setup = Setup::replicas(0).with("auth", "method", "\"trust\"").with("pool", "query_wait_timeout", "\"500ms\"");
-    let setup = setup.with("pool", "max_db_connections", "2");
+    let setup = Setup::replicas(0).with("auth", "method", "\"trust\"").with("pool", "max_db_connections", "2");
     let setup = with_users(setup, &[("a", ""), ("b", ""), ("one", "max_user_connections = 1")]);
     let setup = setup.and("[databases.other]\ndbname = \"postgres\"\nmax_db_connections = 0");
-    let stage = setup.start().await.unwrap();
+    let stage = setup.clone().start().await.unwrap();
+    let connect = async |database: &str| {
+        let client = stage.proxy.connect_with(|config| {
+            config.user("one").dbname(database);
+        });
+        client.await.unwrap()
+    };
+    // A user's limit counts all databases.
+    let (here, there) = (connect("other").await, connect("postgres").await);
+    here.batch_execute("begin; select 1").await.unwrap();
     let _first = hold(&stage, "a").await;
     let second = hold(&stage, "b").await;
     let mut third = Raw::log_in(&stage.proxy, "b").await;
-    assert_eq!(sqlstate(&third.query("select 1").await).as_deref(), Some("57014"));
+    hasty(setup.clone()).reload(&stage).await.unwrap();
+    let (third, failed) = tokio::join!(third.query("select 1"), there.failure("select 1"));
+    assert_eq!(sqlstate(&third).as_deref(), Some("57014"));
+    assert_eq!(failed, Some(SqlState::QUERY_CANCELED));
     assert_eq!(connections(&stage, &[("database", "postgres")]).await, 2.0);
+    setup.reload(&stage).await.unwrap();
     // One that idles makes room for another user at once; one that is lent, when it comes back.
     drop(second);
     until("one to be let go", async || connections(&stage, &[("user", "b"), ("state", "leased")]).await == 0.0)
@@ -121,17 +141,6 @@ async fn connections_of_a_database_and_of_a_user_are_limited_on_each_server() {
     let mut fourth = Raw::log_in(&stage.proxy, "postgres").await;
     assert_eq!(value(&fourth.query("select 4").await).as_deref(), Some("4"));
     assert!(connections(&stage, &[("database", "postgres")]).await <= 2.0);
-
-    // A user's limit counts all databases.
-    let connect = async |database: &str| {
-        let client = stage.proxy.connect_with(|config| {
-            config.user("one").dbname(database);
-        });
-        client.await.unwrap()
-    };
-    let (here, there) = (connect("other").await, connect("postgres").await);
-    here.batch_execute("begin; select 1").await.unwrap();
-    assert_eq!(there.failure("select 1").await, Some(SqlState::QUERY_CANCELED));
     here.batch_execute("commit").await.unwrap();
     assert_eq!(there.value("select 2").await.unwrap(), "2");
     assert_eq!(here.value("select 3").await.unwrap(), "3");
@@ -143,21 +152,24 @@ async fn users_share_a_database_evenly() {
     let setup = Setup::replicas(0).with("auth", "method", "\"trust\"").with("pool", "max_db_connections", "6");
     let users = ["a", "b", "c"];
     let stage = with_users(setup, &users.map(|user| (user, ""))).start().await.unwrap();
-    let end = Instant::now() + Duration::from_secs(4);
-    let mut clients = Vec::new();
+    let mut idle = Vec::new();
     for user in users {
         for _ in 0..15 {
-            let mut client = Raw::log_in(&stage.proxy, user).await;
-            clients.push(tokio::spawn(async move {
-                let mut waits = Vec::new();
-                while Instant::now() < end {
-                    let start = Instant::now();
-                    assert_eq!(sqlstate(&client.query("select pg_sleep(0.005)").await), None);
-                    waits.push(start.elapsed());
-                }
-                (user, waits)
-            }));
+            idle.push((user, Raw::log_in(&stage.proxy, user).await));
         }
+    }
+    let end = Instant::now() + Duration::from_secs(4);
+    let mut clients = Vec::new();
+    for (user, mut client) in idle {
+        clients.push(tokio::spawn(async move {
+            let mut waits = Vec::new();
+            while Instant::now() < end {
+                let start = Instant::now();
+                assert_eq!(sqlstate(&client.query("select pg_sleep(0.005)").await), None);
+                waits.push(start.elapsed());
+            }
+            (user, waits)
+        }));
     }
     let mut waits: std::collections::HashMap<&str, Vec<Duration>> = std::collections::HashMap::new();
     for client in clients {

@@ -291,6 +291,7 @@ async fn whoever_comes_first(cluster: &mut Cluster, system: &str) {
     // One that came with it, and one for each server: as many as there are on either side.
     let two = format!("[{}]", [1, 2].map(|node| format!("\"127.0.0.1:{}\"", cluster.nodes()[node].port())).join(", "));
     let tied = unnamed.clone().with("clusters.local", "servers", &two).proxy(&*cluster).await.unwrap();
+    until("both to be seen", async || tied.log().contains("servers of two clusters")).await.unwrap();
     let error = tied.connect_with(|_| {}).await.err().unwrap();
     let told = error.as_db_error().unwrap().message();
     assert!(told.contains("servers of two clusters") && told.contains(system), "{told}");
@@ -299,12 +300,14 @@ async fn whoever_comes_first(cluster: &mut Cluster, system: &str) {
     let (knowing, believing) = (named.proxy(&*cluster).await.unwrap(), unnamed.proxy(&*cluster).await.unwrap());
     in_state(&knowing, cluster, 2, "fenced").await;
     assert_eq!(knowing.connect_with(|_| {}).await.err().map(|error| code(&error)), Some(SqlState::CANNOT_CONNECT_NOW));
+    ready(&believing).await;
     let led_on = believing.connect().await;
     // It cannot know better.
     led_on.batch_execute("insert into kept values (400)").await.unwrap();
-    for node in [0, 1] {
-        cluster.start_node(node).await.unwrap();
-    }
+    // The other way round, it would be led by the one that was the primary before.
+    cluster.start_node(1).await.unwrap();
+    in_state(&knowing, cluster, 1, "primary").await;
+    cluster.start_node(0).await.unwrap();
     ready(&knowing).await;
     knowing.connect().await.batch_execute("insert into kept values (500)").await.unwrap();
     until("the others to be seen", async || believing.log().contains("servers of two clusters")).await.unwrap();

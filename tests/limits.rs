@@ -55,26 +55,29 @@ async fn a_crowd_is_told_that_it_is_one() {
 #[tokio::test]
 async fn a_queue_has_an_end() {
     let setup = Setup::replicas(0).with("pool", "size", "1").with("pool", "queue_max", "1");
-    let stage = setup.with("pool", "query_wait_timeout", "\"200ms\"").start().await.unwrap();
+    let stage = setup.clone().start().await.unwrap();
     let (holder, waiter, third) = (stage.connect().await, stage.connect().await, stage.connect().await);
     holder.batch_execute("begin; select 1").await.unwrap();
     let late = async {
         until("one to wait", async || stage.proxy.metric("hakem_clients_waiting", &[]).await == 1.0).await.unwrap();
-        third.failure("select 1").await
+        assert_eq!(third.failure("select 1").await, Some(SqlState::TOO_MANY_CONNECTIONS));
+        holder.batch_execute("commit").await.unwrap();
     };
-    let (waited, refused) = tokio::join!(waiter.failure("select 1"), late);
-    assert_eq!(waited, Some(SqlState::QUERY_CANCELED));
-    assert_eq!(refused, Some(SqlState::TOO_MANY_CONNECTIONS));
+    let (waited, ()) = tokio::join!(waiter.value("select 1"), late);
+    assert_eq!(waited.unwrap(), "1");
+    holder.batch_execute("begin; select 1").await.unwrap();
+    setup.with("pool", "query_wait_timeout", "\"200ms\"").reload(&stage).await.unwrap();
+    assert_eq!(waiter.failure("select 1").await, Some(SqlState::QUERY_CANCELED));
     for reason in ["query_wait_timeout", "too_many_connections"] {
         assert_eq!(stage.proxy.metric("hakem_refused_total", &[("reason", reason)]).await, 1.0, "{reason}");
     }
     holder.batch_execute("commit").await.unwrap();
-    assert_eq!(waiter.value("select 1").await.unwrap(), "1");
+    until("it to be served", async || waiter.failure("select 1").await.is_none()).await.unwrap();
 }
 
 #[tokio::test]
 async fn strangers_are_turned_away() {
-    let stage = Setup::replicas(0).with("proxy", "client_login_timeout", "\"300ms\"").start().await.unwrap();
+    let stage = Setup::replicas(0).start().await.unwrap();
     let session = |parameters: &[(&'static str, &'static str)]| {
         let mut packet = Vec::new();
         startup::put_session(&mut packet, parameters.iter().copied());
@@ -83,8 +86,7 @@ async fn strangers_are_turned_away() {
     let mut old = session(&[("user", "postgres")]);
     old[4..8].copy_from_slice(&(2_u32 << 16).to_be_bytes());
     // What is said first, and the SQLSTATE that it ends with; none where there is nothing to answer.
-    let cases: [(&[u8], Option<&str>); 9] = [
-        (b"", Some("08P01")),
+    let cases: [(&[u8], Option<&str>); 8] = [
         (b"GET / HTTP/1.1\r\n\r\n", Some("08P01")),
         (b"\0\0\0\x04", Some("08P01")),
         (b"\0\0\0\x08\0\x03", Some("08P01")),
@@ -94,7 +96,7 @@ async fn strangers_are_turned_away() {
         (&session(&[("user", "postgres"), ("replication", "maybe")]), Some("22023")),
         (&cancel(7, 7), None),
     ];
-    for (said, expected) in cases {
+    let check = async |said: &[u8], expected: Option<&str>| {
         let mut raw = Raw::open(&stage.proxy).await;
         raw.say(said).await;
         let mut heard = Vec::new();
@@ -105,15 +107,10 @@ async fn strangers_are_turned_away() {
         if let Some(Message { body, .. }) = heard.last() {
             assert!(Report::new(body).is_fatal(), "{said:?}");
         }
+    };
+    for (said, expected) in cases {
+        check(said, expected).await;
     }
-
-    // Half a login: the time for all of it is bounded, and the place is free again.
-    let mut raw = Raw::open(&stage.proxy).await;
-    raw.say(&session(&[("user", "postgres"), ("database", "postgres")])).await;
-    assert_eq!(raw.hear().await.unwrap().tag, tag::AUTHENTICATION);
-    assert_eq!(sqlstate(&[raw.hear().await.unwrap()]).as_deref(), Some("08P01"));
-    assert_eq!(raw.hear().await, None);
-    until("nobody to be counted", async || stage.proxy.metric("hakem_clients", &[]).await == 0.0).await.unwrap();
 
     // Encryption is declined by one byte, each kind once, and the login goes on.
     let mut raw = Raw::open(&stage.proxy).await;
@@ -123,6 +120,16 @@ async fn strangers_are_turned_away() {
     }
     raw.say(&session(&[("user", "postgres"), ("database", "postgres")])).await;
     assert_eq!(raw.hear().await.unwrap().tag, tag::AUTHENTICATION);
+
+    // Silence, and half a login: the time for all of it is bounded, and the place is free again.
+    Setup::replicas(0).with("proxy", "client_login_timeout", "\"300ms\"").reload(&stage).await.unwrap();
+    check(b"", Some("08P01")).await;
+    let mut raw = Raw::open(&stage.proxy).await;
+    raw.say(&session(&[("user", "postgres"), ("database", "postgres")])).await;
+    assert_eq!(raw.hear().await.unwrap().tag, tag::AUTHENTICATION);
+    assert_eq!(sqlstate(&[raw.hear().await.unwrap()]).as_deref(), Some("08P01"));
+    assert_eq!(raw.hear().await, None);
+    until("nobody to be counted", async || stage.proxy.metric("hakem_clients", &[]).await == 0.0).await.unwrap();
 }
 
 #[tokio::test]
@@ -242,12 +249,12 @@ fn cancel(process: u32, secret: u32) -> Vec<u8> {
 /// An idle connection whose server has gone without a word is found out, and another is made.
 #[tokio::test]
 async fn an_idle_server_is_asked_before_it_is_used() {
-    let setup = Setup::replicas(0)
-        .with("pool", "size", "1")
-        .with("pool", "server_connect_timeout", "\"500ms\"")
-        .with("pool", "server_check_delay", "\"0s\"")
-        .with("pool", "server_check_query", "\"select nextval('checks')\"");
-    let stage = setup.start().await.unwrap();
+    let setup = Setup::replicas(0).with("pool", "size", "1").with("pool", "server_check_delay", "\"0s\"").with(
+        "pool",
+        "server_check_query",
+        "\"select nextval('checks')\"",
+    );
+    let stage = setup.clone().start().await.unwrap();
     stage.direct(0, "create sequence checks").await;
     let client = stage.connect().await;
     let first = client.value("select pg_backend_pid()").await.unwrap();
@@ -255,6 +262,9 @@ async fn an_idle_server_is_asked_before_it_is_used() {
     let asked: i64 = stage.direct(0, "select last_value from checks").await.trim().parse().unwrap();
     assert!(asked >= 1, "the second one was preceded by a check");
 
+    // As long as a connection may take, so may the answer.
+    setup.with("pool", "server_connect_timeout", "\"1s\"").reload(&stage).await.unwrap();
+    let first = client.value("select pg_backend_pid()").await.unwrap();
     signal("-STOP", &first);
     let second = client.value("select pg_backend_pid()").await;
     signal("-CONT", &first);

@@ -219,7 +219,8 @@ async fn a_client_that_does_not_read_keeps_no_server_longer_than_it_must() {
     // And there is an end to it where one is set.
     let mut timed = Raw::log_in(&stage.proxy, "timed").await;
     timed.say(&out).await;
-    until("the server to be free", async || leased().await == 1.0).await.unwrap();
-    until("the server to be free", async || leased().await == 0.0).await.unwrap();
+    let ended = [("timeout", "query_timeout")];
+    let ended = async || stage.proxy.metric("hakem_timeouts_total", &ended).await;
+    until("its time to be up", async || ended().await == 1.0).await.unwrap();
     nothing_left(&stage, 2.0).await;
 }
