@@ -203,7 +203,8 @@ async fn idle_sessions_and_transactions() {
 
 #[tokio::test]
 async fn what_runs_on_a_replica_is_cancelled_there() {
-    let stage: Stage = Setup::replicas(1).with("auth", "method", "\"trust\"").start().await.unwrap();
+    let setup = Setup::replicas(1).with("auth", "method", "\"trust\"").with("routing", "max_lag", "\"1h\"");
+    let stage: Stage = setup.start().await.unwrap();
     let (mut raw, key) = keyed(&stage.proxy).await;
     let long = "select count(*) from generate_series(1, 100000000000)";
     ask(&mut raw, long).await;

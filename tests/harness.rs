@@ -279,7 +279,13 @@ impl Stage {
     pub(crate) async fn psql(&self, sql: &str) -> String {
         let output = self.run("psql", &["-XAtq", "-v", "ON_ERROR_STOP=1", "-f", "-"], sql).await;
         assert!(output.status.success(), "{sql}\n{output:?}");
-        // It may have changed what statements are: until that is known, no read goes to a replica.
+        // It may have changed what statements are.
+        self.catalog_read().await;
+        output.stdout.trim_end().to_owned()
+    }
+
+    /// Waits until the program knows what statements are in the default database: until then, no read goes to a replica.
+    pub(crate) async fn catalog_read(&self) {
         until("the catalog to be read", async || {
             // What replication asks for by name need not be a database.
             let ours = format!("database=\"{}\"", self.proxy.database);
@@ -288,7 +294,6 @@ impl Stage {
         })
         .await
         .unwrap();
-        output.stdout.trim_end().to_owned()
     }
 
     /// One value from a server itself, behind the program's back.

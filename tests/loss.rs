@@ -11,7 +11,7 @@ use crate::raw::Raw;
 use crate::tap::Tap;
 
 async fn stage() -> Stage {
-    let mut setup = Setup::replicas(1);
+    let mut setup = Setup::replicas(1).with("routing", "max_lag", "\"1h\"");
     // Writes are to go on when the replica is dead.
     setup.cluster.synchronous = false;
     let stage = setup.start().await.unwrap();
@@ -136,7 +136,7 @@ async fn in_the_middle_of_a_result() {
 /// middle that the client would not take for a part of it: only the end of its connection tells the truth. Nobody else is concerned.
 #[tokio::test]
 async fn in_the_middle_of_a_message() {
-    let mut setup = Setup::replicas(1).with("auth", "method", "\"trust\"");
+    let mut setup = Setup::replicas(1).with("auth", "method", "\"trust\"").with("routing", "max_lag", "\"1h\"");
     setup.cluster.synchronous = false;
     let mut stage = setup.clone().start().await.unwrap();
     let mut raw = Raw::log_in(&stage.proxy, &setup.cluster.user).await;
