@@ -184,13 +184,13 @@ mod tests {
         let gates = Gates::default();
         let gate = gates.of("a");
         gate.pause(true);
-        let served = Arc::new(Mutex::new(Vec::new()));
+        let (served, order) = std::sync::mpsc::channel();
         let mut herd = tokio::task::JoinSet::new();
         for number in 0..HERD {
             let (gate, served) = (gate.clone(), served.clone());
             herd.spawn(async move {
                 gate.opened().await;
-                served.lock().unwrap().push(number);
+                served.send(number)
             });
             tokio::task::yield_now().await;
         }
@@ -199,9 +199,9 @@ mod tests {
         tokio::task::yield_now().await;
         gate.pause(false);
         tokio::task::yield_now().await;
-        assert!(served.lock().unwrap().is_empty());
+        assert!(order.try_recv().is_err());
         gates.pause(false);
-        herd.join_all().await;
-        assert_eq!(*served.lock().unwrap(), (0..HERD).collect::<Vec<_>>());
+        assert!(herd.join_all().await.iter().all(Result::is_ok));
+        assert_eq!(order.try_iter().collect::<Vec<_>>(), (0..HERD).collect::<Vec<_>>());
     }
 }
