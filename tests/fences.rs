@@ -246,7 +246,9 @@ async fn a_server_of_another_cluster() {
     stage.cluster.start_node(2).await.unwrap();
 
     in_state(&stage.proxy, &stage.cluster, 2, "fenced").await;
-    assert!(stage.proxy.log().contains("it belongs to another cluster than ours"));
+    until("it to be said why", async || stage.proxy.log().contains("it belongs to another cluster than ours"))
+        .await
+        .unwrap();
     let console = crate::console::console(&stage.proxy).await;
     let topology = console.simple_query("SHOW TOPOLOGY").await.unwrap();
     let port = stage.cluster.nodes()[2].port().to_string();

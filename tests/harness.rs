@@ -67,6 +67,8 @@ impl<'a> From<&'a Managed> for Servers<'a> {
 pub(crate) struct Proxy {
     child: Child,
     log: Arc<Mutex<String>>,
+    /// What reads the log; it ends with the program.
+    reader: Option<std::thread::JoinHandle<()>>,
     /// The configuration file.
     pub(crate) config: PathBuf,
     /// Where clients connect.
@@ -144,8 +146,8 @@ impl Setup {
         let log = Arc::new(Mutex::new(String::new()));
         let stderr = child.stderr.take().context("stderr is a pipe")?;
         let copy = log.clone();
-        // A thread, since the pipe must be emptied also while a test's runtime is busy. It ends with the program.
-        let reader = std::thread::spawn(move || {
+        // A thread, since the pipe must be emptied also while a test's runtime is busy.
+        let reader = Some(std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 let mut log = copy.lock().unwrap();
                 if log.len() < LOG_BYTES_MAX {
@@ -153,10 +155,11 @@ impl Setup {
                     log.push('\n');
                 }
             }
-        });
+        }));
         let cluster::Options { user, password, database, .. } = self.cluster.clone();
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut proxy = Proxy { child, log, config: path, address: nowhere, http: nowhere, user, password, database };
+        let mut proxy =
+            Proxy { child, log, reader, config: path, address: nowhere, http: nowhere, user, password, database };
         let deadline = Instant::now() + WAIT_MAX;
         loop {
             let log = proxy.log();
@@ -167,8 +170,7 @@ impl Setup {
                 return Ok(proxy);
             }
             if let Some(status) = proxy.child.try_wait()? {
-                // What it said last may not have been read yet.
-                let _ = reader.join();
+                proxy.read_on();
                 bail!("the program ended with {status}:\n{}", proxy.log());
             }
             ensure!(Instant::now() < deadline, "the program does not listen:\n{log}");
@@ -410,10 +412,18 @@ impl Proxy {
         let deadline = Instant::now() + WAIT_MAX;
         loop {
             if let Some(status) = self.child.try_wait()? {
+                self.read_on();
                 return Ok(status);
             }
             ensure!(Instant::now() < deadline, "the program does not end:\n{}", self.log());
             tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Reads the log to its end, once the program has ended.
+    fn read_on(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
         }
     }
 }
@@ -424,6 +434,7 @@ impl Drop for Proxy {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
+            self.read_on();
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
             eprintln!(

@@ -165,8 +165,10 @@ async fn managers_that_want_to_know_who_asks() {
     ] {
         let proxy = setup.proxy(&cluster).await.unwrap();
         ready(&proxy).await;
+        let silence = "the cluster manager does not answer";
+        until("the silence to be noticed", async || proxy.log().contains(silence)).await.unwrap();
         let log = proxy.log();
-        let why = log.lines().find(|line| line.contains("the cluster manager does not answer"));
+        let why = log.lines().find(|line| line.contains(silence));
         assert!(why.is_some_and(|why| why.contains(reason)), "{reason}: {log}");
     }
 }
