@@ -126,7 +126,14 @@ async fn managers_that_want_to_know_who_asks() {
     (0..2).for_each(|number| cluster.freeze_manager(number, false));
     cluster.settled().await.unwrap();
 
-    switchover(&asking, &cluster, 1 - leader).await.unwrap();
+    until("Patroni to have found etcd again, too", async || {
+        let refused = switchover(&asking, &cluster, 1 - leader).await.err();
+        let reason = refused.as_ref().map(|error| error.as_db_error().unwrap().message());
+        assert!(reason.is_none_or(|reason| reason.contains("503")), "{reason:?}");
+        reason.is_none()
+    })
+    .await
+    .unwrap();
     for (client, proxy) in clients.iter().zip([&asking, &told]) {
         client.batch_execute("insert into kept values (1)").await.unwrap();
         assert_eq!(writer(proxy, &cluster).await, Some(1 - leader));
