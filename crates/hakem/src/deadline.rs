@@ -138,10 +138,11 @@ impl Client {
     pub(crate) fn time_rest(&mut self, session: &Session) {
         let timeouts = &self.tenant.resolved.timeouts;
         if session.transaction() != Transaction::None {
-            if timeouts.idle_transaction.or(timeouts.transaction).is_some() {
-                self.time_transaction(Instant::now());
-            }
-            return;
+            // One that it has just begun, too: its server knows nothing of it yet, and it is not idle any more.
+            return match timeouts.idle_transaction.or(timeouts.transaction) {
+                Some(_) => self.time_transaction(Instant::now()),
+                None => self.set_alarm(None),
+            };
         }
         self.transaction_since = None;
         let idle = timeouts.client_idle.map(|timeout| (Instant::now() + timeout, Overdue::ClientIdle));
