@@ -78,7 +78,7 @@ pub(crate) struct Client {
 pub(crate) async fn serve(stream: Stream, seat: Seat, worker: Rc<Worker>) {
     let presence = worker.enter();
     let id = presence.slot.id;
-    let Welcome { stream, inbox, tenant, session, cancel, application_name } =
+    let welcome =
         // On the heap, as all that is rare: an idle client's task has room for the largest of what it may await in place.
         match Box::pin(login::log_in(stream, seat, &worker, &presence)).await {
             None => return,
@@ -95,76 +95,113 @@ pub(crate) async fn serve(stream: Stream, seat: Seat, worker: Rc<Worker>) {
                 return;
             }
         };
-    let named = application_name.clone();
-    presence.slot.standing.enter(&tenant.key.0, &tenant.key.1, application_name, &stream);
-    let mut client = Client {
-        id,
-        stream,
-        inbox,
-        packet_max: worker.service.config().proxy.max_packet_size,
-        skip: 0,
-        unsent: Vec::new(),
-        classifier: tenant.lore().classifier(),
-        tenant,
-        worker: worker.clone(),
-        slot: presence.slot.clone(),
-        books: Books::new(Instant::now()),
-        last_write: None,
-        trail: None,
-        application_name: named,
-        node: None,
-        definitions: 0,
-        ears: None,
-        pins: Pins::default(),
-        transaction_since: None,
-    };
-    client.tenant.lore().greet(Instant::now(), worker.service.config().routing.catalog_refresh);
-    tracing::debug!(client = id, "client logged in");
-    let gone = tokio::select! {
-        biased;
-        gone = client.converse(session, &cancel) => gone,
-        // Who holds a server is told by its request, which sees to what runs there.
-        () = presence.slot.killed_at_rest() => Gone::Killed,
+    let mut guest = Guest::new(welcome, presence.slot.clone(), worker.clone());
+    let gone = loop {
+        let intent = tokio::select! {
+            biased;
+            next = guest.rest() => next,
+            () = presence.slot.killed_at_rest() => Err(Gone::Killed),
+        };
+        let gone = match intent {
+            Err(gone) => Some(gone),
+            Ok(intent) => {
+                let (back, gone) = worker.rooms.serve(guest, intent).await;
+                guest = back;
+                gone
+            }
+        };
+        if let Some(gone) = gone {
+            break gone;
+        }
     };
     tracing::debug!(client = id, ?gone, "client left");
-    client.pins.note(&[], &worker.counters);
-    client.say_goodbye(&gone).await;
+    guest.client.pins.note(&[], &worker.counters);
+    Box::pin(guest.client.say_goodbye(&gone)).await;
+}
+
+/// A client, its session, and the key by which what it runs is cancelled.
+pub(crate) struct Guest {
+    client: Client,
+    session: Box<Session>,
+    cancel: Registered,
+}
+
+impl Guest {
+    /// Who has just logged in. Not in the task: that keeps room for all that it has ever held.
+    fn new(welcome: Welcome, slot: Rc<Slot>, worker: Rc<Worker>) -> Box<Guest> {
+        let Welcome { stream, inbox, tenant, session, cancel, application_name } = welcome;
+        slot.standing.enter(&tenant.key.0, &tenant.key.1, application_name.clone(), &stream);
+        tenant.lore().greet(Instant::now(), worker.service.config().routing.catalog_refresh);
+        let client = Client {
+            id: slot.id,
+            stream,
+            inbox,
+            packet_max: worker.service.config().proxy.max_packet_size,
+            skip: 0,
+            unsent: Vec::new(),
+            classifier: tenant.lore().classifier(),
+            tenant,
+            worker,
+            slot,
+            books: Books::new(Instant::now()),
+            last_write: None,
+            trail: None,
+            application_name,
+            node: None,
+            definitions: 0,
+            ears: None,
+            pins: Pins::default(),
+            transaction_since: None,
+        };
+        tracing::debug!(client = client.id, "client logged in");
+        Box::new(Guest { client, session, cancel })
+    }
+
+    /// Waits for the next request.
+    async fn rest(&mut self) -> Result<Intent, Gone> {
+        let Guest { client, session, .. } = self;
+        client.converse(session).await
+    }
+
+    /// Runs a request, and whatever the client sends until the server is free again. `Some` when the client is gone.
+    pub(crate) async fn request(&mut self, intent: &Intent) -> Option<Gone> {
+        let Guest { client, session, cancel } = self;
+        let slot = client.slot.clone();
+        tokio::select! {
+            biased;
+            gone = client.request(session, intent, cancel) => gone,
+            // Who holds a server is told by its request, which sees to what runs there.
+            () = slot.killed_at_rest() => Some(Gone::Killed),
+        }
+    }
 }
 
 impl Client {
-    /// Takes requests until the client leaves.
-    async fn converse(&mut self, mut session: Box<Session>, cancel: &Registered) -> Gone {
+    /// Takes what the client says until it makes a request.
+    async fn converse(&mut self, session: &mut Session) -> Result<Intent, Gone> {
         loop {
-            let step = match session.backlog() {
-                Some(intent) => Step::Request(intent),
-                None => match self.next_step(&mut session).await {
-                    Ok(step) => step,
-                    Err(gone) => return gone,
-                },
-            };
-            match step {
-                Step::Request(intent) => {
-                    if let Some(gone) = self.request(&mut session, &intent, cancel).await {
-                        return gone;
-                    }
-                }
+            session.take_output(&mut self.unsent);
+            if let Some(intent) = session.backlog() {
+                return Ok(intent);
+            }
+            match self.next_step(session).await? {
+                Step::Request(intent) => return Ok(intent),
                 Step::Listen => {
-                    match self.prepare_to_listen(session.channels_wanted()).await {
+                    match Box::pin(self.prepare_to_listen(session.channels_wanted())).await {
                         Ok(()) => drop(session.listened()),
                         Err(failure) => session.refuse(&failure),
                     }
-                    self.settle(&session);
+                    self.settle(session);
                 }
-                Step::Terminate => return Gone::Terminated,
+                Step::Terminate => return Err(Gone::Terminated),
                 Step::Answered => {
-                    if self.may_begin_to_listen(&session) {
-                        drop(self.prepare_to_listen(&[]).await);
+                    if self.may_begin_to_listen(session) {
+                        drop(Box::pin(self.prepare_to_listen(&[])).await);
                     }
-                    self.settle(&session);
+                    self.settle(session);
                 }
                 Step::Gathering | Step::Copy | Step::Later => {}
             }
-            session.take_output(&mut self.unsent);
         }
     }
 
@@ -185,6 +222,7 @@ impl Client {
                     self.classifier = self.tenant.lore().classifier();
                     session.reclassify(&self.classifier);
                 }
+                self.worker.rooms.lend(session);
                 let step = session.on_client(frame, &self.classifier).map_err(Gone::Violation)?;
                 self.inbox.consume(length);
                 if step != Step::Gathering {
@@ -194,6 +232,7 @@ impl Client {
             }
             self.time_rest(session);
             self.flush().await?;
+            self.worker.rooms.take_back(session);
             self.fill(session.hears()).await?;
         }
     }

@@ -50,6 +50,7 @@ mod relay;
 mod replication;
 mod reset;
 mod resolution;
+mod rooms;
 mod route;
 mod rules;
 mod run;

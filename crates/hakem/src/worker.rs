@@ -23,6 +23,7 @@ use crate::counters::{Counters, PINS, Place};
 use crate::deadline::{Alarm, Overdue};
 use crate::lobby::Seat;
 use crate::resolution::RESOLUTIONS_MAX;
+use crate::rooms::Rooms;
 use crate::service::Service;
 use crate::standing::{Sighting, Standing};
 
@@ -31,6 +32,7 @@ pub(crate) struct Worker {
     pub(crate) id: usize,
     pub(crate) service: Arc<Service>,
     pub(crate) spares: Spares,
+    pub(crate) rooms: Rooms,
     pub(crate) counters: Arc<Counters>,
     slots: RefCell<HashMap<u64, Rc<Slot>>>,
     dismissed: Cell<bool>,
@@ -106,6 +108,7 @@ impl Handle {
                 id,
                 service,
                 spares: Spares::default(),
+                rooms: Rooms::default(),
                 counters: counted,
                 slots: RefCell::default(),
                 dismissed: Cell::new(false),

@@ -37,6 +37,8 @@ pub(crate) struct Proxy {
     up: bool,
     /// What will be found out of a commit that is lost.
     fate: Fate,
+    /// What a session that rests has given back; the next one to speak gets it.
+    scratch: Option<session::Scratch>,
     /// Decides, by chance, whether a client is listened to before its server; zero listens to the client first.
     pub(crate) order: u64,
     /// How many requests went out ahead of the answers to earlier ones.
@@ -102,6 +104,7 @@ impl Proxy {
             fresh: true,
             up: true,
             fate: Fate::Unknown,
+            scratch: None,
             order: 0,
             ahead: 0,
             most_ahead: 0,
@@ -284,7 +287,7 @@ impl Proxy {
         client.received.append(&mut client.outgoing);
         let step = match client.session.backlog() {
             Some(intent) => Step::Request(intent),
-            None => match take(client, &self.classifier) {
+            None => match self.next_step(client) {
                 Some(step) => step,
                 None => return false,
             },
@@ -325,6 +328,20 @@ impl Proxy {
             connection.server.receive(frame);
             rest = &rest[frame.whole.len()..];
         }
+    }
+
+    /// What a client without a server says next.
+    fn next_step(&mut self, client: &mut Client) -> Option<Step> {
+        if client.session.is_bare()
+            && let Some(scratch) = self.scratch.take()
+        {
+            client.session.move_in(scratch);
+        }
+        let step = take(client, &self.classifier);
+        if step.is_none() {
+            self.scratch = client.session.move_out().or(self.scratch.take());
+        }
+        step
     }
 
     /// One turn with a server: it takes the client's frames, or the server's, in whichever order this proxy has.

@@ -1,0 +1,96 @@
+//! Where requests are served: on the heap, in rooms that are used again.
+//!
+//! What serves a request takes more memory than all else that a client's task holds. An idle client has no room, and a warm worker
+//! furnishes none.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use session::{Intent, Scratch, Session};
+
+use crate::client::Guest;
+use crate::outcome::Gone;
+
+/// A worker's spare rooms, and what its sessions need only while they have a request.
+#[derive(Default)]
+pub(crate) struct Rooms {
+    spare: RefCell<Vec<Room>>,
+    scratches: RefCell<Vec<Scratch>>,
+}
+
+/// A guest whose request has been served, and why it is gone, if it is.
+pub(crate) type Served = (Box<Guest>, Option<Gone>);
+
+struct Room {
+    desk: Rc<Desk>,
+    /// Serves one guest after the other. What is awaited in place of its own accord would be copied for each.
+    service: Pin<Box<dyn Future<Output = Infallible>>>,
+}
+
+/// How guests come and go.
+#[derive(Default)]
+struct Desk {
+    arrived: Cell<Option<(Box<Guest>, Intent)>>,
+    served: Cell<Option<Served>>,
+}
+
+impl Rooms {
+    /// Serves a guest's request. Whoever stops waiting drops the guest, and the room with it.
+    pub(crate) async fn serve(&self, guest: Box<Guest>, intent: Intent) -> Served {
+        let mut room = self.spare.borrow_mut().pop().unwrap_or_else(Room::furnish);
+        room.desk.arrived.set(Some((guest, intent)));
+        let served = poll_fn(|context| {
+            let Poll::Pending = room.service.as_mut().poll(context);
+            room.desk.served.take().map_or(Poll::Pending, Poll::Ready)
+        });
+        let served = served.await;
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < SPARES_MAX {
+            spare.push(room);
+        }
+        served
+    }
+
+    /// The session begins to say something.
+    pub(crate) fn lend(&self, session: &mut Session) {
+        if session.is_bare()
+            && let Some(scratch) = self.scratches.borrow_mut().pop()
+        {
+            session.move_in(scratch);
+        }
+    }
+
+    /// The session waits for its client.
+    pub(crate) fn take_back(&self, session: &mut Session) {
+        if let Some(scratch) = session.move_out() {
+            let mut spare = self.scratches.borrow_mut();
+            if spare.len() < SPARES_MAX {
+                spare.push(scratch);
+            }
+        }
+    }
+}
+
+impl Room {
+    fn furnish() -> Room {
+        let desk = Rc::new(Desk::default());
+        Room { desk: desk.clone(), service: Box::pin(Desk::attend(desk)) }
+    }
+}
+
+impl Desk {
+    async fn attend(desk: Rc<Desk>) -> Infallible {
+        loop {
+            let (mut guest, intent) = poll_fn(|_| desk.arrived.take().map_or(Poll::Pending, Poll::Ready)).await;
+            let gone = guest.request(&intent).await;
+            desk.served.set(Some((guest, gone)));
+        }
+    }
+}
+
+/// What is spare beyond this number is not kept.
+const SPARES_MAX: usize = 256;
