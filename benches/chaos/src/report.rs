@@ -18,6 +18,8 @@ pub(crate) struct Figures {
     pub(crate) lost_before: usize,
     /// Acknowledged after the event had begun.
     pub(crate) lost_after: usize,
+    /// How long after it had begun the last of them was: processes do not freeze at once.
+    pub(crate) lost_last: Option<Duration>,
     pub(crate) duplicates: usize,
     /// Transactions of which one row is there.
     pub(crate) torn: usize,
@@ -35,13 +37,13 @@ impl Figures {
         rows: &[i64],
     ) -> Figures {
         let there: HashSet<i64> = rows.iter().copied().collect();
-        let lost = |after: bool| {
-            let is_lost = |(number, when): &&(i64, Instant)| (*when > began) == after && !there.contains(number);
-            tally.acknowledged.iter().filter(is_lost).count()
-        };
+        let lost: Vec<Instant> =
+            tally.acknowledged.iter().filter(|(number, _)| !there.contains(number)).map(|(_, when)| *when).collect();
+        let lost_after = lost.iter().filter(|when| **when > began).count();
+        let lost_last = lost.iter().filter_map(|when| when.checked_duration_since(began)).max();
         let torn = there.iter().filter(|number| **number < 0 && !there.contains(&-**number)).count();
-        let (lost_before, lost_after, duplicates) = (lost(false), lost(true), rows.len() - there.len());
-        Figures { event, through, lost_before, lost_after, duplicates, torn, tally, direct, memory_kb: None }
+        let (lost_before, duplicates) = (lost.len() - lost_after, rows.len() - there.len());
+        Figures { event, through, lost_before, lost_after, lost_last, duplicates, torn, tally, direct, memory_kb: None }
     }
 
     /// The first write through the proxy after the gap, less the first direct one, in milliseconds; where there was a gap at all.
@@ -58,7 +60,7 @@ impl Figures {
         let Figures { event, through, tally, .. } = self;
         format!(
             "{event:?}: {through}: {} writes; gap {:.2} s (direct {:.2} s, addition {:?} ms), reads {:.2} s; errors {:?}; \
-             broken {}; lost {} + {}; duplicates {}; torn {}; stale {}; memory {:?} kB",
+             broken {}; lost {} + {} (until {:?}); duplicates {}; torn {}; stale {}; memory {:?} kB",
             tally.acknowledged.len(),
             tally.writes.longest.as_secs_f64(),
             self.direct.longest.as_secs_f64(),
@@ -68,6 +70,7 @@ impl Figures {
             tally.broken,
             self.lost_before,
             self.lost_after,
+            self.lost_last,
             self.duplicates,
             self.torn,
             tally.stale,

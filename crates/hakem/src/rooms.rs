@@ -27,7 +27,7 @@ pub(crate) type Served = (Box<Guest>, Option<Gone>);
 
 struct Room {
     desk: Rc<Desk>,
-    /// Serves one guest after the other. What is awaited in place of its own accord would be copied for each.
+    /// Serves one guest after the other, in one future: one for each request would have to be copied into its place.
     service: Pin<Box<dyn Future<Output = Infallible>>>,
 }
 
