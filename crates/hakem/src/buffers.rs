@@ -2,7 +2,6 @@
 //!
 //! Owns bytes in transit. Knows nothing of messages.
 
-use std::cell::RefCell;
 use std::io;
 use std::ops::Range;
 use std::pin::Pin;
@@ -11,41 +10,41 @@ use std::task::{Context, Poll, ready};
 use pool::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::shelf::Shelf;
+
 /// A worker's spare buffers.
 #[derive(Debug, Default)]
 pub(crate) struct Spares {
-    inboxes: RefCell<Vec<Vec<u8>>>,
-    outboxes: RefCell<Vec<Vec<u8>>>,
+    inboxes: Shelf<Vec<u8>>,
+    outboxes: Shelf<Vec<u8>>,
 }
 
 impl Spares {
     /// An empty buffer to read into.
     pub(crate) fn inbox(&self) -> Inbox {
-        let storage = self.inboxes.borrow_mut().pop().unwrap_or_else(|| vec![0; INBOX_BYTES]);
+        let storage = self.inboxes.take().unwrap_or_else(|| vec![0; INBOX_BYTES]);
         Inbox { storage, start: 0, end: 0 }
     }
 
     /// An empty buffer to write from.
     pub(crate) fn outbox(&self) -> Vec<u8> {
-        self.outboxes.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(OUTBOX_BYTES))
+        self.outboxes.take().unwrap_or_else(|| Vec::with_capacity(OUTBOX_BYTES))
     }
 
     /// Takes a buffer back. One that has grown is freed.
     pub(crate) fn give_inbox(&self, inbox: &mut Inbox) {
         let storage = std::mem::take(&mut inbox.storage);
         (inbox.start, inbox.end) = (0, 0);
-        let mut spare = self.inboxes.borrow_mut();
-        if storage.len() == INBOX_BYTES && spare.len() < SPARES_MAX {
-            spare.push(storage);
+        if storage.len() == INBOX_BYTES {
+            self.inboxes.put(storage);
         }
     }
 
     /// Takes a buffer back. One that has grown is freed.
     pub(crate) fn give_outbox(&self, mut outbox: Vec<u8>) {
         outbox.clear();
-        let mut spare = self.outboxes.borrow_mut();
-        if outbox.capacity() <= 2 * OUTBOX_BYTES && spare.len() < SPARES_MAX {
-            spare.push(outbox);
+        if outbox.capacity() <= 2 * OUTBOX_BYTES {
+            self.outboxes.put(outbox);
         }
     }
 }
@@ -253,9 +252,6 @@ pub(crate) const INBOX_BYTES: usize = 32 * 1024;
 /// Bytes of a fresh buffer that is written from.
 const OUTBOX_BYTES: usize = 4 * 1024;
 
-/// Spare buffers of a kind that a worker keeps: 8 MB at most.
-const SPARES_MAX: usize = 256;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -308,9 +304,9 @@ mod tests {
         let mut first = spares.inbox();
         first.grow();
         spares.give_inbox(&mut first);
-        assert!(first.is_bare() && spares.inboxes.borrow().is_empty());
+        assert!(first.is_bare() && spares.inboxes.is_empty());
         let mut second = spares.inbox();
         spares.give_inbox(&mut second);
-        assert_eq!(spares.inboxes.borrow().len(), 1);
+        assert_eq!(spares.inboxes.len(), 1);
     }
 }

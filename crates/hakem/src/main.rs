@@ -56,6 +56,7 @@ mod rules;
 mod run;
 mod secrets;
 mod service;
+mod shelf;
 mod standing;
 mod tenant;
 mod tls;

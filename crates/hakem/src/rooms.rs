@@ -3,7 +3,7 @@
 //! What serves a request takes more memory than all else that a client's task holds. An idle client has no room, and a warm worker
 //! furnishes none.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -14,12 +14,13 @@ use session::{Intent, Scratch, Session};
 
 use crate::client::Guest;
 use crate::outcome::Gone;
+use crate::shelf::Shelf;
 
 /// A worker's spare rooms, and what its sessions need only while they have a request.
 #[derive(Default)]
 pub(crate) struct Rooms {
-    spare: RefCell<Vec<Room>>,
-    scratches: RefCell<Vec<Scratch>>,
+    spare: Shelf<Room>,
+    scratches: Shelf<Scratch>,
 }
 
 /// A guest whose request has been served, and why it is gone, if it is.
@@ -41,24 +42,21 @@ struct Desk {
 impl Rooms {
     /// Serves a guest's request. Whoever stops waiting drops the guest, and the room with it.
     pub(crate) async fn serve(&self, guest: Box<Guest>, intent: Intent) -> Served {
-        let mut room = self.spare.borrow_mut().pop().unwrap_or_else(Room::furnish);
+        let mut room = self.spare.take().unwrap_or_else(Room::furnish);
         room.desk.arrived.set(Some((guest, intent)));
         let served = poll_fn(|context| {
             let Poll::Pending = room.service.as_mut().poll(context);
             room.desk.served.take().map_or(Poll::Pending, Poll::Ready)
         });
         let served = served.await;
-        let mut spare = self.spare.borrow_mut();
-        if spare.len() < SPARES_MAX {
-            spare.push(room);
-        }
+        self.spare.put(room);
         served
     }
 
     /// The session begins to say something.
     pub(crate) fn lend(&self, session: &mut Session) {
         if session.is_bare()
-            && let Some(scratch) = self.scratches.borrow_mut().pop()
+            && let Some(scratch) = self.scratches.take()
         {
             session.move_in(scratch);
         }
@@ -67,10 +65,7 @@ impl Rooms {
     /// The session waits for its client.
     pub(crate) fn take_back(&self, session: &mut Session) {
         if let Some(scratch) = session.move_out() {
-            let mut spare = self.scratches.borrow_mut();
-            if spare.len() < SPARES_MAX {
-                spare.push(scratch);
-            }
+            self.scratches.put(scratch);
         }
     }
 }
@@ -91,6 +86,3 @@ impl Desk {
         }
     }
 }
-
-/// What is spare beyond this number is not kept.
-const SPARES_MAX: usize = 256;
