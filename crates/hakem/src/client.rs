@@ -97,19 +97,12 @@ pub(crate) async fn serve(stream: Stream, seat: Seat, worker: Rc<Worker>) {
         };
     let mut guest = Guest::new(welcome, presence.slot.clone(), worker.clone());
     let gone = loop {
-        let intent = tokio::select! {
-            biased;
-            next = guest.rest() => next,
-            () = presence.slot.killed_at_rest() => Err(Gone::Killed),
+        let intent = match guest.rest().await {
+            Ok(intent) => intent,
+            Err(gone) => break gone,
         };
-        let gone = match intent {
-            Err(gone) => Some(gone),
-            Ok(intent) => {
-                let (back, gone) = worker.rooms.serve(guest, intent).await;
-                guest = back;
-                gone
-            }
-        };
+        let (back, gone) = worker.rooms.serve(guest, intent).await;
+        guest = back;
         if let Some(gone) = gone {
             break gone;
         }
@@ -157,13 +150,18 @@ impl Guest {
         Box::new(Guest { client, session, cancel })
     }
 
-    /// Waits for the next request.
+    /// Waits for the next request, unless the client is killed.
     async fn rest(&mut self) -> Result<Intent, Gone> {
         let Guest { client, session, .. } = self;
-        client.converse(session).await
+        let slot = client.slot.clone();
+        tokio::select! {
+            biased;
+            next = client.converse(session) => next,
+            () = slot.killed_at_rest() => Err(Gone::Killed),
+        }
     }
 
-    /// Runs a request, and whatever the client sends until the server is free again. `Some` when the client is gone.
+    /// Serves a request, likewise. `Some` when the client is gone.
     pub(crate) async fn request(&mut self, intent: &Intent) -> Option<Gone> {
         let Guest { client, session, cancel } = self;
         let slot = client.slot.clone();

@@ -224,10 +224,6 @@ impl Session {
         let harmless = request.access == Access::Read || !request.executes || self.lease.role == Some(Role::Replica);
         let holds = behind && !controls && harmless && self.transaction == Transaction::None && self.pins.is_empty();
         let prepares = self.flight.back().is_some_and(|last| last.prepares);
-        if self.flight.capacity() == 0 {
-            // Most sessions never have two in flight, and all of them keep what they have had room for.
-            self.flight.reserve_exact(1);
-        }
         self.flight.push_back(Sent { request, parsed, changes: 0, holds, controls, prepares });
     }
 

@@ -237,13 +237,6 @@ impl Request {
         self.end = End::Open;
     }
 
-    /// Gives the buffer back: an idle client costs about nothing.
-    pub(crate) fn shrink(&mut self) {
-        if self.frames.is_empty() && self.frames.capacity() > CAPACITY_IDLE {
-            self.frames = Vec::new();
-        }
-    }
-
     /// Adds a statement: the strictest decides.
     pub(crate) fn add(&mut self, class: &Class) {
         let is_first = self.why == Why::Empty;
@@ -338,6 +331,3 @@ const CAPACITY_FIRST: usize = 128;
 
 /// Bytes of buffer that a session in use keeps between requests.
 pub(crate) const CAPACITY_KEPT: usize = 16 * 1024;
-
-/// Bytes of buffer that an idle session keeps.
-const CAPACITY_IDLE: usize = 512;

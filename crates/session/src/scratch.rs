@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 
 use crate::flight::Sent;
 use crate::owed::Owed;
-use crate::request::CAPACITY_KEPT;
 use crate::session::Session;
 
 /// Room for a request and what is owed for it. Sessions between two requests have none, so that many share what a few need at a time.
@@ -45,7 +44,7 @@ impl Session {
             flight: std::mem::take(&mut self.flight),
             owed: std::mem::take(&mut self.owed),
         };
-        if scratch.frames.capacity() > CAPACITY_KEPT {
+        if scratch.frames.capacity() > FRAMES_KEPT {
             scratch.frames = Vec::new();
         }
         if scratch.flight.capacity() > FLIGHT_KEPT {
@@ -58,6 +57,7 @@ impl Session {
     }
 }
 
-/// How many requests, and answers owed, there may be room for that is given away.
+/// How many bytes, requests, and answers owed, there may be room for that is given away.
+const FRAMES_KEPT: usize = 512;
 const FLIGHT_KEPT: usize = 8;
 const OWED_KEPT: usize = 64;

@@ -356,7 +356,6 @@ impl Session {
             memory.settings = None;
         }
         self.lease = Lease::default();
-        self.request.shrink();
         self.spares = Vec::new();
     }
 
