@@ -31,12 +31,12 @@ pub(crate) fn shape(statement: Tokens<'_>, out: &mut String) {
     let Some(begin) = statement.tokens.first().map(|token| token.start as usize) else { return };
     // Where the piece begins that is to be copied, and how far it has come.
     let (mut start, mut end) = (begin, begin);
+    let text = statement.sql.as_bytes();
     let mut at = 0;
     while let Some(token) = statement.tokens.get(at) {
         let (first, last) = (token.start as usize, token.end as usize);
         // A single byte between tokens is white space; more may be a comment. A string goes on behind the end of a line.
-        let ends_line =
-            token.kind == Kind::Text && first > end && matches!(statement.sql.as_bytes()[end], b'\n' | b'\r');
+        let ends_line = token.kind == Kind::Text && first > end && matches!(text[end], b'\n' | b'\r');
         if first - end > 1 || ends_line {
             out.push_str(&statement.sql[start..end]);
             out.push(' ');
@@ -44,7 +44,6 @@ pub(crate) fn shape(statement: Tokens<'_>, out: &mut String) {
         }
         end = last;
         if matches!(token.kind, Kind::Text | Kind::Number) {
-            let text = statement.sql.as_bytes();
             out.push_str(&statement.sql[start..first]);
             if first.checked_sub(1).is_some_and(|before| may_grow_into(token, text[before])) {
                 out.push(' ');
@@ -67,8 +66,7 @@ pub(crate) fn shape(statement: Tokens<'_>, out: &mut String) {
 }
 
 /// Whether what stands in the literal's place would be one token with a neighbour that the literal itself is not one with: `NOTIFY.3` is not
-/// `NOTIFY0`, `1xa` is not `0xa`, `''b''` is not `''''`,
-/// and `U&$$a$$` is not `U&''`.
+/// `NOTIFY0`, `1xa` is not `0xa`, `''b''` is not `''''`, and `U&$$a$$` is not `U&''`.
 fn may_grow_into(literal: &Token, neighbour: u8) -> bool {
     match literal.kind {
         Kind::Number => {
