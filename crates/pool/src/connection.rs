@@ -108,7 +108,7 @@ mod tests {
     use wire::backend::{Failure, put_parameter_status};
 
     use super::*;
-    use crate::stream::Socket;
+    use crate::socket::Socket;
 
     #[tokio::test]
     async fn what_an_idle_server_reports_is_kept() {

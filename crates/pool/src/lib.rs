@@ -1,7 +1,7 @@
 //! Server connections: dialled, logged in, leased, given back, waited for.
 //!
 //! The crate's map: `connection` is one logged-in connection and what it carries; `dial` makes one; `stream` is what it runs over, for clients
-//! too; `pool` lends the
+//! too, over a `socket`; `pool` lends the
 //! connections of one server, database and user to many clients, and `roster` shows them to the console. What a connection remembers of the sessions that used it is
 //! the caller's, as a type parameter: the pool knows nothing of SQL.
 //!
@@ -16,6 +16,7 @@ mod pool;
 mod quota;
 mod reach;
 mod roster;
+mod socket;
 mod stream;
 pub mod tls;
 mod wallet;
@@ -27,6 +28,7 @@ pub use pool::{CheckoutError, Figures, Lease, Options, Pool};
 pub use quota::Quota;
 pub use reach::reach;
 pub use roster::Entry;
-pub use stream::{Detached, Peer, Socket, Stream};
+pub use socket::{Detached, Peer, Socket};
+pub use stream::Stream;
 pub use tls::Tls;
 pub use wallet::Wallet;

@@ -14,7 +14,8 @@ use tokio::net::{TcpStream, UnixStream};
 use wire::startup;
 
 use crate::dial::{DialError, Target};
-use crate::stream::{Socket, Stream};
+use crate::socket::Socket;
+use crate::stream::Stream;
 use crate::tls::Tls;
 
 /// Connects, encrypted where the target says so; for what is no login, such as a cancel request. Takes as long as it takes.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::connection::Connection;
-use crate::stream::Peer;
+use crate::socket::Peer;
 
 /// A pool's connections.
 #[derive(Default)]

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use tokio_rustls::{TlsConnector, TlsStream};
 
 use crate::certificate;
-use crate::stream::Socket;
+use crate::socket::Socket;
 
 /// How the connections to a server are encrypted.
 #[derive(Clone)]
