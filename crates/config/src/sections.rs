@@ -29,6 +29,8 @@ pub struct Proxy {
     pub http_listen: Option<SocketAddr>,
     /// The number of worker threads; 0 is one per core.
     pub workers: usize,
+    /// What a worker has to send to many is sent together, where the kernel lets us (Linux, io_uring).
+    pub io_uring: bool,
     /// The number of client connections, beyond which new ones are refused.
     pub max_client_conn: usize,
     /// The time a client has from connecting to the end of its login.
@@ -393,6 +395,7 @@ impl Proxy {
             unix_socket: (!unix_socket.directory.as_os_str().is_empty()).then_some(unix_socket),
             http_listen,
             workers: count(section.within("workers", 0, 0..=1024)),
+            io_uring: section.value("io_uring", true),
             max_client_conn: count(section.within("max_client_conn", 10_000, 1..=1_000_000)),
             client_login_timeout: section.within("client_login_timeout", seconds(15), TIMEOUT_MIN..=DURATION_MAX),
             shutdown_timeout: section.within("shutdown_timeout", seconds(30), Duration::ZERO..=DURATION_MAX),

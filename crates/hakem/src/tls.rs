@@ -142,7 +142,7 @@ impl Encryption {
 /// # Errors
 /// When that fails, which is logged; the connection is closed then.
 pub(crate) async fn secure(guest: &mut Guest, encryption: &Encryption, how: How) -> Result<(), Refusal> {
-    let Stream::Plain(socket) = std::mem::replace(&mut guest.stream, Stream::Plain(Socket::Away)) else {
+    let Stream::Plain(socket) = std::mem::replace(&mut guest.stream, Stream::Plain(Socket::away())) else {
         return Err(Refusal::Silent);
     };
     match encryption.accept(socket, how).await {

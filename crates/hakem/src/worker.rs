@@ -100,6 +100,14 @@ impl Handle {
         let thread = std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || {
             // Not a LocalSet on an ordinary runtime: that wakes itself through the kernel for each batch of events.
             let mut builder = tokio::runtime::Builder::new_current_thread();
+            if service.config().proxy.io_uring {
+                match pool::post::open() {
+                    Ok(()) => drop(builder.on_thread_park(pool::post::deliver)),
+                    Err(error) => {
+                        tracing::info!(%error, worker = id, "no io_uring here: each message is sent by itself")
+                    }
+                }
+            }
             let runtime = match builder.enable_all().build_local(LocalOptions::default()) {
                 Ok(runtime) => runtime,
                 Err(error) => return tracing::error!(%error, worker = id, "a worker has no event loop"),

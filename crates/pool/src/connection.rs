@@ -108,7 +108,6 @@ mod tests {
     use wire::backend::{Failure, put_parameter_status};
 
     use super::*;
-    use crate::socket::Socket;
 
     #[tokio::test]
     async fn what_an_idle_server_reports_is_kept() {
@@ -117,7 +116,7 @@ mod tests {
         let (mut server, _) = listener.accept().await.unwrap();
         let mut idle = Connection {
             entry: None,
-            stream: Stream::Plain(Socket::Tcp(stream)),
+            stream: stream.into(),
             memory: (),
             cancel: None,
             parameters: Parameters::new(),

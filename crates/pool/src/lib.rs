@@ -13,8 +13,11 @@ mod connection;
 mod dial;
 mod logins;
 mod pool;
+pub mod post;
 mod quota;
 mod reach;
+#[cfg(target_os = "linux")]
+mod ring;
 mod roster;
 mod socket;
 mod stream;

@@ -34,7 +34,7 @@ pub(crate) async fn reach_as(target: &Target, encrypted: bool) -> Result<Stream,
     let socket = open(target).await?;
     match &target.tls {
         // "...unencrypted over a Unix-domain socket" (libpq-ssl): nobody can listen there who could not anyhow.
-        Some(tls) if encrypted && matches!(socket, Socket::Tcp(_)) => encrypt(socket, tls, &target.host).await,
+        Some(tls) if encrypted && socket.tcp().is_some() => encrypt(socket, tls, &target.host).await,
         _ => Ok(Stream::Plain(socket)),
     }
 }
@@ -47,7 +47,7 @@ pub(crate) fn is_optional(target: &Target) -> bool {
 async fn open(target: &Target) -> Result<Socket, DialError> {
     if target.host.starts_with('/') {
         let path = Path::new(&target.host).join(format!(".s.PGSQL.{}", target.port));
-        return Ok(Socket::Unix(UnixStream::connect(path).await?));
+        return Ok(UnixStream::connect(path).await?.into());
     }
     let stream = match target.whereabouts.address() {
         Some(address) => TcpStream::connect((address, target.port)).await?,
@@ -57,7 +57,7 @@ async fn open(target: &Target) -> Result<Socket, DialError> {
     if let Some(keepalive) = target.keepalive {
         keepalive.apply(&stream)?;
     }
-    Ok(Socket::Tcp(stream))
+    Ok(stream.into())
 }
 
 async fn encrypt(mut socket: Socket, tls: &Tls, host: &str) -> Result<Stream, DialError> {

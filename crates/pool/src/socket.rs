@@ -9,22 +9,38 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 #[cfg(target_os = "linux")]
 use tokio::io::Interest;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::post::{self, Fate, Left, Ticket};
+
 /// A socket, registered with the event loop of the thread that made it.
 #[derive(Debug)]
-pub enum Socket {
-    /// TCP.
+pub struct Socket {
+    // Before the line: a letter goes before its socket is closed.
+    mail: Mail,
+    line: Line,
+}
+
+#[derive(Debug)]
+enum Line {
     Tcp(TcpStream),
-    /// A Unix socket.
     Unix(UnixStream),
     /// On its way to another event loop.
     Away,
+}
+
+/// What was written, and may not have been sent.
+#[derive(Debug, Default)]
+struct Mail {
+    /// The last letter that was not asked for yet.
+    ticket: Option<Ticket>,
+    /// What is left of one. Nothing is written before it.
+    left: Option<Box<Left>>,
 }
 
 /// A socket that no event loop knows.
@@ -53,12 +69,30 @@ pub enum Peer {
 }
 
 impl Socket {
+    /// One that is nowhere: what was in its place is on its way.
+    pub const fn away() -> Socket {
+        Socket { mail: Mail { ticket: None, left: None }, line: Line::Away }
+    }
+
+    /// Whether it is on its way.
+    pub(crate) fn is_away(&self) -> bool {
+        matches!(self.line, Line::Away)
+    }
+
+    /// The socket, where it is TCP's.
+    pub fn tcp(&self) -> Option<&TcpStream> {
+        match &self.line {
+            Line::Tcp(stream) => Some(stream),
+            Line::Unix(_) | Line::Away => None,
+        }
+    }
+
     /// Its number in this process; none while it is on its way.
     pub(crate) fn descriptor(&self) -> Option<RawFd> {
-        match self {
-            Socket::Tcp(socket) => Some(socket.as_raw_fd()),
-            Socket::Unix(socket) => Some(socket.as_raw_fd()),
-            Socket::Away => None,
+        match &self.line {
+            Line::Tcp(stream) => Some(stream.as_raw_fd()),
+            Line::Unix(stream) => Some(stream.as_raw_fd()),
+            Line::Away => None,
         }
     }
 
@@ -66,10 +100,10 @@ impl Socket {
     pub(crate) async fn closed(&self) {
         // To be readable is no news where bytes are left. Priority is for what is never sent; but an end makes it ready, too.
         #[cfg(target_os = "linux")]
-        let _ended = match self {
-            Socket::Tcp(socket) => socket.ready(Interest::PRIORITY | Interest::ERROR).await,
-            Socket::Unix(socket) => socket.ready(Interest::PRIORITY | Interest::ERROR).await,
-            Socket::Away => std::future::pending().await,
+        let _ended = match &self.line {
+            Line::Tcp(stream) => stream.ready(Interest::PRIORITY | Interest::ERROR).await,
+            Line::Unix(stream) => stream.ready(Interest::PRIORITY | Interest::ERROR).await,
+            Line::Away => std::future::pending().await,
         };
         #[cfg(not(target_os = "linux"))]
         std::future::pending().await
@@ -78,40 +112,131 @@ impl Socket {
     /// Takes it from its event loop.
     ///
     /// # Errors
-    /// When the operating system refuses.
-    pub fn detach(self) -> io::Result<Detached> {
-        match self {
-            Socket::Tcp(stream) => stream.into_std().map(Detached::Tcp),
-            Socket::Unix(stream) => stream.into_std().map(Detached::Unix),
-            Socket::Away => Err(away()),
+    /// When the operating system refuses, or what was written has not been sent.
+    pub fn detach(mut self) -> io::Result<Detached> {
+        self.settle();
+        if self.has_left() {
+            return Err(io::ErrorKind::WouldBlock.into());
         }
+        match std::mem::replace(&mut self.line, Line::Away) {
+            Line::Tcp(stream) => stream.into_std().map(Detached::Tcp),
+            Line::Unix(stream) => stream.into_std().map(Detached::Unix),
+            Line::Away => Err(away()),
+        }
+    }
+
+    /// Sends at once what waits to be sent. Its thread, and no other, knows of it.
+    pub(crate) fn settle(&mut self) {
+        if let Some(ticket) = self.mail.ticket {
+            post::hurry(ticket);
+            self.mail.collect();
+        }
+    }
+
+    /// Whether something was written that the socket has not taken.
+    pub(crate) fn has_left(&self) -> bool {
+        self.mail.left.is_some()
     }
 
     /// Who is at the other end.
     pub fn peer(&self) -> Peer {
-        match self {
-            Socket::Tcp(stream) => stream.peer_addr().map_or(Peer::Gone, Peer::Tcp),
-            Socket::Unix(stream) => stream
+        match &self.line {
+            Line::Tcp(stream) => stream.peer_addr().map_or(Peer::Gone, Peer::Tcp),
+            Line::Unix(stream) => stream
                 .peer_cred()
                 .map_or(Peer::Gone, |credentials| Peer::Unix { uid: credentials.uid(), process: credentials.pid() }),
-            Socket::Away => Peer::Gone,
+            Line::Away => Peer::Gone,
         }
     }
 
     /// The address at this end, of TCP.
     pub fn local(&self) -> Option<SocketAddr> {
-        match self {
-            Socket::Tcp(stream) => stream.local_addr().ok(),
-            Socket::Unix(_) | Socket::Away => None,
+        self.tcp().and_then(|stream| stream.local_addr().ok())
+    }
+
+    pub(crate) fn poll_read_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.send_left(context);
+        match &self.line {
+            Line::Tcp(stream) => stream.poll_read_ready(context),
+            Line::Unix(stream) => stream.poll_read_ready(context),
+            Line::Away => Poll::Ready(Err(away())),
         }
     }
 
-    pub(crate) fn poll_read_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Socket::Tcp(stream) => stream.poll_read_ready(context),
-            Socket::Unix(stream) => stream.poll_read_ready(context),
-            Socket::Away => Poll::Ready(Err(away())),
+    /// Sends what the socket has not taken before. One task owns both directions, so whoever waits for an answer also waits for the
+    /// question to leave. A failure is not told here: what the peer had to say comes first.
+    #[inline]
+    fn send_left(&mut self, context: &mut Context<'_>) {
+        if !self.mail.is_empty() {
+            let _ = self.poll_left(context);
         }
+    }
+
+    /// Sends what the socket has not taken before.
+    fn poll_left(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.mail.collect();
+        while let Some(left) = &mut self.mail.left {
+            if let Some(errno) = left.errno {
+                return Poll::Ready(Err(io::Error::from_raw_os_error(errno)));
+            }
+            match ready!(self.line.poll_write(context, &left.bytes)) {
+                Ok(length) if length < left.bytes.len() => drop(left.bytes.drain(..length)),
+                Ok(_) => self.mail.left = None,
+                Err(error) => {
+                    left.errno = error.raw_os_error().or(left.errno);
+                    return Poll::Ready(Err(error));
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Line {
+    #[inline]
+    fn poll_write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Line::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Line::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+            Line::Away => Poll::Ready(Err(away())),
+        }
+    }
+}
+
+impl Mail {
+    #[inline]
+    fn is_empty(&self) -> bool {
+        self.ticket.is_none() && self.left.is_none()
+    }
+
+    /// Looks what has become of the letter.
+    fn collect(&mut self) {
+        match self.ticket.map(post::ask) {
+            None | Some(Fate::Waiting) => {}
+            Some(Fate::Sent) => self.ticket = None,
+            Some(Fate::Left(left)) => *self = Mail { ticket: None, left: Some(left) },
+        }
+    }
+}
+
+impl Drop for Mail {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            post::hurry(ticket);
+            self.collect();
+        }
+    }
+}
+
+impl From<TcpStream> for Socket {
+    fn from(stream: TcpStream) -> Socket {
+        Socket { mail: Mail::default(), line: Line::Tcp(stream) }
+    }
+}
+
+impl From<UnixStream> for Socket {
+    fn from(stream: UnixStream) -> Socket {
+        Socket { mail: Mail::default(), line: Line::Unix(stream) }
     }
 }
 
@@ -122,8 +247,8 @@ impl Detached {
     /// When the operating system refuses.
     pub fn attach(self) -> io::Result<Socket> {
         match self {
-            Detached::Tcp(stream) => TcpStream::from_std(stream).map(Socket::Tcp),
-            Detached::Unix(stream) => UnixStream::from_std(stream).map(Socket::Unix),
+            Detached::Tcp(stream) => TcpStream::from_std(stream).map(Socket::from),
+            Detached::Unix(stream) => UnixStream::from_std(stream).map(Socket::from),
         }
     }
 }
@@ -131,10 +256,12 @@ impl Detached {
 impl AsyncRead for Socket {
     #[inline]
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Socket::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
-            Socket::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
-            Socket::Away => Poll::Ready(Err(away())),
+        let socket = self.get_mut();
+        socket.send_left(context);
+        match &mut socket.line {
+            Line::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            Line::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+            Line::Away => Poll::Ready(Err(away())),
         }
     }
 }
@@ -142,26 +269,33 @@ impl AsyncRead for Socket {
 impl AsyncWrite for Socket {
     #[inline]
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Socket::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
-            Socket::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
-            Socket::Away => Poll::Ready(Err(away())),
+        let socket = self.get_mut();
+        if !socket.mail.is_empty() {
+            // Two letters of one socket could not both be in the post: the second may fit where the first did not.
+            socket.settle();
+            ready!(socket.poll_left(context))?;
         }
+        let ticket = socket.descriptor().and_then(|number| post::take(number, bytes, context.waker()));
+        if ticket.is_some() {
+            socket.mail.ticket = ticket;
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        socket.line.poll_write(context, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Socket::Tcp(stream) => Pin::new(stream).poll_flush(context),
-            Socket::Unix(stream) => Pin::new(stream).poll_flush(context),
-            Socket::Away => Poll::Ready(Err(away())),
-        }
+        // What waits in the post is as good as sent.
+        self.get_mut().poll_left(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Socket::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
-            Socket::Unix(stream) => Pin::new(stream).poll_shutdown(context),
-            Socket::Away => Poll::Ready(Err(away())),
+        let socket = self.get_mut();
+        socket.settle();
+        ready!(socket.poll_left(context))?;
+        match &mut socket.line {
+            Line::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Line::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+            Line::Away => Poll::Ready(Err(away())),
         }
     }
 }

@@ -57,8 +57,8 @@ impl Stream {
     /// Whether something was written that has not been sent.
     pub fn needs_flush(&self) -> bool {
         match self {
-            Stream::Plain(_) => false,
-            Stream::Tls(stream) => stream.0.get_ref().1.wants_write(),
+            Stream::Plain(socket) => socket.has_left(),
+            Stream::Tls(stream) => stream.0.get_ref().1.wants_write() || stream.0.get_ref().0.has_left(),
         }
     }
 
@@ -72,7 +72,8 @@ impl Stream {
     /// # Errors
     /// When the connection is lost.
     pub async fn first_byte(&self) -> io::Result<Option<u8>> {
-        let Stream::Plain(Socket::Tcp(stream)) = self else { return Ok(None) };
+        let Stream::Plain(socket) = self else { return Ok(None) };
+        let Some(stream) = socket.tcp() else { return Ok(None) };
         let mut byte = [0];
         Ok((stream.peek(&mut byte).await? > 0).then_some(byte[0]))
     }
@@ -121,12 +122,21 @@ impl Stream {
     /// # Errors
     /// When the operating system refuses; the connection is closed then.
     pub fn move_here(mut self) -> io::Result<Stream> {
-        let socket = match &mut self {
+        let socket = self.socket_mut();
+        *socket = std::mem::replace(socket, Socket::away()).detach()?.attach()?;
+        Ok(self)
+    }
+
+    /// Sends at once what waits to be sent together with others': whoever has the connection next may be another thread.
+    pub fn settle(&mut self) {
+        self.socket_mut().settle();
+    }
+
+    fn socket_mut(&mut self) -> &mut Socket {
+        match self {
             Stream::Plain(socket) => socket,
             Stream::Tls(stream) => stream.0.get_mut().0,
-        };
-        *socket = std::mem::replace(socket, Socket::Away).detach()?.attach()?;
-        Ok(self)
+        }
     }
 }
 
@@ -142,7 +152,7 @@ impl Encrypted {
 
 impl Drop for Encrypted {
     fn drop(&mut self) {
-        if !matches!(self.0.get_ref().0, Socket::Away) {
+        if !self.0.get_ref().0.is_away() {
             let _ = Pin::new(&mut self.0).poll_shutdown(&mut Context::from_waker(Waker::noop()));
         }
     }
@@ -156,7 +166,7 @@ impl From<TlsStream<Socket>> for Stream {
 
 impl From<TcpStream> for Stream {
     fn from(stream: TcpStream) -> Stream {
-        Stream::Plain(Socket::Tcp(stream))
+        Stream::Plain(Socket::from(stream))
     }
 }
 

@@ -645,7 +645,7 @@ fn a_silent_peer_is_given_the_time_that_is_configured() {
             pool::Keepalive { idle: seconds(7), interval: seconds(3), count: 5, user_timeout: Some(seconds(11)) };
         target.keepalive = Some(keepalive);
         let made = pool::dial(&target, (), 0).await.unwrap();
-        let pool::Socket::Tcp(stream) = made.stream.socket() else { panic!("{:?}", made.stream) };
+        let stream = made.stream.socket().tcp().unwrap();
         let socket = socket2::SockRef::from(stream);
         assert!(socket.keepalive().unwrap());
         assert_eq!(socket.tcp_keepalive_time().unwrap(), seconds(7));

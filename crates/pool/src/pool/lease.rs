@@ -42,6 +42,9 @@ impl<M: Send + 'static> Lease<M> {
     }
 
     pub(super) fn put_back(mut self, unwanted: bool, now: Instant) {
+        if let Some(connection) = &mut self.connection {
+            connection.stream.settle();
+        }
         // Who does not take it has gone; the next one gets it.
         while let Some(waiter) = self.find_heir(unwanted, now) {
             match waiter.sender.send(Ok(self)) {
