@@ -1,6 +1,6 @@
 # The front door. ARGS go to the program behind each target: make demo ARGS="--replicas 3"
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench pgo chaos regress ci lint fmt
+.PHONY: help demo test bench chaos regress ci lint fmt
 
 help: ## what there is to make
 	@sed -n 's/^\([a-z]*\): ## /\1 /p' $(MAKEFILE_LIST) | while read -r target what; do printf 'make %-7s %s\n' "$$target" "$$what"; done
@@ -17,10 +17,6 @@ bench: ## Hakem beside PgBouncer and no proxy, in all that a pooler costs; table
 	@cargo build --release --locked -p hakem
 	@cargo build --release --locked -p load
 	@benches/suite/run $(ARGS)
-
-pgo: ## the program as it is to be shipped, laid out by what a training run counts: target/pgo/hakem, after two full builds
-	@.ci/install bench
-	@benches/pgo
 
 chaos: ## a Patroni cluster killed, frozen and cut off behind Hakem and behind HAProxy with PgBouncer; the table goes to benches/results
 	@.ci/install chaos

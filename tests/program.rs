@@ -1,5 +1,6 @@
 //! The program itself: how it starts, what it refuses, what it writes, how it ends.
 
+use futures_util::future::join_all;
 use tokio_postgres::error::SqlState;
 
 use crate::harness::{Output, Setup, Stage, program, run, until};
@@ -188,4 +189,21 @@ async fn pages() {
     stage.cluster.kill(0).await.unwrap();
     until("the loss to be seen", async || stage.proxy.metric("hakem_primary_known", &[]).await == 0.0).await.unwrap();
     assert_eq!(stage.proxy.page("/health").await.unwrap().0, 200, "the program itself is well");
+}
+
+#[tokio::test]
+async fn what_is_sent_goes_out_together_where_the_kernel_lets_it_unless_told_otherwise() {
+    let is_known = std::thread::spawn(|| pool::post::open().is_ok()).join().unwrap();
+    let stage = Setup::replicas(0).start().await.unwrap();
+    let alone = Setup::replicas(0).with("proxy", "io_uring", "false").proxy(&stage.cluster).await.unwrap();
+    for (proxy, has_ring) in [(&stage.proxy, is_known), (&alone, false)] {
+        // Some of the clients at a time, so that there is something to be sent together.
+        let clients = join_all((0..8).map(|_| proxy.connect())).await;
+        let counts =
+            join_all(clients.iter().map(|client| client.value("select count(*) from generate_series(1, 100000)")))
+                .await;
+        assert!(counts.into_iter().all(|count| count.unwrap() == "100000"));
+        assert_eq!(proxy.process("maps").contains("[io_uring]"), has_ring);
+        assert_eq!(proxy.log().contains("no io_uring here"), !has_ring && proxy.address == stage.proxy.address);
+    }
 }
