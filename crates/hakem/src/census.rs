@@ -21,13 +21,13 @@ pub(crate) struct Census {
 struct Counts {
     databases: HashMap<String, usize>,
     users: HashMap<String, usize>,
-    both: HashMap<(String, String), usize>,
+    both: HashMap<Arc<(String, String)>, usize>,
 }
 
 /// A client's part in it, for as long as this lives.
 pub(crate) struct Membership {
     census: Arc<Census>,
-    key: (String, String),
+    key: Arc<(String, String)>,
 }
 
 impl Census {
@@ -35,8 +35,12 @@ impl Census {
     ///
     /// # Errors
     /// When there are too many already: what it is told.
-    pub(crate) fn admit(self: &Arc<Self>, key: &(String, String), resolved: &Resolved) -> Result<Membership, Failure> {
-        let (database, user) = key;
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        key: &Arc<(String, String)>,
+        resolved: &Resolved,
+    ) -> Result<Membership, Failure> {
+        let (database, user) = &**key;
         let mut counts = self.lock();
         let full = |count: Option<&usize>, max: Option<usize>| max.is_some_and(|max| count.is_some_and(|n| *n >= max));
         if full(counts.databases.get(database), resolved.max_db.clients) {

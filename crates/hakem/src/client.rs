@@ -61,7 +61,7 @@ pub(crate) struct Client {
     /// What it has read.
     pub(crate) trail: Option<Trail>,
     /// What its application has called itself when it logged in.
-    application_name: String,
+    application_name: Arc<str>,
     /// The replica that has served it last.
     node: Option<NodeId>,
     /// How often it has changed the catalogue, as far as others have been told.
@@ -123,7 +123,7 @@ impl Guest {
     /// Who has just logged in. Not in the task: that keeps room for all that it has ever held.
     fn new(welcome: Welcome, slot: Rc<Slot>, worker: Rc<Worker>) -> Box<Guest> {
         let Welcome { stream, inbox, tenant, session, cancel, application_name } = welcome;
-        slot.standing.enter(&tenant.key.0, &tenant.key.1, application_name.clone(), &stream);
+        slot.standing.enter(tenant.key.clone(), application_name.clone(), &stream);
         tenant.lore().greet(Instant::now(), worker.service.config().routing.catalog_refresh);
         let client = Client {
             id: slot.id,
@@ -515,7 +515,7 @@ impl Client {
     fn keep_up(&mut self, session: &mut Session) {
         if self.tenant.is_superseded() {
             let next = self.worker.service.successor(&self.tenant);
-            session.adopt(&next.policy_of(&self.application_name));
+            session.adopt(next.policy_of(&self.application_name));
             if !Arc::ptr_eq(&self.tenant.cluster, &next.cluster) {
                 // The nodes have other numbers.
                 self.trail = self.trail.map(|trail| Trail { node: NOWHERE, ..trail });

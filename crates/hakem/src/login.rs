@@ -36,7 +36,7 @@ pub(crate) struct Welcome {
     pub(crate) tenant: Arc<Tenant>,
     pub(crate) session: Box<Session>,
     pub(crate) cancel: Registered,
-    pub(crate) application_name: String,
+    pub(crate) application_name: Arc<str>,
 }
 
 /// What a connection becomes.
@@ -52,7 +52,7 @@ pub(crate) enum Entrance {
 /// The same, before the client's socket is handed over.
 enum Admitted {
     /// The name is the application's, as a server reports it.
-    Session(Arc<Tenant>, Box<Session>, Registered, String),
+    Session(Arc<Tenant>, Box<Session>, Registered, Arc<str>),
     Replication(Box<Tunnel>),
     Console(console::Role, Registered),
 }
@@ -161,7 +161,7 @@ async fn admit(guest: &mut Guest, worker: &Rc<Worker>, presence: &Presence) -> R
     let Asked { user, database, replication, settings, .. } = &asked;
     if console::is_console(database) && console::is_owner(user, &guest.peer) {
         guest.seat = None;
-        presence.slot.standing.enter(console::NAME, user, named(settings), &guest.stream);
+        presence.slot.standing.enter((console::NAME.to_owned(), user.clone()), named(settings).into(), &guest.stream);
         return admit_owner(guest, worker, version).await;
     }
     let is_physical = matches!(replication, Some(Replication::Physical));
@@ -177,7 +177,7 @@ async fn admit(guest: &mut Guest, worker: &Rc<Worker>, presence: &Presence) -> R
     guest.seat = None;
     if administers {
         let admitted = admit_to_console(guest, worker, user, version).await?;
-        presence.slot.standing.enter(console::NAME, user, named(settings), &guest.stream);
+        presence.slot.standing.enter((console::NAME.to_owned(), user.clone()), named(settings).into(), &guest.stream);
         return Ok(admitted);
     }
     if worker.service.gates.of(database).is_disabled() {
@@ -211,7 +211,7 @@ async fn enter(
     let Asked { user, database, replication, settings, hakem } = asked;
     let cancel = worker.service.cancels.register(version, worker.service.config().proxy.peer_id);
     if let &Some(kind) = replication {
-        presence.slot.standing.enter(database, user, String::new(), &guest.stream);
+        presence.slot.standing.enter((database.clone(), user.clone()), "".into(), &guest.stream);
         presence.slot.standing.replicate(kind);
         let opening = Tunnel::open(tenant, &worker.service.tunnels, kind, settings, cancel, worker.id);
         let tunnel = opening.await.map_err(Refusal::Told)?;
@@ -219,7 +219,7 @@ async fn enter(
         return Ok(Admitted::Replication(Box::new(tunnel)));
     }
     let mut session = Box::new(Session::new(
-        tenant.policy_of(&named(settings)),
+        tenant.policy_of(named(settings)),
         Settings::new(settings.iter().map(|(n, v)| (n.as_str(), v.as_str()))),
     ));
     for (name, value) in hakem {
@@ -233,21 +233,21 @@ async fn enter(
             Err(Missed::Refused(failure)) => return Err(Refusal::Told(failure)),
             Err(Missed::Superseded) => {
                 let next = worker.service.successor(&tenant);
-                session.adopt(&next.policy_of(&named(settings)));
+                session.adopt(next.policy_of(named(settings)));
                 tenant = next;
             }
         }
     };
     guest.welcome(reported.iter(), &cancel.key).await?;
     let named = reported.get(b"application_name");
-    let application_name = named.map_or_else(String::new, |value| String::from_utf8_lossy(value).into_owned());
+    let application_name = named.map_or_else(Arc::default, |value| String::from_utf8_lossy(value).into());
     session.greet(reported);
     Ok(Admitted::Session(tenant, session, cancel, application_name))
 }
 
 /// The name that an application gives itself.
-fn named(settings: &[(String, String)]) -> String {
-    settings.iter().find(|(name, _)| name == "application_name").map_or_else(String::new, |(_, value)| value.clone())
+fn named(settings: &[(String, String)]) -> &str {
+    settings.iter().find(|(name, _)| name == "application_name").map_or("", |(_, value)| value)
 }
 
 /// Lets in who runs the program: the operating system says so, and that is enough.

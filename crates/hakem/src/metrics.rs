@@ -119,7 +119,7 @@ fn describe(recorder: &PrometheusRecorder) {
 
 fn collect_pools(service: &Service, out: &Out<'_>) {
     for tenant in service.tenants() {
-        let (database, user) = &tenant.key;
+        let (database, user) = &*tenant.key;
         let (listeners, delivered) = tenant.hub.figures();
         if listeners > 0 || delivered > 0 {
             let labels = [("database", database.as_str()), ("user", user.as_str())];

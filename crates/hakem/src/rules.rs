@@ -5,10 +5,14 @@ use std::sync::Arc;
 use config::{Rule, SynchronousCommit};
 use session::{Consistency, DurabilityRule, Level, Policy};
 
-/// The policy of a session of this application, by the rules for its database and user. The first that says something counts.
-pub(crate) fn applied(policy: &Policy, rules: &[Rule], application_name: &str) -> Policy {
-    let mut policy = policy.clone();
+/// The policy of a session of this application, by the rules for its database and user. The first that says something counts. Where
+/// none fits the policy is shared.
+pub(crate) fn applied(shared: &Arc<Policy>, rules: &[Rule], application_name: &str) -> Arc<Policy> {
     let fitting = || rules.iter().filter(|rule| rule.fits_application(application_name));
+    if fitting().next().is_none() {
+        return shared.clone();
+    }
+    let mut policy = Policy::clone(shared);
     if let Some(pin) = fitting().find_map(|rule| rule.pin) {
         policy.pin = pin;
     }
@@ -31,7 +35,7 @@ pub(crate) fn applied(policy: &Policy, rules: &[Rule], application_name: &str) -
         policy.transaction_replay = replays;
     }
     policy.durability = fitting().filter_map(durability).collect::<Arc<[DurabilityRule]>>();
-    policy
+    Arc::new(policy)
 }
 
 fn durability(rule: &Rule) -> Option<DurabilityRule> {

@@ -164,8 +164,14 @@ impl Service {
         let gate = self.gates.of(database);
         let ledger = Arc::new(Ledger::new(self.workers, Instant::now()));
         let quotas = self.quotas.clone();
-        let tenant =
-            Tenant::new(key.clone(), &config, self.workers, cluster, resolved, Kept { common, gate, ledger, quotas });
+        let tenant = Tenant::new(
+            key.clone().into(),
+            &config,
+            self.workers,
+            cluster,
+            resolved,
+            Kept { common, gate, ledger, quotas },
+        );
         let tenant = Arc::new(tenant);
         tenants.insert(key, tenant.clone());
         Ok(tenant)
@@ -187,7 +193,7 @@ impl Service {
 
     /// What a tenant has become since the configuration was reloaded; itself, when its database or user is gone.
     pub(crate) fn successor(&self, tenant: &Arc<Tenant>) -> Arc<Tenant> {
-        lock(&self.tenants).get(&tenant.key).unwrap_or(tenant).clone()
+        lock(&self.tenants).get(&*tenant.key).unwrap_or(tenant).clone()
     }
 
     /// Every tenant that has had a client, and is not forgotten.
@@ -383,7 +389,7 @@ impl Service {
                     }
                     // What is said of functions by name may be something else now, as may be who is asked.
                     tenant.lore().remind();
-                    tenants.insert(old.key.clone(), tenant.clone());
+                    tenants.insert(old.key.as_ref().clone(), tenant.clone());
                     let abandoned = tenant.supersede(&old);
                     let of_cluster = abandoned.iter().map(|pool| (old.cluster.name.clone(), Arc::downgrade(pool)));
                     lock(&self.abandoned).extend(of_cluster);

@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use classifier::PinReason;
@@ -38,9 +39,9 @@ pub(crate) enum Doing {
 /// Who it is, from its login on.
 #[derive(Clone)]
 struct Who {
-    database: String,
-    user: String,
-    application_name: String,
+    /// The database and the user.
+    key: Arc<(String, String)>,
+    application_name: Arc<str>,
     peer: Peer,
     local: Option<SocketAddr>,
     encryption: Option<String>,
@@ -78,11 +79,10 @@ impl Standing {
         }
     }
 
-    /// It has logged in.
-    pub(crate) fn enter(&self, database: &str, user: &str, application_name: String, stream: &Stream) {
+    /// It has logged in, to a database as a user.
+    pub(crate) fn enter(&self, key: impl Into<Arc<(String, String)>>, application_name: Arc<str>, stream: &Stream) {
         *self.who.borrow_mut() = Some(Who {
-            database: database.to_owned(),
-            user: user.to_owned(),
+            key: key.into(),
             application_name,
             peer: stream.peer(),
             local: stream.socket().local(),
@@ -112,7 +112,7 @@ impl Standing {
         if name == b"application_name"
             && let Some(who) = &mut *self.who.borrow_mut()
         {
-            who.application_name = String::from_utf8_lossy(value).into_owned();
+            who.application_name = String::from_utf8_lossy(value).into();
         }
     }
 
@@ -142,9 +142,9 @@ impl Standing {
         let who = self.who.borrow().clone()?;
         Some(Sighting {
             id,
-            database: who.database,
-            user: who.user,
-            application_name: who.application_name,
+            database: who.key.0.clone(),
+            user: who.key.1.clone(),
+            application_name: who.application_name.to_string(),
             peer: who.peer,
             local: who.local,
             encryption: who.encryption,

@@ -30,9 +30,9 @@ use crate::service::Service;
 /// One database as one user sees it.
 pub(crate) struct Tenant {
     /// The database and the user, as clients name them.
-    pub(crate) key: (String, String),
+    pub(crate) key: Arc<(String, String)>,
     pub(crate) resolved: Resolved,
-    pub(crate) policy: Policy,
+    pub(crate) policy: Arc<Policy>,
     /// The rules for its sessions.
     rules: Vec<Rule>,
     pub(crate) cluster: Arc<Cluster>,
@@ -117,7 +117,7 @@ impl Common {
 
 impl Tenant {
     pub(crate) fn new(
-        key: (String, String),
+        key: Arc<(String, String)>,
         config: &Config,
         workers: usize,
         cluster: Arc<Cluster>,
@@ -128,7 +128,7 @@ impl Tenant {
         let watcher = cluster.watcher.clone();
         let nodes = watcher.snapshot().nodes.len();
         let plan = clusters::plan(&config.clusters[&resolved.cluster], config);
-        let policy = Policy {
+        let policy = Arc::new(Policy {
             split: true,
             route: rules::route(resolved.route),
             consistency: rules::consistency(resolved.consistency),
@@ -143,7 +143,7 @@ impl Tenant {
             request_max: config.proxy.message_retain_max,
             transaction_max: config.proxy.transaction_retain_max,
             statements_max: config.proxy.statements_retain_max,
-        };
+        });
         let pool_options = pool::Options {
             size: resolved.pool_size,
             size_min: resolved.pool_min_size,
@@ -258,7 +258,7 @@ impl Tenant {
     }
 
     /// The policy of a session of this application.
-    pub(crate) fn policy_of(&self, application_name: &str) -> Policy {
+    pub(crate) fn policy_of(&self, application_name: &str) -> Arc<Policy> {
         rules::applied(&self.policy, &self.rules, application_name)
     }
 

@@ -220,7 +220,7 @@ impl Worker {
             dismissed: Cell::new(self.dismissed.get()),
         });
         self.slots.borrow_mut().insert(id, slot.clone());
-        Presence { worker: self.clone(), slot, counted: Cell::new(false), membership: RefCell::default() }
+        Presence { worker: self.clone(), slot, counted: Cell::new(false), membership: Cell::default() }
     }
 
     fn sightings(&self) -> Vec<Sighting> {
@@ -254,7 +254,7 @@ pub(crate) struct Presence {
     worker: Rc<Worker>,
     pub(crate) slot: Rc<Slot>,
     counted: Cell<bool>,
-    membership: RefCell<Option<Membership>>,
+    membership: Cell<Option<Membership>>,
 }
 
 impl Presence {
@@ -266,12 +266,12 @@ impl Presence {
 
     /// It is a client of a database and a user, for as long as it is there.
     pub(crate) fn keep(&self, membership: Membership) {
-        *self.membership.borrow_mut() = Some(membership);
+        self.membership.set(Some(membership));
     }
 
     /// It is one no more.
     pub(crate) fn leave(&self) {
-        *self.membership.borrow_mut() = None;
+        self.membership.set(None);
     }
 }
 

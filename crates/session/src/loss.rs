@@ -110,7 +110,7 @@ impl Session {
     }
 
     /// Answers a request that was lost with its server, and cannot be run again.
-    fn tell_lost(&mut self, told: Told, left_behind: &mut Option<Failure>) {
+    fn tell_lost(&mut self, told: Told, left_behind: &mut Option<Box<Failure>>) {
         if matches!(self.transaction, Transaction::Lost { .. }) {
             self.answer_lost();
             return;
@@ -138,17 +138,18 @@ impl Session {
         } else {
             self.end_uncertain(told.now);
             let said = told.code.map_or(String::new(), |code| format!(" (it said {})", code.as_str()));
-            left_behind.take().unwrap_or_else(|| {
+            let lost = || {
                 Failure::error("57P01", format!("the server was lost while it sent the result{said}"))
                     .hint("Run the statement again.")
-            })
+            };
+            left_behind.take().map_or_else(lost, |failure| *failure)
         };
         failure.put(&mut self.output);
         self.conclude_refusal();
     }
 
     /// Answers a commit that has not taken effect, and a write outside of a transaction that has not either.
-    fn tell_undone(&mut self, told: Told, in_transaction: bool, left_behind: &mut Option<Failure>) {
+    fn tell_undone(&mut self, told: Told, in_transaction: bool, left_behind: &mut Option<Box<Failure>>) {
         if in_transaction {
             self.transaction = Transaction::Lost { told: false };
             self.answer_lost();
@@ -173,7 +174,7 @@ impl Session {
     }
 
     /// What a session has left on its server is gone with it, which the client has to be told.
-    pub(crate) fn lose_pins(&mut self) -> Option<Failure> {
+    pub(crate) fn lose_pins(&mut self) -> Option<Box<Failure>> {
         self.rechecks = false;
         self.restores.clear();
         self.settings.take_unread();
@@ -183,7 +184,7 @@ impl Session {
         }
         let names: Vec<&str> = pins.iter().copied().map(PinReason::as_str).collect();
         let message = format!("the server was lost, and with it the session's state: {}", names.join(", "));
-        Some(Failure::error("57P01", message).hint("Set it up again."))
+        Some(Box::new(Failure::error("57P01", message).hint("Set it up again.")))
     }
 
     /// Whether the request is a ROLLBACK that has not been answered.

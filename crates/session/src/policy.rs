@@ -220,9 +220,9 @@ impl Session {
     }
 
     /// Goes over to another configured policy, but for what the session has set itself.
-    pub fn adopt(&mut self, new: &Policy) {
-        let (old, now) = (Own::of(&self.policy), Own::of(new));
-        self.policy = new.clone();
+    pub fn adopt(&mut self, new: Arc<Policy>) {
+        let (old, now) = (Own::of(&self.policy), Own::of(&new));
+        self.policy = new;
         self.settings.begin_with(|own| {
             for name in NAMES {
                 if own.show(name) == old.show(name) {

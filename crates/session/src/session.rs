@@ -33,7 +33,7 @@ use crate::transaction::{Block, Move};
 /// The conversation with one client.
 #[derive(Debug)]
 pub struct Session {
-    pub(crate) policy: Policy,
+    pub(crate) policy: Arc<Policy>,
     /// Where the last request went, and why.
     pub(crate) last_route: Option<(Role, Why)>,
     pub(crate) settings: Settings,
@@ -96,11 +96,11 @@ pub struct Session {
     /// What the server has to be sent because of a reply.
     pub(crate) to_server: Vec<u8>,
     /// What the next request is refused with: state was lost while the client was idle.
-    pub(crate) refusal: Option<Failure>,
+    pub(crate) refusal: Option<Box<Failure>>,
     /// What a replica has refused: if the primary does not, something was learnt.
     pub(crate) refused: Vec<Arc<Class>>,
-    /// What is known of the transaction, should its COMMIT be lost.
-    pub(crate) tracing: Tracing,
+    /// What is known of the transaction, should its COMMIT be lost; nothing for a session that has never asked.
+    pub(crate) tracing: Option<Box<Tracing>>,
     /// Why a statement could not be prepared that the next one executes: what that one fails with.
     pub(crate) cause: Option<Vec<u8>>,
     /// The transaction, should it have to be run again.
@@ -175,7 +175,8 @@ pub(crate) struct Progress {
 impl Session {
     /// A session that has just logged in.
     #[must_use]
-    pub fn new(policy: Policy, mut settings: Settings) -> Session {
+    pub fn new(policy: impl Into<Arc<Policy>>, mut settings: Settings) -> Session {
+        let policy = policy.into();
         let own = Own::of(&policy);
         settings.begin_with(|known| *known = own);
         let mut session = Session {
@@ -216,7 +217,7 @@ impl Session {
             to_server: Vec::new(),
             refusal: None,
             refused: Vec::new(),
-            tracing: Tracing::default(),
+            tracing: None,
             cause: None,
             tape: None,
         };
@@ -609,7 +610,7 @@ impl Session {
             _ if self.request.begins && self.policy.refuses_blocks => {
                 // As PgBouncer words it; its clients match on the text.
                 let message = "transaction blocks not allowed in statement pooling mode";
-                self.refusal = Some(Failure::error("0A000", message));
+                self.refusal = Some(Box::new(Failure::error("0A000", message)));
                 self.answer_refusal()
             }
             _ => {

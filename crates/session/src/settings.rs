@@ -3,26 +3,28 @@
 //! Owns the names and the statements that set them again. SET LOCAL is not kept: it ends with the transaction, which never
 //! leaves its server.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use classifier::Scope;
+use litemap::LiteMap;
 
 use crate::durability::{Level, SYNCHRONOUS_COMMIT};
 use crate::policy::Own;
 
 /// Setting → the statement that sets it, e.g. `search_path` → `SET search_path TO a, b`. Shared, since a server connection
-/// remembers the map of the session that used it last, and equality is most often sameness.
-pub(crate) type Map = Arc<BTreeMap<String, String>>;
+/// remembers the map of the session that used it last, and equality is most often sameness. Flat, since a session sets few: a tree
+/// has room for eleven from the first on.
+pub(crate) type Map = Arc<LiteMap<String, String>>;
 
 /// What a session has set, and the channels that it listens on: all that a transaction can take back.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// What the startup packet asked for: what RESET goes back to.
     startup: Map,
     /// The same of the proxy's own settings.
-    initial: Own,
+    initial: Arc<Own>,
     /// What holds if the current transaction is rolled back.
     committed: State,
     /// What holds now.
@@ -32,13 +34,13 @@ pub struct Settings {
 }
 
 /// What holds at one moment.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct State {
     map: Map,
     channels: Channels,
-    own: Own,
+    own: Arc<Own>,
     /// What SET LOCAL has made of that.
-    local: Option<Own>,
+    local: Option<Arc<Own>>,
     /// Settings whose values have to be asked for.
     unread: Unread,
     /// The `synchronous_commit` that rules have given to the transaction.
@@ -62,12 +64,18 @@ impl Settings {
     pub fn new<'a>(startup: impl IntoIterator<Item = (&'a str, &'a str)>) -> Settings {
         let statement = |(name, value): (&str, &str)| {
             let name = name.to_ascii_lowercase();
-            let statement = assignment(&name, value);
+            let mut statement = assignment(&name, value);
+            statement.shrink_to_fit();
             (name, statement)
         };
-        let startup: Map = Arc::new(startup.into_iter().map(statement).collect());
-        let state = State { map: startup.clone(), ..State::default() };
-        Settings { startup, committed: state.clone(), current: state, ..Settings::default() }
+        let startup = startup.into_iter();
+        // With room for these alone: most sessions never set more.
+        let mut map = LiteMap::with_capacity(startup.size_hint().0);
+        map.extend(startup.map(statement));
+        let startup = Arc::new(map);
+        let initial = Arc::default();
+        let state = State::new(&startup, &initial);
+        Settings { startup, initial, committed: state.clone(), current: state, savepoints: Vec::new() }
     }
 
     /// The proxy's own settings, as they hold now.
@@ -96,7 +104,7 @@ impl Settings {
 
     /// What RESET makes of them.
     pub(crate) fn initial(&self) -> Own {
-        self.initial
+        *self.initial
     }
 
     /// SET and SET LOCAL of the proxy's own.
@@ -104,21 +112,27 @@ impl Settings {
         let State { own, local, .. } = &mut self.current;
         match scope {
             Scope::Session => {
-                change(own);
-                local.iter_mut().for_each(change);
+                change(Arc::make_mut(own));
+                local.iter_mut().for_each(|local| change(Arc::make_mut(local)));
             }
-            Scope::Local => change(local.get_or_insert(*own)),
+            Scope::Local => change(Arc::make_mut(local.get_or_insert_with(|| own.clone()))),
         }
     }
 
     /// Changes what they are from the beginning, and what they are now.
     pub(crate) fn begin_with(&mut self, change: impl Fn(&mut Own)) {
+        let before = self.initial.clone();
+        change(Arc::make_mut(&mut self.initial));
         let savepoints = self.savepoints.iter_mut().map(|(_, state)| state);
         for State { own, local, .. } in savepoints.chain([&mut self.committed, &mut self.current]) {
-            change(own);
-            local.iter_mut().for_each(&change);
+            for known in [own].into_iter().chain(local) {
+                // What is the same remains one.
+                match Arc::ptr_eq(known, &before) {
+                    true => *known = self.initial.clone(),
+                    false => change(Arc::make_mut(known)),
+                }
+            }
         }
-        change(&mut self.initial);
     }
 
     /// What holds now.
@@ -224,12 +238,12 @@ impl Settings {
             }
         }
         self.current.map = current;
-        (self.current.own, self.current.local) = (self.initial, None);
+        (self.current.own, self.current.local) = (self.initial.clone(), None);
     }
 
     /// DISCARD ALL: everything.
     pub(crate) fn discard_all(&mut self) {
-        self.current = State { map: self.startup.clone(), own: self.initial, ..State::default() };
+        self.current = State::new(&self.startup, &self.initial);
     }
 
     /// A setting has got a value that nobody has seen.
@@ -314,12 +328,33 @@ impl Settings {
     }
 }
 
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings::new([])
+    }
+}
+
 impl State {
+    /// What a session begins with.
+    fn new(startup: &Map, initial: &Arc<Own>) -> State {
+        // One for both: nearly every session goes without.
+        let nothing = Channels::default();
+        State {
+            map: startup.clone(),
+            channels: nothing.clone(),
+            own: initial.clone(),
+            local: None,
+            unread: nothing,
+            level: None,
+            commits_by_itself: false,
+        }
+    }
+
     fn is(&self, other: &State) -> bool {
         Arc::ptr_eq(&self.map, &other.map)
             && Arc::ptr_eq(&self.channels, &other.channels)
-            && (self.own, self.local, self.level, self.commits_by_itself)
-                == (other.own, other.local, other.level, other.commits_by_itself)
+            && (&self.own, &self.local, self.level, self.commits_by_itself)
+                == (&other.own, &other.local, other.level, other.commits_by_itself)
             && Arc::ptr_eq(&self.unread, &other.unread)
     }
 }

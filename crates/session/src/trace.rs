@@ -108,8 +108,12 @@ impl Session {
         if suits && !self.progress.discarding && !self.is_question_pending() {
             self.ask_for_trace(memory, out);
         } else {
-            self.tracing.blind = true;
+            self.tracing().blind = true;
         }
+    }
+
+    fn tracing(&mut self) -> &mut Tracing {
+        self.tracing.get_or_insert_default()
     }
 
     /// Whether the server may or may not have the question, depending on answers that have not come.
@@ -119,7 +123,7 @@ impl Session {
     }
 
     fn question(&mut self) -> Arc<Prepared> {
-        let question = self.tracing.question.get_or_insert_with(|| {
+        let question = self.tracing().question.get_or_insert_with(|| {
             Arc::new(Prepared::named(QUESTION.as_bytes(), &[0, 0], Arc::new(unknown()), &Settings::default()))
         });
         question.clone()
@@ -141,7 +145,7 @@ impl Session {
         self.owe(Owed::HiddenTrace);
         self.owe(Owed::HiddenStep);
         self.owe(Owed::HiddenTraced);
-        self.tracing.blind = false;
+        self.tracing().blind = false;
     }
 
     /// Asks behind what has been answered.
@@ -158,18 +162,20 @@ impl Session {
     }
 
     pub(crate) fn learn_trace(&mut self, row: &[u8]) {
-        self.tracing.known = Trace::read(row);
+        self.tracing().known = Trace::read(row);
     }
 
     /// The server could not be asked: the transaction has failed.
     pub(crate) fn miss_trace(&mut self) {
-        self.tracing.blind = true;
+        self.tracing().blind = true;
     }
 
     pub(crate) fn forget_trace(&mut self) {
-        self.tracing.known = None;
-        self.tracing.blind = false;
-        self.tracing.completion.clear();
+        if let Some(tracing) = &mut self.tracing {
+            tracing.known = None;
+            tracing.blind = false;
+            tracing.completion.clear();
+        }
     }
 
     /// The question has been answered, as well as it could be.
@@ -204,7 +210,7 @@ impl Session {
 
     /// A statement in a transaction of the proxy's own is complete: the client is told so when it is committed.
     pub(crate) fn put_aside(&mut self, tag: u8, body: &[u8]) -> Verdict {
-        let completion = &mut self.tracing.completion;
+        let completion = &mut self.tracing().completion;
         completion.push(tag);
         completion.extend_from_slice(&(body.len() as u32 + 4).to_be_bytes());
         completion.extend_from_slice(body);
@@ -213,12 +219,14 @@ impl Session {
 
     /// It is committed.
     pub(crate) fn tell_completion(&mut self) {
-        self.output.append(&mut self.tracing.completion);
+        if let Some(tracing) = &mut self.tracing {
+            self.output.append(&mut tracing.completion);
+        }
     }
 
     /// A request is over that writes in a transaction, and behind which it could not be asked at once.
     pub(crate) fn trace_late(&mut self, status: Status, memory: &mut ServerMemory) {
-        if self.tracing.blind
+        if self.tracing.as_ref().is_some_and(|tracing| tracing.blind)
             && !self.progress.discarding
             && status == Status::Open
             && self.resolves_commits()
@@ -230,7 +238,8 @@ impl Session {
 
     /// The trace by which it can be found out what became of a commit that has been sent and not been answered.
     pub(crate) fn resolvable(&self) -> Option<Trace> {
-        let trace = self.tracing.known.filter(|trace| trace.xid.is_some() && !self.tracing.blind)?;
+        let tracing = self.tracing.as_ref().filter(|tracing| !tracing.blind)?;
+        let trace = tracing.known.filter(|trace| trace.xid.is_some())?;
         let commits = match self.progress.wrap {
             Wrap::None => self.transaction == (Transaction::Open { failed: false }) && self.commits_alone(),
             Wrap::Running => false,

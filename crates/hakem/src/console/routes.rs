@@ -49,7 +49,7 @@ pub(crate) fn route(service: &Service, sql: &str, database: Option<&str>) -> Res
     let (access, why) = class.place();
     let because: Vec<String> = explanation.statements.iter().filter_map(|one| one.because.clone()).collect();
     let (to, node, reason) = destination(&tenant, &classifier, sql, access == Access::Read);
-    let (database, user) = tenant.key.clone();
+    let (database, user) = tenant.key.as_ref().clone();
     let text = |text: String| if text.is_empty() { Value::Null } else { text.into() };
     Ok(vec![
         database.into(),

@@ -181,7 +181,7 @@ impl View<'_> {
             .tenants()
             .iter()
             .map(|tenant| {
-                let (database, user) = &tenant.key;
+                let (database, user) = &*tenant.key;
                 let own = self.clients.iter().filter(|client| client.database == *database && client.user == *user);
                 let (waiting, active): (Vec<_>, Vec<_>) = own.partition(|client| client.doing == Doing::Waiting);
                 let longest = waiting.iter().map(|client| self.waits(client)).max().unwrap_or_default();
@@ -281,7 +281,7 @@ impl View<'_> {
     fn servers(&self) -> Vec<Row> {
         let mut rows = Vec::new();
         for tenant in self.service.tenants() {
-            let (database, user) = &tenant.key;
+            let (database, user) = &*tenant.key;
             for (_, pool) in tenant.pools() {
                 for entry in pool.roster() {
                     let client = entry.client();
