@@ -36,8 +36,8 @@ use crate::reset::reset;
 use crate::resolution;
 use crate::route::{self, Missed, Taken, Wanted};
 use crate::service::Tenant;
-use crate::waiting::Presence;
-use crate::worker::{Slot, Worker};
+use crate::waiting;
+use crate::worker::{Presence, Slot, Worker};
 
 /// A client that has logged in: what its session (which is pure) does not hold.
 pub(crate) struct Client {
@@ -75,41 +75,46 @@ pub(crate) struct Client {
 }
 
 /// Serves one connection to its end.
-pub(crate) async fn serve(stream: Stream, seat: Seat, worker: Rc<Worker>) {
+pub(crate) fn serve(stream: Stream, seat: Seat, worker: Rc<Worker>) -> impl Future<Output = ()> {
+    // On the heap, as all that is rare: an idle client's task has room for all that it is given and may await in place.
+    let arrival = Box::pin(arrive(stream, seat, worker));
+    async move {
+        let Some(mut guest) = arrival.await else { return };
+        let worker = guest.client.worker.clone();
+        let gone = loop {
+            let intent = match guest.rest().await {
+                Ok(intent) => intent,
+                Err(gone) => break gone,
+            };
+            let (back, gone) = worker.rooms.serve(guest, intent).await;
+            guest = back;
+            if let Some(gone) = gone {
+                break gone;
+            }
+        };
+        tracing::debug!(client = guest.client.id, ?gone, "client left");
+        guest.client.pins.note(&[], &worker.counters);
+        Box::pin(guest.client.say_goodbye(&gone)).await;
+    }
+}
+
+/// Lets a connection in. `None` when it is over: it was refused, or no session's.
+async fn arrive(stream: Stream, seat: Seat, worker: Rc<Worker>) -> Option<Box<Guest>> {
     let presence = worker.enter();
-    let id = presence.slot.id;
-    let welcome =
-        // On the heap, as all that is rare: an idle client's task has room for the largest of what it may await in place.
-        match Box::pin(login::log_in(stream, seat, &worker, &presence)).await {
-            None => return,
-            Some(Entrance::Session(welcome)) => welcome,
-            Some(Entrance::Replication(tunnel, stream, received)) => {
-                return Box::pin(tunnel.run(stream, received, &presence.slot)).await;
-            }
-            Some(Entrance::Console(visitor)) => {
-                let visit = Box::pin(console::serve(*visitor, &worker));
-                tokio::select! {
-                    () = presence.slot.killed() => {}
-                    () = visit => {}
-                }
-                return;
-            }
-        };
-    let mut guest = Guest::new(welcome, presence.slot.clone(), worker.clone());
-    let gone = loop {
-        let intent = match guest.rest().await {
-            Ok(intent) => intent,
-            Err(gone) => break gone,
-        };
-        let (back, gone) = worker.rooms.serve(guest, intent).await;
-        guest = back;
-        if let Some(gone) = gone {
-            break gone;
+    match login::log_in(stream, seat, &worker, &presence).await? {
+        Entrance::Session(welcome) => return Some(Guest::new(welcome, presence, worker)),
+        Entrance::Replication(tunnel, stream, received) => {
+            Box::pin(tunnel.run(stream, received, &presence.slot)).await;
         }
-    };
-    tracing::debug!(client = id, ?gone, "client left");
-    guest.client.pins.note(&[], &worker.counters);
-    Box::pin(guest.client.say_goodbye(&gone)).await;
+        Entrance::Console(visitor) => {
+            let visit = Box::pin(console::serve(*visitor, &worker));
+            tokio::select! {
+                () = presence.slot.killed() => {}
+                () = visit => {}
+            }
+        }
+    }
+    None
 }
 
 /// A client, its session, and the key by which what it runs is cancelled.
@@ -117,11 +122,14 @@ pub(crate) struct Guest {
     client: Client,
     session: Box<Session>,
     cancel: Registered,
+    /// Until all else is gone.
+    _presence: Presence,
 }
 
 impl Guest {
     /// Who has just logged in. Not in the task: that keeps room for all that it has ever held.
-    fn new(welcome: Welcome, slot: Rc<Slot>, worker: Rc<Worker>) -> Box<Guest> {
+    fn new(welcome: Welcome, presence: Presence, worker: Rc<Worker>) -> Box<Guest> {
+        let slot = presence.slot.clone();
         let Welcome { stream, inbox, tenant, session, cancel, application_name } = welcome;
         slot.standing.enter(tenant.key.clone(), application_name.clone(), &stream);
         tenant.lore().greet(Instant::now(), worker.service.config().routing.catalog_refresh);
@@ -147,7 +155,7 @@ impl Guest {
             transaction_since: None,
         };
         tracing::debug!(client = client.id, "client logged in");
-        Box::new(Guest { client, session, cancel })
+        Box::new(Guest { client, session, cancel, _presence: presence })
     }
 
     /// Waits for the next request, unless the client is killed.
@@ -163,7 +171,7 @@ impl Guest {
 
     /// Serves a request, likewise. `Some` when the client is gone.
     pub(crate) async fn request(&mut self, intent: &Intent) -> Option<Gone> {
-        let Guest { client, session, cancel } = self;
+        let Guest { client, session, cancel, .. } = self;
         let slot = client.slot.clone();
         tokio::select! {
             biased;
@@ -552,9 +560,9 @@ impl Client {
     }
 
     /// What waits for a server, and what is looked at meanwhile.
-    pub(crate) fn split(&mut self) -> (&Tenant, Presence<'_>) {
+    pub(crate) fn split(&mut self) -> (&Tenant, waiting::Presence<'_>) {
         let Client { tenant, stream, inbox, slot, worker, .. } = self;
-        (tenant, Presence { stream, inbox, slot, worker })
+        (tenant, waiting::Presence { stream, inbox, slot, worker })
     }
 
     /// The session has read something, until now.

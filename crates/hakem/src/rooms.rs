@@ -41,16 +41,19 @@ struct Desk {
 
 impl Rooms {
     /// Serves a guest's request. Whoever stops waiting drops the guest, and the room with it.
-    pub(crate) async fn serve(&self, guest: Box<Guest>, intent: Intent) -> Served {
+    pub(crate) fn serve(&self, guest: Box<Guest>, intent: Intent) -> impl Future<Output = Served> {
         let mut room = self.spare.take().unwrap_or_else(Room::furnish);
+        // Not in the future, which would have room for them as long as it is awaited.
         room.desk.arrived.set(Some((guest, intent)));
-        let served = poll_fn(|context| {
-            let Poll::Pending = room.service.as_mut().poll(context);
-            room.desk.served.take().map_or(Poll::Pending, Poll::Ready)
-        });
-        let served = served.await;
-        self.spare.put(room);
-        served
+        async move {
+            let served = poll_fn(|context| {
+                let Poll::Pending = room.service.as_mut().poll(context);
+                room.desk.served.take().map_or(Poll::Pending, Poll::Ready)
+            });
+            let served = served.await;
+            self.spare.put(room);
+            served
+        }
     }
 
     /// The session begins to say something.
