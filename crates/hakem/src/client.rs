@@ -94,6 +94,7 @@ pub(crate) fn serve(stream: Stream, seat: Seat, worker: Rc<Worker>) -> impl Futu
         };
         tracing::debug!(client = guest.client.id, ?gone, "client left");
         guest.client.pins.note(&[], &worker.counters);
+        worker.spares.give_inbox(&mut guest.client.inbox);
         Box::pin(guest.client.say_goodbye(&gone)).await;
     }
 }
