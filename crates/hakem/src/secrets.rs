@@ -29,6 +29,8 @@ pub(crate) struct Secrets {
     pub(crate) mock_secret: [u8; MOCK_SECRET_BYTES],
     /// It is no other after a restart.
     is_lasting: bool,
+    /// The verifiers of all users have been made.
+    is_warm: AtomicBool,
 }
 
 /// A user's secret, and the verifier to check a SCRAM client against, which is made once.
@@ -117,6 +119,7 @@ impl Secrets {
             lookup,
             iterations: auth.scram_iterations,
             is_lasting: lasting.is_some(),
+            is_warm: AtomicBool::new(false),
             mock_secret: lasting.unwrap_or_else(rand::random),
         };
         Ok(secrets)
@@ -143,6 +146,12 @@ impl Secrets {
         for (user, known) in &self.users {
             known.verifier(user, &self.mock_secret, self.iterations);
         }
+        self.is_warm.store(true, Ordering::Release);
+    }
+
+    /// Whether there is nothing to compute for a user, and would not be for any other: then nothing shows in the time it takes.
+    pub(crate) fn are_at_hand(&self, known: Option<&Known>) -> bool {
+        self.is_warm.load(Ordering::Acquire) && known.is_none_or(Known::is_at_hand)
     }
 
     /// What a visitor is asked for.
@@ -196,6 +205,10 @@ impl Secrets {
 impl Known {
     pub(crate) fn new(secret: Secret) -> Known {
         Known { secret, verifier: OnceLock::new() }
+    }
+
+    fn is_at_hand(&self) -> bool {
+        !matches!(self.secret, Secret::Plain(_)) || self.verifier.get().is_some()
     }
 
     /// What a SCRAM client is checked against. Computing it from a password in plain text takes milliseconds.
@@ -302,5 +315,21 @@ mod tests {
         check(&[&stored(5)], 5);
         check(&[&stored(5), &stored(6), &stored(5)], 5);
         check(&[&stored(5), "plain", "plain"], 7);
+    }
+
+    /// As long as a listed password waits for its verifier, nobody is answered sooner for not having one.
+    #[test]
+    fn who_is_answered_at_once() {
+        let secrets = secrets("scram_iterations = 1", &["plain"]);
+        let listed = secrets.users["u0"].clone();
+        let stored = Known::new(Secret::Scram(Verifier::from_password(b"x", b"salt", 1)));
+        let looked_up = Known::new(Secret::Plain("another".to_owned()));
+        let at_hand =
+            || [None, Some(&*listed), Some(&stored), Some(&looked_up)].map(|known| secrets.are_at_hand(known));
+        assert_eq!(at_hand(), [false; 4]);
+        secrets.warm();
+        assert_eq!(at_hand(), [true, true, true, false]);
+        looked_up.verifier("u", &secrets.mock_secret, 1);
+        assert_eq!(at_hand(), [true; 4]);
     }
 }

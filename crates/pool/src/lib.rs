@@ -1,9 +1,9 @@
 //! Server connections: dialled, logged in, leased, given back, waited for.
 //!
 //! The crate's map: `connection` is one logged-in connection and what it carries; `dial` makes one; `stream` is what it runs over, for clients
-//! too, over a `socket`; `pool` lends the
-//! connections of one server, database and user to many clients, and `roster` shows them to the console. What a connection remembers of the sessions that used it is
-//! the caller's, as a type parameter: the pool knows nothing of SQL.
+//! too, over a `socket`, which leaves what is small to the `post` of its thread; `pool` lends the connections of one server, database and user to many
+//! clients, and `roster` shows them to the console. What a connection remembers of the sessions that used it is the caller's, as a type
+//! parameter: the pool knows nothing of SQL.
 //!
 //! A pool is shared by all workers. A connection is registered with the event loop of one of them, its home; it moves only
 //! when another worker has run dry.
