@@ -258,11 +258,17 @@ impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let socket = self.get_mut();
         socket.send_left(context);
-        match &mut socket.line {
+        let before = buffer.filled().len();
+        let read = match &mut socket.line {
             Line::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
             Line::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
             Line::Away => Poll::Ready(Err(away())),
+        };
+        if buffer.filled().len() - before > post::LETTER_MAX {
+            // Whoever moves much may keep the thread busy for long; others' letters do not wait for that.
+            post::deliver();
         }
+        read
     }
 }
 
@@ -280,6 +286,8 @@ impl AsyncWrite for Socket {
             socket.mail.ticket = ticket;
             return Poll::Ready(Ok(bytes.len()));
         }
+        // As when it is read.
+        post::deliver();
         socket.line.poll_write(context, bytes)
     }
 

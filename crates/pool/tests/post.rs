@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::future::{Future, poll_fn};
+use std::io::Read;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -129,6 +130,32 @@ fn a_question_that_did_not_fit_is_sent_by_who_waits_for_its_answer() {
 }
 
 #[test]
+fn a_letter_does_not_wait_for_who_never_waits() {
+    run(async {
+        for writes in [true, false] {
+            let (mut busy, mut busy_peer) = pair().await;
+            let (mut stream, peer) = pair().await;
+            if !writes {
+                busy_peer.write_all(&[0; 50_000]).await.unwrap();
+                // It has come, all of it.
+                poll_fn(|context| busy.poll_read_ready(context)).await.unwrap();
+            }
+            stream.write_all(b"hello").await.unwrap();
+            // Less than a socket takes, and has: the thread has always something else to do.
+            for _ in 0..5 {
+                match writes {
+                    true => busy.write_all(&[0; 10_000]).await.unwrap(),
+                    false => drop(busy.read_exact(&mut [0; 10_000]).await.unwrap()),
+                }
+                tokio::task::yield_now().await;
+            }
+            let mut received = [0; 10];
+            assert_eq!(peer.into_std().unwrap().read(&mut received).unwrap(), 5, "writes: {writes}");
+        }
+    });
+}
+
+#[test]
 fn what_was_written_before_the_end_arrives() {
     run(async {
         let (mut stream, mut peer) = pair().await;
@@ -189,7 +216,7 @@ fn another_thread_takes_over_what_has_been_sent() {
     there.join().unwrap();
     peer.set_nonblocking(false).unwrap();
     let mut received = String::new();
-    std::io::Read::read_to_string(&mut peer, &mut received).unwrap();
+    peer.read_to_string(&mut received).unwrap();
     assert_eq!(received, "from here, and from there");
 }
 
