@@ -6,7 +6,7 @@
 //! client holds no buffer.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -15,7 +15,7 @@ use std::time::Instant;
 use classifier::{Classifier, Options};
 use pool::{Lease, Stream};
 use session::{Intent, Loss, RetryReason, Role, ServerMemory, Session, Step, Transaction};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use topology::{NodeId, Trail};
 use wire::backend::Failure;
 use wire::frontend;
@@ -291,7 +291,9 @@ impl Client {
         }
         let length = poll_fn(|context| {
             if slot.poll_dismissed(context) {
-                return Poll::Ready(Err(Gone::Cut));
+                // Not in the middle of an answer that it is slow to take.
+                stream.settle();
+                return Pin::new(&mut *stream).poll_flush(context).map(|_| Err(Gone::Cut));
             }
             if hears && ears.as_ref().is_some_and(|ears| ears.mailbox.poll_mail(context).is_ready()) {
                 return Poll::Ready(Ok(None));
