@@ -127,10 +127,7 @@ impl Socket {
 
     /// Sends at once what waits to be sent. Its thread, and no other, knows of it.
     pub(crate) fn settle(&mut self) {
-        if let Some(ticket) = self.mail.ticket {
-            post::hurry(ticket);
-            self.mail.collect();
-        }
+        self.mail.settle();
     }
 
     /// Whether something was written that the socket has not taken.
@@ -209,6 +206,14 @@ impl Mail {
         self.ticket.is_none() && self.left.is_none()
     }
 
+    /// Has the letter sent, and looks what has become of it.
+    fn settle(&mut self) {
+        if let Some(ticket) = self.ticket {
+            post::hurry(ticket);
+            self.collect();
+        }
+    }
+
     /// Looks what has become of the letter.
     fn collect(&mut self) {
         match self.ticket.map(post::ask) {
@@ -221,10 +226,7 @@ impl Mail {
 
 impl Drop for Mail {
     fn drop(&mut self) {
-        if let Some(ticket) = self.ticket {
-            post::hurry(ticket);
-            self.collect();
-        }
+        self.settle();
     }
 }
 
