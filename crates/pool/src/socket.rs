@@ -153,11 +153,7 @@ impl Socket {
 
     pub(crate) fn poll_read_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.send_left(context);
-        match &self.line {
-            Line::Tcp(stream) => stream.poll_read_ready(context),
-            Line::Unix(stream) => stream.poll_read_ready(context),
-            Line::Away => Poll::Ready(Err(away())),
-        }
+        self.line.poll_read_ready(context)
     }
 
     /// Sends what the socket has not taken before. One task owns both directions, so whoever waits for an answer also waits for the
@@ -190,6 +186,31 @@ impl Socket {
 }
 
 impl Line {
+    fn poll_read_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Line::Tcp(stream) => stream.poll_read_ready(context),
+            Line::Unix(stream) => stream.poll_read_ready(context),
+            Line::Away => Poll::Ready(Err(away())),
+        }
+    }
+
+    #[inline]
+    fn poll_read(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Line::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            Line::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+            Line::Away => Poll::Ready(Err(away())),
+        }
+    }
+
+    fn poll_shutdown(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Line::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Line::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+            Line::Away => Poll::Ready(Err(away())),
+        }
+    }
+
     #[inline]
     fn poll_write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self {
@@ -261,11 +282,7 @@ impl AsyncRead for Socket {
         let socket = self.get_mut();
         socket.send_left(context);
         let before = buffer.filled().len();
-        let read = match &mut socket.line {
-            Line::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
-            Line::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
-            Line::Away => Poll::Ready(Err(away())),
-        };
+        let read = socket.line.poll_read(context, buffer);
         if buffer.filled().len() - before > post::LETTER_MAX {
             // Whoever moves much may keep the thread busy for long; others' letters do not wait for that.
             post::deliver();
@@ -302,11 +319,7 @@ impl AsyncWrite for Socket {
         let socket = self.get_mut();
         socket.settle();
         ready!(socket.poll_left(context))?;
-        match &mut socket.line {
-            Line::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
-            Line::Unix(stream) => Pin::new(stream).poll_shutdown(context),
-            Line::Away => Poll::Ready(Err(away())),
-        }
+        socket.line.poll_shutdown(context)
     }
 }
 
