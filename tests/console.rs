@@ -66,6 +66,13 @@ async fn where_statements_go() {
         code(&admin.simple_query("SHOW ROUTE FOR 'select 1' IN hakem").await.unwrap_err()),
         SqlState::INVALID_CATALOG_NAME
     );
+    let reads_go_to_the_replica = async || {
+        stage.catalog_read().await;
+        until("reads to go to the replica", async || rows(&admin, route).await[0].get("to") == Some("replica"))
+            .await
+            .unwrap();
+    };
+    reads_go_to_the_replica().await;
     client.batch_execute("select 1; select 2").await.unwrap();
     client.batch_execute("create table t (n int)").await.unwrap();
     for _ in 0..3 {
@@ -82,9 +89,7 @@ async fn where_statements_go() {
     let nodes: Vec<String> =
         stage.cluster.nodes().iter().map(|node| format!("{}:{}", node.host(), node.port())).collect();
     // What was defined just now has to be known there first.
-    until("reads to go to the replica", async || rows(&admin, route).await[0].get("to") == Some("replica"))
-        .await
-        .unwrap();
+    reads_go_to_the_replica().await;
     for (sql, access, why, to, node) in [
         ("select 1", "read", "select", "replica", Some(&nodes[1])),
         ("insert into t values (''x'')", "write", "writes_rows", "primary", Some(&nodes[0])),
