@@ -219,6 +219,11 @@ impl Setup {
             keys.retain(|(known, name, _)| (*known, *name) != (section.as_str(), key.as_str()));
             keys.push((section, key, value));
         }
+        // All have clients, so that what goes from one worker to another does so in every test.
+        let workers = keys.iter().find_map(|(_, key, value)| (*key == "workers").then_some(*value));
+        if !keys.iter().any(|(_, key, _)| *key == "workers_min") {
+            keys.extend(workers.map(|workers| ("proxy", "workers_min", workers)));
+        }
         keys.sort_by_key(|(section, _, _)| *section);
         let (mut text, mut before) = (String::new(), "");
         for (section, key, value) in keys {

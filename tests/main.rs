@@ -15,6 +15,7 @@ mod classifying;
 mod console;
 mod copying;
 mod corners;
+mod crew;
 mod demo;
 mod doors;
 mod drivers;

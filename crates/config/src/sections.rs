@@ -29,6 +29,8 @@ pub struct Proxy {
     pub http_listen: Option<SocketAddr>,
     /// The number of worker threads; 0 is one per core.
     pub workers: usize,
+    /// How many of them have clients even when there is little to do; the others join in as these are busy.
+    pub workers_min: usize,
     /// What a worker has to send to many is sent together, where the kernel lets us (Linux, io_uring).
     pub io_uring: bool,
     /// The number of client connections, beyond which new ones are refused.
@@ -389,12 +391,19 @@ impl Proxy {
             let place = section.place_of("unix_socket_dir");
             section.problem(place, format!("\"unix_socket_dir\" must begin with \"/\", not {directory:?}"));
         }
+        let workers = count(section.within("workers", 0, 0..=1024));
+        let workers_min = count(section.within("workers_min", 1, 1..=1024));
+        if workers > 0 && workers_min > workers {
+            let problem = format!("\"workers_min\" {workers_min} is more than \"workers\" {workers}");
+            section.problem(section.place_of("workers_min"), problem);
+        }
         let unix_socket = UnixSocket { directory: directory.into(), mode, group: (!group.is_empty()).then_some(group) };
         Proxy {
             listen,
             unix_socket: (!unix_socket.directory.as_os_str().is_empty()).then_some(unix_socket),
             http_listen,
-            workers: count(section.within("workers", 0, 0..=1024)),
+            workers,
+            workers_min,
             io_uring: section.value("io_uring", true),
             max_client_conn: count(section.within("max_client_conn", 10_000, 1..=1_000_000)),
             client_login_timeout: section.within("client_login_timeout", seconds(15), TIMEOUT_MIN..=DURATION_MAX),

@@ -5,6 +5,9 @@
 //! cannot be done on one server is done on another, as long as nothing of an answer has been let go. Between two requests a
 //! client holds no buffer.
 
+mod hearing;
+mod passage;
+
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -17,7 +20,6 @@ use pool::{Lease, Stream};
 use session::{Intent, Loss, RetryReason, Role, ServerMemory, Session, Step, Transaction};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use topology::{NodeId, Trail};
-use wire::backend::Failure;
 use wire::frontend;
 
 use crate::abandon::abandon;
@@ -38,6 +40,8 @@ use crate::route::{self, Missed, Taken, Wanted};
 use crate::service::Tenant;
 use crate::waiting;
 use crate::worker::{Presence, Slot, Worker};
+
+pub(crate) use passage::Passage;
 
 /// A client that has logged in: what its session (which is pure) does not hold.
 pub(crate) struct Client {
@@ -79,24 +83,31 @@ pub(crate) fn serve(stream: Stream, seat: Seat, worker: Rc<Worker>) -> impl Futu
     // On the heap, as all that is rare: an idle client's task has room for all that it is given and may await in place.
     let arrival = Box::pin(arrive(stream, seat, worker));
     async move {
-        let Some(mut guest) = arrival.await else { return };
-        let worker = guest.client.worker.clone();
-        let gone = loop {
-            let intent = match guest.rest().await {
-                Ok(intent) => intent,
-                Err(gone) => break gone,
-            };
-            let (back, gone) = worker.rooms.serve(guest, intent).await;
-            guest = back;
-            if let Some(gone) = gone {
-                break gone;
-            }
-        };
-        tracing::debug!(client = guest.client.id, ?gone, "client left");
-        guest.client.pins.note(&[], &worker.counters);
-        worker.spares.give_inbox(&mut guest.client.inbox);
-        Box::pin(guest.client.say_goodbye(&gone)).await;
+        if let Some(guest) = arrival.await {
+            stay(guest).await;
+        }
     }
+}
+
+/// Serves a client that has logged in, to its end or until it goes over to another worker.
+pub(crate) async fn stay(mut guest: Box<Guest>) {
+    let worker = guest.client.worker.clone();
+    let gone = loop {
+        let intent = match guest.rest().await {
+            Ok(intent) => intent,
+            Err(Gone::Elsewhere(crossing)) => return guest.go_elsewhere(crossing),
+            Err(gone) => break gone,
+        };
+        let (back, gone) = worker.rooms.serve(guest, intent).await;
+        guest = back;
+        if let Some(gone) = gone {
+            break gone;
+        }
+    };
+    tracing::debug!(client = guest.client.id, ?gone, "client left");
+    guest.client.pins.note(&[], &worker.counters);
+    worker.spares.give_inbox(&mut guest.client.inbox);
+    Box::pin(guest.client.say_goodbye(&gone)).await;
 }
 
 /// Lets a connection in. `None` when it is over: it was refused, or no session's.
@@ -124,7 +135,7 @@ pub(crate) struct Guest {
     session: Box<Session>,
     cancel: Registered,
     /// Until all else is gone.
-    _presence: Presence,
+    presence: Presence,
 }
 
 impl Guest {
@@ -134,29 +145,9 @@ impl Guest {
         let Welcome { stream, inbox, tenant, session, cancel, application_name } = welcome;
         slot.standing.enter(tenant.key.clone(), application_name.clone(), &stream);
         tenant.lore().greet(Instant::now(), worker.service.config().routing.catalog_refresh);
-        let client = Client {
-            id: slot.id,
-            stream,
-            inbox,
-            packet_max: worker.service.config().proxy.max_packet_size,
-            skip: 0,
-            unsent: Vec::new(),
-            classifier: tenant.lore().classifier(),
-            tenant,
-            worker,
-            slot,
-            books: Books::new(Instant::now()),
-            last_write: None,
-            trail: None,
-            application_name,
-            node: None,
-            definitions: 0,
-            ears: None,
-            pins: Pins::default(),
-            transaction_since: None,
-        };
+        let client = Client { inbox, ..Client::new(stream, tenant, application_name, worker, slot) };
         tracing::debug!(client = client.id, "client logged in");
-        Box::new(Guest { client, session, cancel, _presence: presence })
+        Box::new(Guest { client, session, cancel, presence })
     }
 
     /// Waits for the next request, unless the client is killed.
@@ -184,6 +175,36 @@ impl Guest {
 }
 
 impl Client {
+    fn new(
+        stream: Stream,
+        tenant: Arc<Tenant>,
+        application_name: Arc<str>,
+        worker: Rc<Worker>,
+        slot: Rc<Slot>,
+    ) -> Client {
+        Client {
+            id: slot.id,
+            stream,
+            inbox: Inbox::default(),
+            packet_max: worker.service.config().proxy.max_packet_size,
+            skip: 0,
+            unsent: Vec::new(),
+            classifier: tenant.lore().classifier(),
+            tenant,
+            worker,
+            slot,
+            books: Books::new(Instant::now()),
+            last_write: None,
+            trail: None,
+            application_name,
+            node: None,
+            definitions: 0,
+            ears: None,
+            pins: Pins::default(),
+            transaction_since: None,
+        }
+    }
+
     /// Takes what the client says until it makes a request.
     async fn converse(&mut self, session: &mut Session) -> Result<Intent, Gone> {
         loop {
@@ -240,6 +261,9 @@ impl Client {
             self.time_rest(session);
             self.flush().await?;
             self.worker.rooms.take_back(session);
+            if let Some(crossing) = self.is_sent_away(session) {
+                return Err(Gone::Elsewhere(crossing));
+            }
             self.fill(session.hears()).await?;
         }
     }
@@ -317,28 +341,6 @@ impl Client {
         .await?;
         self.books.received += length.unwrap_or_default();
         if length == Some(0) { Err(Gone::Vanished) } else { Ok(()) }
-    }
-
-    /// Takes what the client is to be told of notifications.
-    fn hear(&mut self) -> Result<(), Gone> {
-        match &self.ears {
-            Some(ears) => ears.mailbox.take(&mut self.unsent).map_err(|_| Gone::Overflowed),
-            None => Ok(()),
-        }
-    }
-
-    /// Sees to it that these channels are listened on before a LISTEN is answered.
-    pub(crate) fn prepare_to_listen(
-        &mut self,
-        channels: &[String],
-    ) -> impl Future<Output = Result<(), Failure>> + use<> {
-        let ears = self.ears.get_or_insert_with(|| Box::new(Ears::new(self.id, self.tenant.clone())));
-        ears.prepare(channels, &self.worker.service.control)
-    }
-
-    /// What is sent to a server next listens on something, or may commit a LISTEN.
-    pub(crate) fn may_begin_to_listen(&self, session: &Session) -> bool {
-        !session.channels_wanted().is_empty() || self.ears.as_ref().is_some_and(|ears| ears.are_unsettled())
     }
 
     /// Between two transactions: what the session listens on holds from now on, and its pins are counted.

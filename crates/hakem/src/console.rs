@@ -397,7 +397,7 @@ impl Console {
 
     async fn view(&self, topic: Topic) -> VecDeque<Row> {
         let service = &self.worker.service;
-        let (clients, pins) = service.look().await;
+        let (clients, pins) = service.crew.look().await;
         let view = show::View {
             service,
             config: &service.config(),

@@ -12,7 +12,7 @@ impl Client {
     /// Tells a client why it goes, where anything can be said, and ends its connection.
     pub(crate) async fn say_goodbye(&mut self, gone: &Gone) {
         let failure = match gone {
-            Gone::Vanished => return,
+            Gone::Vanished | Gone::Elsewhere(_) => return,
             Gone::Terminated => {
                 // TLS says goodbye, too: an end without it looks like an attack.
                 if self.stream.is_encrypted() {

@@ -72,7 +72,7 @@ pub(crate) async fn deal(door: Door, service: Arc<Service>, workers: Arc<Vec<Han
             refuse(stream);
             continue;
         };
-        if let Some(worker) = workers.iter().min_by_key(|worker| worker.load()) {
+        if let Some(worker) = workers.iter().take(service.crew.open()).min_by_key(|worker| worker.load()) {
             worker.serve(stream, seat);
         }
     }

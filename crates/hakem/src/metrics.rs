@@ -46,6 +46,8 @@ impl Metrics {
             out.counter("hakem_tls_handshakes_total", &[("outcome", outcome)], handshakes);
         }
         out.gauge("hakem_clients", &[], service.clients() as f64);
+        out.gauge("hakem_workers_open", &[], service.crew.open() as f64);
+        out.counter("hakem_client_transfers_total", &[], service.crew.moved());
         out.gauge("hakem_logins_open", &[], service.lobby.count() as f64);
         out.gauge("hakem_replication_connections", &[], service.tunnels.count() as f64);
         out.counter("hakem_logins_dropped_total", &[], service.lobby.shown_out());
@@ -214,7 +216,7 @@ fn key(name: &'static str, labels: &[(&'static str, &str)]) -> Key {
 
 const METADATA: Metadata<'static> = Metadata::new("hakem", Level::INFO, None);
 
-const COUNTERS: [(&str, &str); 16] = [
+const COUNTERS: [(&str, &str); 17] = [
     ("hakem_node_requests_total", "Requests that a node was chosen for."),
     ("hakem_statements_total", "Requests by where they went and why."),
     ("hakem_retries_total", "Requests run again elsewhere, by reason."),
@@ -227,17 +229,19 @@ const COUNTERS: [(&str, &str); 16] = [
     ("hakem_servers_lost_total", "Servers lost under a request or transaction that could not be retried."),
     ("hakem_logins_total", "Logins of clients, by outcome."),
     ("hakem_logins_dropped_total", "Connections dropped before their login to make room for others."),
+    ("hakem_client_transfers_total", "Clients that have gone over from one worker to another."),
     ("hakem_tls_handshakes_total", "TLS handshakes with clients, by outcome."),
     ("hakem_authentication_failures_total", "Clients that could not prove who they are."),
     ("hakem_catalog_loads_total", "Times that a database's functions and relations were read."),
     ("hakem_catalog_failures_total", "Times that a database's functions and relations could not be read."),
 ];
 
-const GAUGES: [(&str, &str); 21] = [
+const GAUGES: [(&str, &str); 22] = [
     ("hakem_node_outstanding", "Requests that a node was chosen for and has not finished."),
     ("hakem_node_latency_seconds", "How long a node has taken to answer lately."),
     ("hakem_node_read_share", "The part of the reads that a node gets, by weights, zones and slow start."),
     ("hakem_clients", "Clients that have logged in."),
+    ("hakem_workers_open", "Workers that clients are dealt to; more when these are busy."),
     ("hakem_logins_open", "Connections that have not logged in yet."),
     ("hakem_replication_connections", "Clients with a server connection of their own for replication."),
     ("hakem_server_connections", "Server connections by state."),

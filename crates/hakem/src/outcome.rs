@@ -3,6 +3,7 @@
 use session::{RetryReason, Trace};
 use wire::backend::SqlState;
 
+use crate::crew::Crossing;
 use crate::deadline::Overdue;
 
 /// How the lease ends.
@@ -58,4 +59,6 @@ pub(crate) enum Gone {
     Overdue(Overdue),
     /// Its server is out of step, or would not take the session's settings.
     Broken,
+    /// It goes on with another worker.
+    Elsewhere(Crossing),
 }

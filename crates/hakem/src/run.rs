@@ -18,6 +18,7 @@ use topology::Writer;
 
 use crate::control::{Order, Shutdown};
 use crate::counters::Counters;
+use crate::crew;
 use crate::http::{self, Pages};
 use crate::listener::{self, Door};
 use crate::local::LocalSocket;
@@ -208,7 +209,8 @@ impl Proxy {
         for (id, counters) in counters.into_iter().enumerate() {
             handles.push(Handle::spawn(id, service.clone(), counters).context("cannot start a worker")?);
         }
-        service.employ(handles.iter().map(Handle::staff).collect());
+        let least = service.config().proxy.workers_min;
+        service.crew.employ(handles.iter().map(Handle::staff).collect(), least);
         let workers = Arc::new(handles);
         let draining = Arc::new(AtomicBool::new(false));
         let http = match http_listen {
@@ -220,6 +222,7 @@ impl Proxy {
         };
         tokio::spawn(sweep(service.clone()));
         tokio::spawn(turn_pages(service.clone()));
+        tokio::spawn(crew::manage(Arc::downgrade(&service)));
         let deal = |door| tokio::spawn(listener::deal(door, service.clone(), workers.clone()));
         let doors = doors.into_iter().map(deal).collect();
         for address in &addresses {

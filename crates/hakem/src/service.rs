@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -22,7 +22,7 @@ use crate::census::Census;
 use crate::clusters::{Cluster, Clusters, Spot};
 use crate::console::settings;
 use crate::control::Order;
-use crate::counters::{self, PINS};
+use crate::crew::Crew;
 use crate::debts::Debts;
 use crate::gate::Gates;
 use crate::ledger::Ledger;
@@ -31,12 +31,10 @@ use crate::lookup::Place;
 use crate::quotas::Quotas;
 use crate::replication::Tunnels;
 use crate::secrets::Secrets;
-use crate::standing::Sighting;
 pub(crate) use crate::tenant::Tenant;
 use crate::tenant::{Common, Kept};
 use crate::tls::{Encryption, Files};
 use crate::vacancies::Vacancies;
-use crate::worker::Staff;
 
 /// What all workers share.
 pub(crate) struct Service {
@@ -52,7 +50,7 @@ pub(crate) struct Service {
     text: Mutex<String>,
     /// To the control loop.
     orders: mpsc::UnboundedSender<Order>,
-    staff: OnceLock<Vec<Staff>>,
+    pub(crate) crew: Arc<Crew>,
     /// What an administrator has closed.
     pub(crate) gates: Gates,
     /// What the console has done.
@@ -101,7 +99,7 @@ impl Service {
             source,
             text: Mutex::default(),
             orders,
-            staff: OnceLock::new(),
+            crew: Arc::default(),
             gates: Gates::default(),
             console_ledger: Ledger::new(workers, Instant::now()),
             consoles: AtomicUsize::new(0),
@@ -288,40 +286,6 @@ impl Service {
     pub(crate) fn order(&self, order: Order) {
         // When nobody hears it any more, the program is ending.
         let _ = self.orders.send(order);
-    }
-
-    /// The workers, once they are there.
-    pub(crate) fn employ(&self, staff: Vec<Staff>) {
-        // There is one set of workers.
-        let _ = self.staff.set(staff);
-    }
-
-    /// Every client that has logged in, and how often clients were pinned, by reason.
-    pub(crate) async fn look(&self) -> (Vec<Sighting>, [u64; PINS.len()]) {
-        let (mut clients, mut pins) = (Vec::new(), [0; PINS.len()]);
-        for staff in self.staff.get().into_iter().flatten() {
-            clients.extend(staff.look().await);
-            for (sum, count) in pins.iter_mut().zip(staff.pins()) {
-                *sum += count;
-            }
-        }
-        clients.sort_by_key(|client| client.id);
-        (clients, pins)
-    }
-
-    /// How many statements were sent somewhere for this reason.
-    pub(crate) fn routed(&self, place: counters::Place, why: classifier::Why) -> u64 {
-        self.staff.get().into_iter().flatten().map(|staff| staff.routed(place, why)).sum()
-    }
-
-    /// Ends the sessions of clients that `doomed` says; returns how many.
-    pub(crate) async fn kill(&self, doomed: impl Fn(&Sighting) -> bool + Send + Sync + 'static) -> usize {
-        let doomed = Arc::new(doomed);
-        let mut killed = 0;
-        for staff in self.staff.get().into_iter().flatten() {
-            killed += staff.kill(doomed.clone()).await;
-        }
-        killed
     }
 
     /// An administrator comes; it is there until the answer is dropped.

@@ -13,6 +13,7 @@ use pool::{Peer, Stream};
 use crate::asked::Replication;
 
 /// What one client is doing.
+#[derive(Clone)]
 pub(crate) struct Standing {
     since: Instant,
     who: RefCell<Option<Who>>,

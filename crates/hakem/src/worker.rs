@@ -8,23 +8,27 @@ use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use nix::time::ClockId;
 use pool::{Detached, Stream};
 use tokio::runtime::LocalOptions;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::buffers::Spares;
 use crate::census::Membership;
+use crate::client::Passage;
 use crate::counters::{Counters, PINS, Place};
+use crate::crew::Crossing;
 use crate::deadline::{Alarm, Overdue};
 use crate::lobby::Seat;
 use crate::resolution::RESOLUTIONS_MAX;
 use crate::rooms::Rooms;
 use crate::service::Service;
+use crate::staffing::Transfer;
 use crate::standing::{Sighting, Standing};
 
 /// What the clients of one thread share.
@@ -40,7 +44,16 @@ pub(crate) struct Worker {
     pub(crate) ticking: Cell<bool>,
     /// Who may ask what became of a commit.
     pub(crate) resolutions: Semaphore,
-    load: Arc<AtomicUsize>,
+    board: Arc<Board>,
+}
+
+/// What a worker and the rest of the program tell each other without a word.
+#[derive(Default)]
+struct Board {
+    /// How many connections it serves.
+    load: AtomicUsize,
+    /// The order to its clients to go over to another ([`Transfer::to_bits`]).
+    transfer: AtomicU64,
 }
 
 /// A client's place at its worker: how it can be told to leave.
@@ -60,15 +73,19 @@ pub(crate) struct Slot {
 /// The rest of the program's hold on a worker.
 pub(crate) struct Handle {
     orders: mpsc::UnboundedSender<Order>,
-    load: Arc<AtomicUsize>,
+    board: Arc<Board>,
     counters: Arc<Counters>,
+    clock: Option<ClockId>,
     thread: JoinHandle<()>,
 }
 
-/// The console's hold on a worker.
+/// The crew's hold on a worker.
 pub(crate) struct Staff {
     orders: mpsc::UnboundedSender<Order>,
+    board: Arc<Board>,
     counters: Arc<Counters>,
+    /// How long its thread has computed, where the system tells.
+    clock: Option<ClockId>,
 }
 
 /// Says of a client whether it has to go.
@@ -78,6 +95,8 @@ type Doomed = Arc<dyn Fn(&Sighting) -> bool + Send + Sync>;
 enum Order {
     /// Serve this connection.
     Serve(Detached, Seat),
+    /// Go on serving a client that another worker has served so far.
+    Receive(Box<Passage>),
     /// Dismiss clients as they become idle.
     Drain,
     /// Say who is there.
@@ -95,9 +114,11 @@ impl Handle {
     /// When the thread cannot be made.
     pub(crate) fn spawn(id: usize, service: Arc<Service>, counters: Arc<Counters>) -> io::Result<Handle> {
         let (orders, received) = mpsc::unbounded_channel();
-        let load = Arc::new(AtomicUsize::new(0));
-        let (shared, counted) = (load.clone(), counters.clone());
+        let board = Arc::<Board>::default();
+        let (shared, counted) = (board.clone(), counters.clone());
+        let (clock, told) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || {
+            let _ = clock.send(thread_clock());
             // Not a LocalSet on an ordinary runtime: that wakes itself through the kernel for each batch of events.
             let mut builder = tokio::runtime::Builder::new_current_thread();
             if service.config().proxy.io_uring {
@@ -122,28 +143,29 @@ impl Handle {
                 dismissed: Cell::new(false),
                 ticking: Cell::new(false),
                 resolutions: Semaphore::new(RESOLUTIONS_MAX),
-                load: shared,
+                board: shared,
             });
             runtime.block_on(run(worker, received));
         })?;
-        Ok(Handle { orders, load, counters, thread })
+        Ok(Handle { orders, board, counters, clock: told.recv().ok().flatten(), thread })
     }
 
     /// How many connections it serves.
     pub(crate) fn load(&self) -> usize {
-        self.load.load(Ordering::Relaxed)
+        self.board.load.load(Ordering::Relaxed)
     }
 
     /// Gives it a connection.
     pub(crate) fn serve(&self, stream: Detached, seat: Seat) {
-        self.load.fetch_add(1, Ordering::Relaxed);
+        self.board.load.fetch_add(1, Ordering::Relaxed);
         // A worker that has stopped is of a program that is ending.
         let _ = self.orders.send(Order::Serve(stream, seat));
     }
 
-    /// What the console needs of it.
+    /// What the crew needs of it.
     pub(crate) fn staff(&self) -> Staff {
-        Staff { orders: self.orders.clone(), counters: self.counters.clone() }
+        let Handle { orders, board, counters, clock, .. } = self;
+        Staff { orders: orders.clone(), board: board.clone(), counters: counters.clone(), clock: *clock }
     }
 
     /// Dismisses clients as they become idle.
@@ -159,6 +181,22 @@ impl Handle {
 }
 
 impl Staff {
+    /// How long it has computed since it began. `None` where the system does not tell.
+    pub(crate) fn cpu_time(&self) -> Option<Duration> {
+        Some(self.clock?.now().ok()?.into())
+    }
+
+    /// From now on, and until told otherwise, clients go over to another worker as they come to rest.
+    pub(crate) fn transfer(&self, order: Option<Transfer>) {
+        self.board.transfer.store(Transfer::to_bits(order), Ordering::Relaxed);
+    }
+
+    /// Gives it a client that another worker has served so far.
+    pub(crate) fn receive(&self, passage: Box<Passage>) {
+        self.board.load.fetch_add(1, Ordering::Relaxed);
+        let _ = self.orders.send(Order::Receive(passage));
+    }
+
     /// The worker's clients that have logged in.
     pub(crate) async fn look(&self) -> Vec<Sighting> {
         let (answer, answered) = oneshot::channel();
@@ -192,10 +230,11 @@ async fn run(worker: Rc<Worker>, mut orders: mpsc::UnboundedReceiver<Order>) {
                 Ok(socket) => {
                     drop(tokio::task::spawn_local(crate::client::serve(Stream::Plain(socket), seat, worker.clone())));
                 }
-                Err(error) => {
-                    worker.load.fetch_sub(1, Ordering::Relaxed);
-                    tracing::warn!(%error, "could not take a connection over");
-                }
+                Err(error) => worker.could_not_take(&error),
+            },
+            Order::Receive(passage) => match passage.arrive(&worker) {
+                Ok(guest) => drop(tokio::task::spawn_local(crate::client::stay(guest))),
+                Err(error) => worker.could_not_take(&error),
             },
             Order::Drain => worker.dismiss_all(),
             // Whoever has asked and gone does not need to know.
@@ -209,10 +248,25 @@ async fn run(worker: Rc<Worker>, mut orders: mpsc::UnboundedReceiver<Order>) {
 impl Worker {
     /// Somebody comes, and is there until the answer is dropped.
     pub(crate) fn enter(self: &Rc<Worker>) -> Presence {
-        let id = self.service.next_client_id();
+        self.seat(self.service.next_client_id(), Standing::new(Instant::now()), None, None)
+    }
+
+    /// The same for somebody who has been with another worker.
+    pub(crate) fn enter_again(self: &Rc<Worker>, departure: Departure) -> Presence {
+        let Departure { id, standing, counted, membership } = departure;
+        self.seat(id, standing, counted, membership)
+    }
+
+    fn seat(
+        self: &Rc<Worker>,
+        id: u64,
+        standing: Standing,
+        counted: Option<Counted>,
+        membership: Option<Membership>,
+    ) -> Presence {
         let slot = Rc::new(Slot {
             id,
-            standing: Standing::new(Instant::now()),
+            standing,
             killed: Cell::new(false),
             alarm: Alarm::default(),
             notice: Alarm::default(),
@@ -220,7 +274,21 @@ impl Worker {
             dismissed: Cell::new(self.dismissed.get()),
         });
         self.slots.borrow_mut().insert(id, slot.clone());
-        Presence { worker: self.clone(), slot, counted: Cell::new(false), membership: Cell::default() }
+        Presence { worker: self.clone(), slot, counted: Cell::new(counted), membership: Cell::new(membership) }
+    }
+
+    fn could_not_take(&self, error: &io::Error) {
+        self.board.load.fetch_sub(1, Ordering::Relaxed);
+        tracing::warn!(%error, worker = self.id, "could not take a connection over");
+    }
+
+    /// Where a client is to go that has come to rest, with leave to go there.
+    pub(crate) fn sends_away(&self, client: &Slot) -> Option<Crossing> {
+        let order = Transfer::from_bits(self.board.transfer.load(Ordering::Relaxed))?;
+        if client.is_killed() || client.is_dismissed() {
+            return None;
+        }
+        self.service.crew.cross(order.concerns(client.id)?)
     }
 
     fn sightings(&self) -> Vec<Sighting> {
@@ -253,15 +321,27 @@ impl Worker {
 pub(crate) struct Presence {
     worker: Rc<Worker>,
     pub(crate) slot: Rc<Slot>,
-    counted: Cell<bool>,
+    counted: Cell<Option<Counted>>,
     membership: Cell<Option<Membership>>,
 }
+
+/// What a client takes along of its place at a worker.
+pub(crate) struct Departure {
+    id: u64,
+    standing: Standing,
+    counted: Option<Counted>,
+    membership: Option<Membership>,
+}
+
+/// It counts as a client until this is dropped.
+struct Counted(Arc<Service>);
 
 impl Presence {
     /// Counts it as a client, which it is when it has said who it is; `false` when there are too many.
     pub(crate) fn count(&self) -> bool {
-        self.counted.set(self.worker.service.client_comes());
-        self.counted.get()
+        let is_let_in = self.worker.service.client_comes();
+        self.counted.set(is_let_in.then(|| Counted(self.worker.service.clone())));
+        is_let_in
     }
 
     /// It is a client of a database and a user, for as long as it is there.
@@ -273,15 +353,28 @@ impl Presence {
     pub(crate) fn leave(&self) {
         self.membership.set(None);
     }
+
+    /// It goes over to another worker.
+    pub(crate) fn depart(self) -> Departure {
+        Departure {
+            id: self.slot.id,
+            standing: self.slot.standing.clone(),
+            counted: self.counted.take(),
+            membership: self.membership.take(),
+        }
+    }
 }
 
 impl Drop for Presence {
     fn drop(&mut self) {
         self.worker.slots.borrow_mut().remove(&self.slot.id);
-        self.worker.load.fetch_sub(1, Ordering::Relaxed);
-        if self.counted.get() {
-            self.worker.service.client_left();
-        }
+        self.worker.board.load.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.client_left();
     }
 }
 
@@ -328,4 +421,20 @@ impl Slot {
     pub(crate) fn is_dismissed(&self) -> bool {
         self.dismissed.get()
     }
+}
+
+/// The clock of what the current thread has computed.
+#[cfg(target_os = "linux")]
+fn thread_clock() -> Option<ClockId> {
+    // As the kernel numbers the clocks of threads (MAKE_THREAD_CPUCLOCK in its include/linux/posix-timers_types.h, which
+    // pthread_getcpuclockid(3) goes by): the complement of the thread's number, that it is a thread's, and of the scheduler.
+    const OF_A_THREAD: i32 = 4;
+    const OF_THE_SCHEDULER: i32 = 2;
+    let clock = ClockId::from_raw(!nix::unistd::gettid().as_raw() << 3 | OF_A_THREAD | OF_THE_SCHEDULER);
+    clock.now().is_ok().then_some(clock)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn thread_clock() -> Option<ClockId> {
+    None
 }

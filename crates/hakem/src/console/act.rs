@@ -64,13 +64,13 @@ pub(crate) async fn act(service: &Arc<Service>, act: Act, argument: &str) -> Res
                     service.gates.of(database).pause(true);
                 }
             }
-            service.kill(move |client| databases.contains(&client.database)).await;
+            service.crew.kill(move |client| databases.contains(&client.database)).await;
             each_pool(service, argument, |pool| pool.retire());
         }
         Act::KillClient => {
             let number = argument.parse::<u64>();
             let id = number.map_err(|_| Failure::error("22P02", "invalid client pointer supplied"))?;
-            if service.kill(move |client| client.id == id).await == 0 {
+            if service.crew.kill(move |client| client.id == id).await == 0 {
                 return Err(Failure::error("42704", "client not found"));
             }
         }

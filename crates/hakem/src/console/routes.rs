@@ -31,7 +31,7 @@ pub(crate) const ROUTE: [Column; 9] = [
 /// What has been sent where so far; nothing of what never was.
 pub(crate) fn routes(service: &Service) -> Vec<Row> {
     let pairs = Place::ALL.into_iter().flat_map(|place| WHY_ALL.into_iter().map(move |why| (place, why)));
-    let counted = pairs.map(|(place, why)| (place, why, service.routed(place, why)));
+    let counted = pairs.map(|(place, why)| (place, why, service.crew.routed(place, why)));
     counted
         .filter(|(_, _, count)| *count > 0)
         .map(|(place, why, count)| vec![place.as_str().into(), why.as_str().into(), count.into()])
