@@ -196,3 +196,33 @@ async fn nobody_is_lost_on_the_way() {
         client.await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn who_has_much_to_do_hands_a_part_of_it_on() {
+    const CLIENTS: usize = 8;
+    let stage = least(&Setup::replicas(0), 1).start().await.unwrap();
+    are_open(&stage.proxy, 1.0).await;
+    let over = Arc::new(AtomicBool::new(false));
+    let mut clients = Vec::new();
+    for number in 0..CLIENTS {
+        let (client, over) = (stage.connect().await, over.clone());
+        clients.push(tokio::spawn(async move {
+            // Texts that nobody has seen take the worker longer than the server.
+            for round in 0.. {
+                if over.load(Ordering::Relaxed) {
+                    return;
+                }
+                let text = format!("select {number} as n{round} {}", "/* as long as it takes */ ".repeat(4000));
+                assert_eq!(client.value(&text).await.unwrap(), number.to_string());
+            }
+        }));
+    }
+    are_open(&stage.proxy, 2.0).await;
+    until("clients to go over", async || transfers(&stage.proxy).await >= 1.0).await.unwrap();
+    over.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.await.unwrap();
+    }
+    // There is nothing to do for two any more.
+    are_open(&stage.proxy, 1.0).await;
+}
