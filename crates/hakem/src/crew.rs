@@ -12,7 +12,7 @@ use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 use crate::client::Passage;
 use crate::counters::{PINS, Place};
 use crate::service::Service;
-use crate::staffing::{Staffing, Transfer};
+use crate::staffing::{Load, Staffing, Transfer};
 use crate::standing::Sighting;
 use crate::worker::Staff;
 
@@ -36,7 +36,7 @@ pub(crate) struct Crossing {
 impl Crew {
     /// They are there, and `least` of them are always open. All are where nobody knows how busy they are.
     pub(crate) fn employ(&self, staff: Vec<Staff>, least: usize) {
-        let is_known = staff.iter().all(|staff| staff.cpu_time().is_some());
+        let is_known = staff.iter().all(|staff| staff.times().is_some());
         self.open.store(if is_known { least.min(staff.len()) } else { staff.len() }, Ordering::Relaxed);
         // There is one set of workers.
         let _ = self.staff.set(staff);
@@ -96,9 +96,9 @@ impl Crew {
         }
     }
 
-    /// How long each has computed since it began. `None` where nobody knows.
-    fn cpu_times(&self) -> Option<Vec<Duration>> {
-        self.staff().iter().map(Staff::cpu_time).collect()
+    /// How long each has computed and waited since it began. `None` where nobody knows.
+    fn times(&self) -> Option<Vec<[Duration; 2]>> {
+        self.staff().iter().map(Staff::times).collect()
     }
 
     fn staff(&self) -> &[Staff] {
@@ -110,21 +110,23 @@ impl Crew {
 pub(crate) async fn manage(service: Weak<Service>) {
     let Some(crew) = service.upgrade().map(|service| service.crew.clone()) else { return };
     let mut staffing = Staffing::new(crew.open());
-    let mut before = crew.cpu_times();
-    let mut looked = Instant::now();
+    let (mut before, mut looked) = (crew.times(), Instant::now());
     for round in 0.. {
         tokio::time::sleep(PLAN_INTERVAL).await;
         let Some(service) = service.upgrade() else { return };
-        let (Some(used), Some(now_used)) = (before, crew.cpu_times()) else { return };
+        let (Some(then), Some(times)) = (before, crew.times()) else { return };
         let now = Instant::now();
         let passed = now.saturating_duration_since(looked).as_secs_f64();
-        let share = |(now, before): (&Duration, &Duration)| now.saturating_sub(*before).as_secs_f64() / passed;
-        let shares: Vec<f64> = now_used.iter().zip(&used).map(share).collect();
-        (before, looked) = (Some(now_used), now);
-        let moves = staffing.plan(&shares, service.config().proxy.workers_min);
+        let load = |([ran, waited], [ran_then, waited_then]): (&[Duration; 2], &[Duration; 2])| Load {
+            ran: ran.saturating_sub(*ran_then).as_secs_f64() / passed,
+            waited: waited.saturating_sub(*waited_then).as_secs_f64() / passed,
+        };
+        let loads: Vec<Load> = times.iter().zip(&then).map(load).collect();
+        (before, looked) = (Some(times), now);
+        let moves = staffing.plan(&loads, service.config().proxy.workers_min);
         let open = staffing.open();
         if crew.open.swap(open, Ordering::Relaxed) != open {
-            tracing::debug!(open, workers = shares.len(), "clients are dealt to so many workers");
+            tracing::debug!(open, workers = loads.len(), "clients are dealt to so many workers");
         }
         for (worker, staff) in crew.staff().iter().enumerate() {
             let order = moves.iter().find(|order| order.from == worker);

@@ -61,6 +61,7 @@ mod shelf;
 mod staffing;
 mod standing;
 mod tenant;
+mod times;
 mod tls;
 mod vacancies;
 mod waiting;

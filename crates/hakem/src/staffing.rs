@@ -2,13 +2,22 @@
 //!
 //! One worker that is busy costs less than two that are half idle: it finds more to do each time it wakes, and sends more at a time. So
 //! clients are dealt to the first worker alone until it is busy, then to two, and so on; and where one has more to do than another, a part
-//! of its clients goes over.
+//! of its clients goes over. A worker that waits for a core is busy: on a machine that is full, more threads get more done.
 
 /// How many workers are open, and for how long fewer would have done.
 #[derive(Debug)]
 pub(crate) struct Staffing {
     open: usize,
     calm: u32,
+}
+
+/// What a worker's thread did of late, as parts of the time.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Load {
+    /// It computed.
+    pub(crate) ran: f64,
+    /// It would have, but for others on its core.
+    pub(crate) waited: f64,
 }
 
 /// A part of one worker's clients is to go over to another.
@@ -66,29 +75,39 @@ impl Staffing {
         self.open
     }
 
-    /// What is to be done now that each worker has used this share of a core since the last time. At least `least` are open.
-    pub(crate) fn plan(&mut self, busy: &[f64], least: usize) -> Vec<Move> {
-        self.resize(busy, least.clamp(1, busy.len()));
+    /// What is to be done now that this is what each worker did since the last time. At least `least` are open.
+    pub(crate) fn plan(&mut self, loads: &[Load], least: usize) -> Vec<Move> {
+        self.resize(loads, least.clamp(1, loads.len()));
         let mut by_load: Vec<usize> = (0..self.open).collect();
-        by_load.sort_by(|a, b| busy[*a].total_cmp(&busy[*b]));
+        by_load.sort_by(|a, b| loads[*a].ran.total_cmp(&loads[*b].ran));
         // Whoever is still there when its worker is closed leaves as soon as it asks for something.
-        let closed = (self.open..busy.len()).map(|from| Move { from, to: by_load[0], share: 1.0 });
+        let closed = (self.open..loads.len()).map(|from| Move { from, to: by_load[0], share: 1.0 });
         let pairs = by_load.iter().zip(by_load.iter().rev()).take(self.open / 2);
-        let uneven = pairs.filter(|&(&idle, &hot)| busy[hot] > AT_EASE && busy[hot] - busy[idle] > UNEVEN);
-        let evened = uneven.map(|(&to, &from)| Move { from, to, share: (busy[from] - busy[to]) / 2.0 / busy[from] });
+        // What clients cost is what was computed for them: how long that waited is chance.
+        let evened = pairs.filter_map(|(&to, &from)| {
+            let surplus = (loads[from].ran - loads[to].ran) / loads[from].ran;
+            let hands_on = loads[from].busy() > AT_EASE && surplus > UNEVEN;
+            hands_on.then_some(Move { from, to, share: surplus / 2.0 })
+        });
         closed.chain(evened).collect()
     }
 
-    fn resize(&mut self, busy: &[f64], least: usize) {
-        let total: f64 = busy.iter().sum();
-        let needed = (1..busy.len()).find(|&open| total <= BUSY * open as f64).unwrap_or(busy.len()).max(least);
+    fn resize(&mut self, loads: &[Load], least: usize) {
+        let total: f64 = loads.iter().map(|load| load.busy()).sum();
+        let needed = (1..loads.len()).find(|&open| total <= BUSY * open as f64).unwrap_or(loads.len()).max(least);
         let is_calm = needed < self.open && total < CALM * (self.open - 1) as f64;
         self.calm = if is_calm { self.calm + 1 } else { 0 };
-        if needed > self.open || self.open > busy.len() {
+        if needed > self.open || self.open > loads.len() {
             self.open = needed;
         } else if self.calm >= CALM_TICKS {
             (self.open, self.calm) = (self.open - 1, 0);
         }
+    }
+}
+
+impl Load {
+    fn busy(self) -> f64 {
+        self.ran + self.waited
     }
 }
 
@@ -104,18 +123,22 @@ const CALM_TICKS: u32 = 8;
 /// A worker that has no more than this to do keeps its clients.
 const AT_EASE: f64 = 0.5;
 
-/// So much more than another has to do, and it hands some of them on.
-const UNEVEN: f64 = 0.25;
+/// So much of its work is more than another's, and it hands half of that on.
+const UNEVEN: f64 = 0.3;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn ran(shares: &[f64]) -> Vec<Load> {
+        shares.iter().map(|&ran| Load { ran, waited: 0.0 }).collect()
+    }
+
     #[test]
     fn as_many_as_it_takes() {
         let mut staffing = Staffing::new(1);
-        let mut open = |busy: &[f64]| {
-            staffing.plan(busy, 1);
+        let mut open = |shares: &[f64]| {
+            staffing.plan(&ran(shares), 1);
             staffing.open()
         };
         assert_eq!(open(&[0.6, 0.0, 0.0, 0.0]), 1);
@@ -127,10 +150,21 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_for_a_core_is_busy() {
+        let mut staffing = Staffing::new(1);
+        let load = |ran, waited| Load { ran, waited };
+        assert_eq!(staffing.plan(&[load(0.3, 0.3), load(0.0, 0.0)], 1), [Move { from: 1, to: 0, share: 1.0 }]);
+        assert_eq!(staffing.plan(&[load(0.3, 0.6), load(0.0, 0.0)], 1), [Move { from: 0, to: 1, share: 0.5 }]);
+        // Waiting is nothing that could be handed on.
+        assert_eq!(staffing.plan(&[load(0.2, 0.1), load(0.2, 0.7)], 1), []);
+        assert_eq!(staffing.open(), 2);
+    }
+
+    #[test]
     fn fewer_when_that_has_been_enough_for_a_while() {
         let mut staffing = Staffing::new(3);
         let mut open = |total: f64, least| {
-            staffing.plan(&[total, 0.0, 0.0], least);
+            staffing.plan(&ran(&[total, 0.0, 0.0]), least);
             staffing.open()
         };
         for _ in 0..CALM_TICKS {
@@ -153,9 +187,24 @@ mod tests {
     #[test]
     fn a_closed_worker_sends_everybody_over() {
         let mut staffing = Staffing::new(2);
-        let moves = staffing.plan(&[0.3, 0.2, 0.0, 0.1], 2);
+        let moves = staffing.plan(&ran(&[0.3, 0.2, 0.0, 0.1]), 2);
         let everybody = |from| Move { from, to: 1, share: 1.0 };
         assert_eq!(moves, [everybody(2), everybody(3)]);
+    }
+
+    #[test]
+    fn who_has_most_to_do_hands_on() {
+        let mut staffing = Staffing::new(4);
+        let moves = staffing.plan(&ran(&[0.8, 0.3, 0.2, 0.7]), 4);
+        assert_eq!(moves.len(), 2);
+        assert_eq!((moves[0].from, moves[0].to, moves[1].from, moves[1].to), (0, 2, 3, 1));
+        // What is left is as much as what has come.
+        assert!((0.8 * (1.0 - moves[0].share) - (0.2 + 0.8 * moves[0].share)).abs() < 1e-9);
+        assert_eq!(staffing.plan(&ran(&[0.5, 0.1, 0.1, 0.1]), 4), [], "nobody has too much");
+        assert_eq!(staffing.plan(&ran(&[0.9, 0.7, 0.8, 0.7]), 4), [], "all have");
+        assert_eq!(staffing.plan(&ran(&[0.0; 4]), 4), [], "nobody does anything");
+        let mut alone = Staffing::new(1);
+        assert_eq!(alone.plan(&ran(&[0.6]), 1), []);
     }
 
     #[test]
@@ -175,19 +224,5 @@ mod tests {
             assert_eq!(Transfer::from_bits(Transfer::to_bits(order)), order);
         }
         assert_eq!(Transfer::from_bits(Transfer::to_bits(Some(order(0.0, 5)))), None);
-    }
-
-    #[test]
-    fn who_has_most_to_do_hands_on() {
-        let mut staffing = Staffing::new(4);
-        let moves = staffing.plan(&[0.8, 0.3, 0.2, 0.7], 4);
-        assert_eq!(moves.len(), 2);
-        assert_eq!((moves[0].from, moves[0].to, moves[1].from, moves[1].to), (0, 2, 3, 1));
-        // What is left is as much as what has come.
-        assert!((0.8 * (1.0 - moves[0].share) - (0.2 + 0.8 * moves[0].share)).abs() < 1e-9);
-        assert_eq!(staffing.plan(&[0.5, 0.1, 0.1, 0.1], 4), [], "nobody has too much");
-        assert_eq!(staffing.plan(&[0.9, 0.7, 0.8, 0.7], 4), [], "all have");
-        let mut alone = Staffing::new(1);
-        assert_eq!(alone.plan(&[0.6], 1), []);
     }
 }

@@ -13,7 +13,6 @@ use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use nix::time::ClockId;
 use pool::{Detached, Stream};
 use tokio::runtime::LocalOptions;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -22,7 +21,6 @@ use crate::buffers::Spares;
 use crate::census::Membership;
 use crate::client::Passage;
 use crate::counters::{Counters, PINS, Place};
-use crate::crew::Crossing;
 use crate::deadline::{Alarm, Overdue};
 use crate::lobby::Seat;
 use crate::resolution::RESOLUTIONS_MAX;
@@ -30,6 +28,7 @@ use crate::rooms::Rooms;
 use crate::service::Service;
 use crate::staffing::Transfer;
 use crate::standing::{Sighting, Standing};
+use crate::times::Times;
 
 /// What the clients of one thread share.
 pub(crate) struct Worker {
@@ -75,7 +74,7 @@ pub(crate) struct Handle {
     orders: mpsc::UnboundedSender<Order>,
     board: Arc<Board>,
     counters: Arc<Counters>,
-    clock: Option<ClockId>,
+    times: Option<Arc<Times>>,
     thread: JoinHandle<()>,
 }
 
@@ -84,8 +83,8 @@ pub(crate) struct Staff {
     orders: mpsc::UnboundedSender<Order>,
     board: Arc<Board>,
     counters: Arc<Counters>,
-    /// How long its thread has computed, where the system tells.
-    clock: Option<ClockId>,
+    /// Where the system tells.
+    times: Option<Arc<Times>>,
 }
 
 /// Says of a client whether it has to go.
@@ -116,9 +115,9 @@ impl Handle {
         let (orders, received) = mpsc::unbounded_channel();
         let board = Arc::<Board>::default();
         let (shared, counted) = (board.clone(), counters.clone());
-        let (clock, told) = std::sync::mpsc::channel();
+        let (times, told) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || {
-            let _ = clock.send(thread_clock());
+            let _ = times.send(Times::of_this_thread().ok());
             // Not a LocalSet on an ordinary runtime: that wakes itself through the kernel for each batch of events.
             let mut builder = tokio::runtime::Builder::new_current_thread();
             if service.config().proxy.io_uring {
@@ -147,7 +146,7 @@ impl Handle {
             });
             runtime.block_on(run(worker, received));
         })?;
-        Ok(Handle { orders, board, counters, clock: told.recv().ok().flatten(), thread })
+        Ok(Handle { orders, board, counters, times: told.recv().ok().flatten().map(Arc::new), thread })
     }
 
     /// How many connections it serves.
@@ -164,8 +163,8 @@ impl Handle {
 
     /// What the crew needs of it.
     pub(crate) fn staff(&self) -> Staff {
-        let Handle { orders, board, counters, clock, .. } = self;
-        Staff { orders: orders.clone(), board: board.clone(), counters: counters.clone(), clock: *clock }
+        let Handle { orders, board, counters, times, .. } = self;
+        Staff { orders: orders.clone(), board: board.clone(), counters: counters.clone(), times: times.clone() }
     }
 
     /// Dismisses clients as they become idle.
@@ -181,9 +180,9 @@ impl Handle {
 }
 
 impl Staff {
-    /// How long it has computed since it began. `None` where the system does not tell.
-    pub(crate) fn cpu_time(&self) -> Option<Duration> {
-        Some(self.clock?.now().ok()?.into())
+    /// How long its thread has computed since it began, and how long it has waited for a core. `None` where the system does not tell.
+    pub(crate) fn times(&self) -> Option<[Duration; 2]> {
+        self.times.as_ref()?.read().ok()
     }
 
     /// From now on, and until told otherwise, clients go over to another worker as they come to rest.
@@ -282,13 +281,10 @@ impl Worker {
         tracing::warn!(%error, worker = self.id, "could not take a connection over");
     }
 
-    /// Where a client is to go that has come to rest, with leave to go there.
-    pub(crate) fn sends_away(&self, client: &Slot) -> Option<Crossing> {
+    /// The worker that a client is to go to, if it is to leave this one.
+    pub(crate) fn sends_away(&self, client: &Slot) -> Option<usize> {
         let order = Transfer::from_bits(self.board.transfer.load(Ordering::Relaxed))?;
-        if client.is_killed() || client.is_dismissed() {
-            return None;
-        }
-        self.service.crew.cross(order.concerns(client.id)?)
+        order.concerns(client.id).filter(|_| !client.is_killed() && !client.is_dismissed())
     }
 
     fn sightings(&self) -> Vec<Sighting> {
@@ -421,20 +417,4 @@ impl Slot {
     pub(crate) fn is_dismissed(&self) -> bool {
         self.dismissed.get()
     }
-}
-
-/// The clock of what the current thread has computed.
-#[cfg(target_os = "linux")]
-fn thread_clock() -> Option<ClockId> {
-    // As the kernel numbers the clocks of threads (MAKE_THREAD_CPUCLOCK in its include/linux/posix-timers_types.h, which
-    // pthread_getcpuclockid(3) goes by): the complement of the thread's number, that it is a thread's, and of the scheduler.
-    const OF_A_THREAD: i32 = 4;
-    const OF_THE_SCHEDULER: i32 = 2;
-    let clock = ClockId::from_raw(!nix::unistd::gettid().as_raw() << 3 | OF_A_THREAD | OF_THE_SCHEDULER);
-    clock.now().is_ok().then_some(clock)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn thread_clock() -> Option<ClockId> {
-    None
 }

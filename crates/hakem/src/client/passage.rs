@@ -39,7 +39,7 @@ pub(crate) struct Passage {
 impl Client {
     /// Whether it is to go to another worker, and where, now that it has nothing to do and nothing of this one's.
     pub(super) fn is_sent_away(&self, session: &Session) -> Option<Crossing> {
-        let crossing = self.worker.sends_away(&self.slot)?;
+        let to = self.worker.sends_away(&self.slot)?;
         let is_free = self.inbox.is_empty()
             && self.skip == 0
             && self.unsent.is_empty()
@@ -48,7 +48,7 @@ impl Client {
             && self.pins == Pins::default()
             && session.is_bare()
             && session.hears();
-        is_free.then_some(crossing)
+        if is_free { self.worker.service.crew.cross(to) } else { None }
     }
 }
 
