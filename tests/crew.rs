@@ -242,3 +242,25 @@ async fn who_has_much_to_do_hands_a_part_of_it_on() {
     // There is nothing to do for two any more.
     are_open(&stage.proxy, 1.0).await;
 }
+
+/// Whoever is alone at work would take its worker's load along, and be sent back for it.
+#[tokio::test]
+async fn who_is_alone_at_work_stays() {
+    const TICKS: u64 = 200;
+    let stage = Setup::replicas(0).start().await.unwrap();
+    let client = stage.connect().await;
+    let computed = || -> u64 {
+        let stat = stage.proxy.process("stat");
+        // User and system time, in hundredths of a second: fields 14 and 15 of proc(5).
+        let fields = stat.rsplit(')').next().unwrap().split_ascii_whitespace().skip(11).take(2);
+        fields.map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+    };
+    let begun = computed();
+    let mut round = 0;
+    while computed() < begun + TICKS {
+        round += 1;
+        let text = format!("select {round} {}", "/* as long as it takes */ ".repeat(4000));
+        client.batch_execute(&text).await.unwrap();
+    }
+    assert_eq!(transfers(&stage.proxy).await, 0.0);
+}

@@ -21,6 +21,8 @@ use crate::shelf::Shelf;
 pub(crate) struct Rooms {
     spare: Shelf<Room>,
     scratches: Shelf<Scratch>,
+    /// Each room has a copy.
+    furnished: Rc<()>,
 }
 
 /// A guest whose request has been served, and why it is gone, if it is.
@@ -30,6 +32,7 @@ struct Room {
     desk: Rc<Desk>,
     /// Serves one guest after the other, in one future: one for each request would have to be copied into its place.
     service: Pin<Box<dyn Future<Output = Infallible>>>,
+    _furnished: Rc<()>,
 }
 
 /// How guests come and go.
@@ -42,7 +45,7 @@ struct Desk {
 impl Rooms {
     /// Serves a guest's request. Whoever stops waiting drops the guest, and the room with it.
     pub(crate) fn serve(&self, guest: Box<Guest>, intent: Intent) -> impl Future<Output = Served> {
-        let mut room = self.spare.take().unwrap_or_else(Room::furnish);
+        let mut room = self.spare.take().unwrap_or_else(|| Room::furnish(self.furnished.clone()));
         // Not in the future, which would have room for them as long as it is awaited.
         room.desk.arrived.set(Some((guest, intent)));
         async move {
@@ -54,6 +57,11 @@ impl Rooms {
             self.spare.put(room);
             served
         }
+    }
+
+    /// How many requests are being served.
+    pub(crate) fn occupied(&self) -> usize {
+        Rc::strong_count(&self.furnished) - 1 - self.spare.len()
     }
 
     /// The session begins to say something.
@@ -74,9 +82,9 @@ impl Rooms {
 }
 
 impl Room {
-    fn furnish() -> Room {
+    fn furnish(furnished: Rc<()>) -> Room {
         let desk = Rc::new(Desk::default());
-        Room { desk: desk.clone(), service: Box::pin(Desk::attend(desk)) }
+        Room { desk: desk.clone(), service: Box::pin(Desk::attend(desk)), _furnished: furnished }
     }
 }
 

@@ -33,7 +33,7 @@ impl<T> Shelf<T> {
         self.len() == 0
     }
 
-    #[cfg(test)]
+    /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.spare.borrow().len()
     }

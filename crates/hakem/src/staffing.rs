@@ -55,13 +55,18 @@ impl Transfer {
         (order.share > 0).then_some(order)
     }
 
+    /// The worker is closed.
+    pub(crate) fn is_for_everybody(self) -> bool {
+        self.share == u16::MAX
+    }
+
     /// Where a client is to go.
     pub(crate) fn concerns(self, client: u64) -> Option<usize> {
         // SplitMix64's last steps: each bit of the number and the round decides.
         let mut lot = client ^ u64::from(self.round) << 32;
         lot = (lot ^ lot >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         lot = (lot ^ lot >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (self.share == u16::MAX || ((lot >> 48) as u16) < self.share).then_some(usize::from(self.to))
+        (self.is_for_everybody() || ((lot >> 48) as u16) < self.share).then_some(usize::from(self.to))
     }
 }
 

@@ -284,7 +284,9 @@ impl Worker {
     /// The worker that a client is to go to, if it is to leave this one.
     pub(crate) fn sends_away(&self, client: &Slot) -> Option<usize> {
         let order = Transfer::from_bits(self.board.transfer.load(Ordering::Relaxed))?;
-        order.concerns(client.id).filter(|_| !client.is_killed() && !client.is_dismissed())
+        // Who is the only one at work takes its worker's load along, and would be sent back for it.
+        let leaves = order.is_for_everybody() || self.rooms.occupied() > 0;
+        order.concerns(client.id).filter(|_| leaves && !client.is_killed() && !client.is_dismissed())
     }
 
     fn sightings(&self) -> Vec<Sighting> {
