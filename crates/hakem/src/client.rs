@@ -261,7 +261,7 @@ impl Client {
             self.time_rest(session);
             self.flush().await?;
             self.worker.rooms.take_back(session);
-            if let Some(crossing) = self.is_sent_away(session) {
+            if let Some(crossing) = self.sent_away(session) {
                 return Err(Gone::Elsewhere(crossing));
             }
             self.fill(session.hears()).await?;

@@ -4,7 +4,7 @@
 //! everybody's clients: a client on its way would be seen twice, or escape.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedRwLockReadGuard, RwLock};
@@ -107,13 +107,12 @@ impl Crew {
 }
 
 /// Opens and closes workers by what they have to do, for as long as the program runs.
-pub(crate) async fn manage(service: Weak<Service>) {
-    let Some(crew) = service.upgrade().map(|service| service.crew.clone()) else { return };
+pub(crate) async fn manage(service: Arc<Service>) {
+    let crew = &service.crew;
     let mut staffing = Staffing::new(crew.open());
     let (mut before, mut looked) = (crew.times(), Instant::now());
     for round in 0.. {
         tokio::time::sleep(PLAN_INTERVAL).await;
-        let Some(service) = service.upgrade() else { return };
         let (Some(then), Some(times)) = (before, crew.times()) else { return };
         let now = Instant::now();
         let passed = now.saturating_duration_since(looked).as_secs_f64();

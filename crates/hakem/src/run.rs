@@ -222,7 +222,7 @@ impl Proxy {
         };
         tokio::spawn(sweep(service.clone()));
         tokio::spawn(turn_pages(service.clone()));
-        tokio::spawn(crew::manage(Arc::downgrade(&service)));
+        tokio::spawn(crew::manage(service.clone()));
         let deal = |door| tokio::spawn(listener::deal(door, service.clone(), workers.clone()));
         let doors = doors.into_iter().map(deal).collect();
         for address in &addresses {

@@ -50,7 +50,7 @@ pub(crate) struct Service {
     text: Mutex<String>,
     /// To the control loop.
     orders: mpsc::UnboundedSender<Order>,
-    pub(crate) crew: Arc<Crew>,
+    pub(crate) crew: Crew,
     /// What an administrator has closed.
     pub(crate) gates: Gates,
     /// What the console has done.
@@ -99,7 +99,7 @@ impl Service {
             source,
             text: Mutex::default(),
             orders,
-            crew: Arc::default(),
+            crew: Crew::default(),
             gates: Gates::default(),
             console_ledger: Ledger::new(workers, Instant::now()),
             consoles: AtomicUsize::new(0),

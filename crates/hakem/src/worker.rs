@@ -71,14 +71,12 @@ pub(crate) struct Slot {
 
 /// The rest of the program's hold on a worker.
 pub(crate) struct Handle {
-    orders: mpsc::UnboundedSender<Order>,
-    board: Arc<Board>,
-    counters: Arc<Counters>,
-    times: Option<Arc<Times>>,
+    staff: Staff,
     thread: JoinHandle<()>,
 }
 
 /// The crew's hold on a worker.
+#[derive(Clone)]
 pub(crate) struct Staff {
     orders: mpsc::UnboundedSender<Order>,
     board: Arc<Board>,
@@ -146,35 +144,33 @@ impl Handle {
             });
             runtime.block_on(run(worker, received));
         })?;
-        Ok(Handle { orders, board, counters, times: told.recv().ok().flatten().map(Arc::new), thread })
+        let times = told.recv().ok().flatten().map(Arc::new);
+        Ok(Handle { staff: Staff { orders, board, counters, times }, thread })
     }
 
     /// How many connections it serves.
     pub(crate) fn load(&self) -> usize {
-        self.board.load.load(Ordering::Relaxed)
+        self.staff.board.load.load(Ordering::Relaxed)
     }
 
     /// Gives it a connection.
     pub(crate) fn serve(&self, stream: Detached, seat: Seat) {
-        self.board.load.fetch_add(1, Ordering::Relaxed);
-        // A worker that has stopped is of a program that is ending.
-        let _ = self.orders.send(Order::Serve(stream, seat));
+        self.staff.take_on(Order::Serve(stream, seat));
     }
 
     /// What the crew needs of it.
     pub(crate) fn staff(&self) -> Staff {
-        let Handle { orders, board, counters, times, .. } = self;
-        Staff { orders: orders.clone(), board: board.clone(), counters: counters.clone(), times: times.clone() }
+        self.staff.clone()
     }
 
     /// Dismisses clients as they become idle.
     pub(crate) fn drain(&self) {
-        let _ = self.orders.send(Order::Drain);
+        let _ = self.staff.orders.send(Order::Drain);
     }
 
     /// Drops everything, and waits for the thread to end.
     pub(crate) fn stop(self) {
-        let _ = self.orders.send(Order::Stop);
+        let _ = self.staff.orders.send(Order::Stop);
         let _ = self.thread.join();
     }
 }
@@ -192,8 +188,14 @@ impl Staff {
 
     /// Gives it a client that another worker has served so far.
     pub(crate) fn receive(&self, passage: Box<Passage>) {
+        self.take_on(Order::Receive(passage));
+    }
+
+    /// One more to serve.
+    fn take_on(&self, order: Order) {
         self.board.load.fetch_add(1, Ordering::Relaxed);
-        let _ = self.orders.send(Order::Receive(passage));
+        // A worker that has stopped is of a program that is ending.
+        let _ = self.orders.send(order);
     }
 
     /// The worker's clients that have logged in.
@@ -247,22 +249,13 @@ async fn run(worker: Rc<Worker>, mut orders: mpsc::UnboundedReceiver<Order>) {
 impl Worker {
     /// Somebody comes, and is there until the answer is dropped.
     pub(crate) fn enter(self: &Rc<Worker>) -> Presence {
-        self.seat(self.service.next_client_id(), Standing::new(Instant::now()), None, None)
+        let id = self.service.next_client_id();
+        self.enter_with(Belongings { id, standing: Standing::new(Instant::now()), counted: None, membership: None })
     }
 
     /// The same for somebody who has been with another worker.
-    pub(crate) fn enter_again(self: &Rc<Worker>, departure: Departure) -> Presence {
-        let Departure { id, standing, counted, membership } = departure;
-        self.seat(id, standing, counted, membership)
-    }
-
-    fn seat(
-        self: &Rc<Worker>,
-        id: u64,
-        standing: Standing,
-        counted: Option<Counted>,
-        membership: Option<Membership>,
-    ) -> Presence {
+    pub(crate) fn enter_with(self: &Rc<Worker>, belongings: Belongings) -> Presence {
+        let Belongings { id, standing, counted, membership } = belongings;
         let slot = Rc::new(Slot {
             id,
             standing,
@@ -324,7 +317,7 @@ pub(crate) struct Presence {
 }
 
 /// What a client takes along of its place at a worker.
-pub(crate) struct Departure {
+pub(crate) struct Belongings {
     id: u64,
     standing: Standing,
     counted: Option<Counted>,
@@ -353,8 +346,8 @@ impl Presence {
     }
 
     /// It goes over to another worker.
-    pub(crate) fn depart(self) -> Departure {
-        Departure {
+    pub(crate) fn depart(self) -> Belongings {
+        Belongings {
             id: self.slot.id,
             standing: self.slot.standing.clone(),
             counted: self.counted.take(),

@@ -16,7 +16,7 @@ use crate::cancel::Registered;
 use crate::crew::Crossing;
 use crate::pins::Pins;
 use crate::service::Tenant;
-use crate::worker::{Departure, Worker};
+use crate::worker::{Belongings, Worker};
 
 /// All that a client has that is no worker's.
 pub(crate) struct Passage {
@@ -31,14 +31,14 @@ pub(crate) struct Passage {
     definitions: u64,
     session: Box<Session>,
     cancel: Registered,
-    departure: Departure,
+    belongings: Belongings,
     /// Until it has arrived.
     crossing: Crossing,
 }
 
 impl Client {
-    /// Whether it is to go to another worker, and where, now that it has nothing to do and nothing of this one's.
-    pub(super) fn is_sent_away(&self, session: &Session) -> Option<Crossing> {
+    /// Leave to go to another worker, if it is to go there and has nothing to do and nothing of this one's.
+    pub(super) fn sent_away(&self, session: &Session) -> Option<Crossing> {
         let to = self.worker.sends_away(&self.slot)?;
         let is_free = self.inbox.is_empty()
             && self.skip == 0
@@ -72,7 +72,7 @@ impl Guest {
             definitions: client.definitions,
             session,
             cancel,
-            departure: presence.depart(),
+            belongings: presence.depart(),
             crossing,
         }));
     }
@@ -90,7 +90,7 @@ impl Passage {
     /// When the operating system refuses; the client is gone then.
     pub(crate) fn arrive(self, worker: &Rc<Worker>) -> io::Result<Box<Guest>> {
         let stream = self.stream.move_here()?;
-        let presence = worker.enter_again(self.departure);
+        let presence = worker.enter_with(self.belongings);
         let client = Client {
             classifier: self.classifier,
             books: self.books,
