@@ -486,8 +486,8 @@ impl Session {
 
     /// Makes room for a statement.
     pub(crate) fn encode_eviction(&mut self, statement: &Prepared, memory: &mut ServerMemory, out: &mut Vec<u8>) {
-        // More than one where evictions have been discarded with a request ahead.
-        while let Some(evicted) = memory.evict() {
+        // More than one where evictions have been discarded with a request ahead, or a request has had more than there is room for.
+        for evicted in memory.evict() {
             frontend::put_close_statement(out, &evicted.name().0);
             self.owe(Owed::HiddenClose { id: evicted, there: true });
         }

@@ -121,14 +121,27 @@ impl ServerMemory {
         self.prepared.get_mut(&id).map(|kept| kept.used = uses).is_some()
     }
 
-    /// Forgets a statement that has to be closed before there is room for another; `None` when there is room.
-    pub(crate) fn evict(&mut self) -> Option<Identity> {
-        if self.prepared.len() < self.prepared_max {
-            return None;
+    /// Forgets the statements that have to be closed before there is room for another: those used longest ago, the oldest first.
+    pub(crate) fn evict(&mut self) -> Vec<Identity> {
+        let over = (self.prepared.len() + 1).saturating_sub(self.prepared_max);
+        if over == 0 {
+            return Vec::new();
         }
-        let evicted = self.prepared.iter().min_by_key(|(_, kept)| kept.used).map(|(id, _)| *id)?;
-        self.prepared.remove(&evicted);
-        Some(evicted)
+        let mut kept: Vec<(u64, Identity)> = self.prepared.iter().map(|(id, kept)| (kept.used, *id)).collect();
+        kept.sort_unstable_by_key(|(used, _)| *used);
+        kept.truncate(over);
+        kept.iter().for_each(|(_, id)| self.forget(*id));
+        kept.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// How many statements are kept at most.
+    pub(crate) fn limit(&self) -> usize {
+        self.prepared_max
+    }
+
+    /// From now on so many statements are kept at most. What is more than that goes when the next one is prepared.
+    pub(crate) fn set_limit(&mut self, prepared_max: usize) {
+        self.prepared_max = prepared_max;
     }
 
     /// Records a statement that is being prepared.

@@ -64,6 +64,10 @@ struct Connection {
     role: Role,
     server: Server,
     memory: ServerMemory,
+    /// How many statements it had when it was given back last.
+    kept: usize,
+    /// How many were described since.
+    described: usize,
 }
 
 /// Of a database that has been read, and has nothing.
@@ -243,7 +247,7 @@ impl Proxy {
                 let server = Server::new(role, self.faults.clone());
                 let mut memory = ServerMemory::new(self.prepared_max);
                 memory.report(b"TimeZone", b"default");
-                Connection { role, server, memory }
+                Connection { role, server, memory, kept: 0, described: 0 }
             }
         }
     }
@@ -257,9 +261,11 @@ impl Proxy {
             "statements that the server has, {:?}",
             self.log
         );
-        // An eviction that was discarded has been counted upon by requests behind it.
-        let most = self.prepared_max + self.ahead;
+        // An eviction that was discarded has been counted upon by requests behind it. Statements that are described for one request
+        // are there together, and for as long as nothing else is prepared.
+        let most = self.prepared_max.max(connection.kept) + self.ahead + std::mem::take(&mut connection.described);
         assert!(connection.server.prepared() <= most, "more statements than allowed");
+        connection.kept = connection.server.prepared();
         self.idle.push(connection);
     }
 
@@ -325,6 +331,7 @@ impl Proxy {
             let frame = Frame::take(rest).unwrap().expect("the proxy sends whole messages");
             let role = if connection.role == Role::Primary { "p" } else { "r" };
             self.log.push(format!("{role}.{}", self.names.show(frame)));
+            connection.described += usize::from(frame.tag == tag::DESCRIBE && frame.body().starts_with(b"S"));
             connection.server.receive(frame);
             rest = &rest[frame.whole.len()..];
         }

@@ -169,3 +169,15 @@ fn what_follows_a_wait_comes_in_its_turn() {
         ),
     ]);
 }
+
+#[test]
+fn a_shape_is_asked_for_beside_another_statement_where_one_has_room() {
+    let mut proxy = Proxy::new(1).prepared_max(1);
+    proxy.check(&[
+        ("P s4 update t returning | D s s4 | S", "p.P(#1 update t returning) p.D(#1) p.S", "1 t T Z(I)"),
+        ("P s1 select 1 | D s s1 | S", "r.P(#2 select 1) r.D(#2) r.S", "1 t T Z(I)"),
+        ("B s1 | B s4 | E | S", "p.P(#2 select 1) p.D(#2) p.H p.B(#2) p.B(#1) p.E p.S", "2 2 C(UPDATE 1) Z(I)"),
+        // What was too much goes with the next one.
+        ("P s2 insert | B s2 | E | S", "p.C(#2) p.C(#1) p.P(#3 insert) p.B(#3) p.E p.S", "1 2 C(INSERT 0 1) Z(I)"),
+    ]);
+}
