@@ -5,62 +5,45 @@
 //! life.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use config::Keepalive;
 use pool::Detached;
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
 use wire::backend::Failure;
 
 use crate::lobby::Origin;
 use crate::local::LocalSocket;
+use crate::network::NetworkSocket;
 use crate::service::Service;
 use crate::worker::Handle;
 
 /// Where clients come in.
 pub(crate) enum Door {
     /// From anywhere.
-    Tcp(TcpListener),
+    Tcp(NetworkSocket),
     /// From this machine.
     Local(LocalSocket),
 }
 
 impl Door {
-    /// The next client; `None` when it has gone already.
-    async fn accept(&self, keepalive: impl FnOnce() -> Option<Keepalive>) -> io::Result<Option<Detached>> {
-        let detached = match self {
-            Door::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
-                prepare(&stream, keepalive()).and_then(|()| stream.into_std()).map(Detached::Tcp)
+    /// The next client, and where it comes from. `keepalive` is asked when there is one.
+    async fn accept(&mut self, keepalive: impl FnOnce() -> Option<Keepalive>) -> io::Result<(Detached, Origin)> {
+        match self {
+            Door::Tcp(socket) => {
+                let (stream, address) = socket.accept(keepalive).await?;
+                Ok((Detached::Tcp(stream), address.map_or(Origin::HERE, |address| Origin::of(address.ip()))))
             }
-            Door::Local(socket) => socket.accept().await?.into_std().map(Detached::Unix),
-        };
-        Ok(detached.ok())
+            Door::Local(socket) => Ok((Detached::Unix(socket.accept().await?), Origin::HERE)),
+        }
     }
 }
 
-/// Opens a door.
-///
-/// # Errors
-/// When the address cannot be had.
-pub(crate) fn open(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
-}
-
 /// Deals connections until it is dropped.
-pub(crate) async fn deal(door: Door, service: Arc<Service>, workers: Arc<Vec<Handle>>) {
+pub(crate) async fn deal(mut door: Door, service: Arc<Service>, workers: Arc<Vec<Handle>>) {
     loop {
         service.lobby.calm().await;
-        let stream = match door.accept(|| service.config().proxy.keepalive).await {
-            Ok(Some(stream)) => stream,
-            Ok(None) => continue,
+        let (stream, origin) = match door.accept(|| service.config().proxy.keepalive).await {
+            Ok(client) => client,
             Err(error) => {
                 // Out of descriptors, or the peer gave up: neither is helped by asking again at once.
                 tracing::warn!(%error, "could not accept a connection");
@@ -68,7 +51,7 @@ pub(crate) async fn deal(door: Door, service: Arc<Service>, workers: Arc<Vec<Han
                 continue;
             }
         };
-        let Some(seat) = service.lobby.enter(origin(&stream), service.config().proxy.logins_max) else {
+        let Some(seat) = service.lobby.enter(origin, service.config().proxy.logins_max) else {
             refuse(stream);
             continue;
         };
@@ -76,24 +59,6 @@ pub(crate) async fn deal(door: Door, service: Arc<Service>, workers: Arc<Vec<Han
             worker.serve(stream, seat);
         }
     }
-}
-
-fn origin(stream: &Detached) -> Origin {
-    match stream {
-        Detached::Tcp(stream) => stream.peer_addr().map_or(Origin::HERE, |address| Origin::of(address.ip())),
-        Detached::Unix(_) => Origin::HERE,
-    }
-}
-
-fn prepare(stream: &tokio::net::TcpStream, keepalive: Option<Keepalive>) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    keepalive.map_or(Ok(()), |configured| self::keepalive(configured).apply(stream))
-}
-
-/// How dead peers are noticed, as configured.
-pub(crate) fn keepalive(configured: Keepalive) -> pool::Keepalive {
-    let Keepalive { idle, interval, count, user_timeout } = configured;
-    pool::Keepalive { idle, interval, count, user_timeout }
 }
 
 /// Tells a client that too many are logging in; one write into an empty socket buffer, without waiting.
@@ -106,8 +71,5 @@ fn refuse(stream: Detached) {
         Detached::Unix(mut stream) => stream.write_all(&out),
     };
 }
-
-/// Connections that the kernel keeps while they wait to be accepted.
-pub(crate) const BACKLOG: i32 = 4096;
 
 const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);

@@ -5,17 +5,19 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
-use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use config::UnixSocket;
 use socket2::{Domain, SockAddr, Socket, Type};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::unix::AsyncFd;
+
+use crate::network;
 
 /// A socket that listens; its files go with it.
 pub(crate) struct LocalSocket {
-    listener: UnixListener,
+    listener: AsyncFd<UnixListener>,
     files: Files,
 }
 
@@ -44,7 +46,7 @@ impl LocalSocket {
             chown(&path, None, Some(id)).with_context(|| format!("cannot give the socket to the group {group:?}"))?;
         }
         socket.listen(backlog)?;
-        Ok(LocalSocket { listener: UnixListener::from_std(socket.into())?, files })
+        Ok(LocalSocket { listener: network::watch(socket.into())?, files })
     }
 
     /// Where it lies.
@@ -57,7 +59,7 @@ impl LocalSocket {
     /// # Errors
     /// When there can be none at the moment.
     pub(crate) async fn accept(&self) -> io::Result<UnixStream> {
-        self.listener.accept().await.map(|(stream, _)| stream)
+        Ok(network::accept(&self.listener).await?.0.into())
     }
 }
 
@@ -83,7 +85,7 @@ impl Files {
             if !fs::metadata(&lock).is_ok_and(|there| file.metadata().is_ok_and(|ours| there.ino() == ours.ino())) {
                 continue;
             }
-            if StdUnixStream::connect(socket).is_ok() {
+            if UnixStream::connect(socket).is_ok() {
                 bail!("another program listens on {}", socket.display());
             }
             match fs::symlink_metadata(socket) {
@@ -167,7 +169,7 @@ mod tests {
         assert_eq!(mode & 0o777, 0o640);
         let lock = fs::read_to_string(directory.0.join(".s.PGSQL.6432.lock")).expect("it is there");
         assert_eq!(lock.trim(), std::process::id().to_string());
-        let (connected, accepted) = tokio::join!(UnixStream::connect(socket.path()), socket.accept());
+        let (connected, accepted) = tokio::join!(tokio::net::UnixStream::connect(socket.path()), socket.accept());
         assert!(connected.is_ok() && accepted.is_ok());
         assert!(refusal(&config).contains("another program holds"));
         drop(socket);

@@ -42,6 +42,7 @@ mod logging;
 mod login;
 mod lookup;
 mod metrics;
+mod network;
 mod notify;
 mod outcome;
 mod pins;

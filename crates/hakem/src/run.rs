@@ -23,6 +23,7 @@ use crate::http::{self, Pages};
 use crate::listener::{self, Door};
 use crate::local::LocalSocket;
 use crate::metrics::Metrics;
+use crate::network::{self, NetworkSocket};
 use crate::notify;
 use crate::secrets::Secrets;
 use crate::service::Service;
@@ -183,17 +184,17 @@ impl Proxy {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let workers = if config.proxy.workers == 0 { cores } else { config.proxy.workers };
         let secrets = load_secrets(&config)?;
-        let mut listeners = Vec::new();
+        let mut sockets = Vec::new();
         for address in &config.proxy.listen {
-            listeners.push(listener::open(*address).with_context(|| format!("cannot listen on {address}"))?);
+            let socket = NetworkSocket::open(*address, config.proxy.keepalive);
+            sockets.push(socket.with_context(|| format!("cannot listen on {address}"))?);
         }
-        let addresses =
-            listeners.iter().map(tokio::net::TcpListener::local_addr).collect::<std::io::Result<Vec<_>>>()?;
-        let mut doors: Vec<Door> = listeners.into_iter().map(Door::Tcp).collect();
+        let addresses = sockets.iter().map(NetworkSocket::address).collect::<std::io::Result<Vec<_>>>()?;
+        let mut doors: Vec<Door> = sockets.into_iter().map(Door::Tcp).collect();
         if let Some(unix_socket) = &config.proxy.unix_socket {
             let ports: BTreeSet<u16> = addresses.iter().map(SocketAddr::port).collect();
             for port in ports {
-                let socket = LocalSocket::open(unix_socket, port, listener::BACKLOG)
+                let socket = LocalSocket::open(unix_socket, port, network::BACKLOG)
                     .with_context(|| format!("cannot listen in {}", unix_socket.directory.display()))?;
                 tracing::info!(path = %socket.path().display(), "accepting local connections");
                 doors.push(Door::Local(socket));

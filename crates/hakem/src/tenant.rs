@@ -22,7 +22,7 @@ use crate::clusters::{self, Cluster};
 use crate::gate::Gate;
 use crate::ledger::Ledger;
 use crate::listen::Hub;
-use crate::listener;
+use crate::network;
 use crate::quotas::Quotas;
 use crate::rules;
 use crate::service::Service;
@@ -174,7 +174,7 @@ impl Tenant {
             pool_options,
             quotas,
             connect_timeout: config.pool.server_connect_timeout,
-            keepalive: config.proxy.keepalive.map(listener::keepalive),
+            keepalive: config.proxy.keepalive.map(network::keepalive),
             prepared_max: config.pool.prepared_statements_max,
             check: config.pool.server_check_query.clone().map(|query| (query, config.pool.server_check_delay)),
             reset_query: config.pool.server_reset_query.clone(),

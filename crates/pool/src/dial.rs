@@ -4,13 +4,13 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use auth::{AuthError, Cleartext, ServerLogin, Step};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use wire::backend::{self, Report, SqlState, tag};
 use wire::frame::{Frame, Header};
 use wire::startup::CancelKey;
@@ -82,8 +82,8 @@ impl Keepalive {
     ///
     /// # Errors
     /// When the operating system will not have it.
-    pub fn apply(&self, stream: &TcpStream) -> io::Result<()> {
-        let socket = SockRef::from(stream);
+    pub fn apply(&self, socket: &impl AsFd) -> io::Result<()> {
+        let socket = SockRef::from(socket);
         let keepalive = TcpKeepalive::new().with_time(self.idle).with_interval(self.interval).with_retries(self.count);
         socket.set_tcp_keepalive(&keepalive)?;
         self.user_timeout.map_or(Ok(()), |timeout| socket.set_tcp_user_timeout(Some(timeout)))

@@ -1,0 +1,146 @@
+//! The TCP sockets that clients connect to.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use config::Keepalive;
+use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// A TCP socket that clients come in by. They inherit its options, so that none has to be set for each of them: Linux copies a
+/// listening socket's in the handshake.
+pub(crate) struct NetworkSocket {
+    listener: AsyncFd<TcpListener>,
+    keepalive: Option<Keepalive>,
+}
+
+impl NetworkSocket {
+    /// Opens one.
+    ///
+    /// # Errors
+    /// When the address cannot be had.
+    pub(crate) fn open(address: SocketAddr, keepalive: Option<Keepalive>) -> io::Result<NetworkSocket> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.set_tcp_nodelay(true)?;
+        keep_alive(&socket, keepalive)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(NetworkSocket { listener: watch(socket.into())?, keepalive })
+    }
+
+    /// The address that it got.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub(crate) fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.get_ref().local_addr()
+    }
+
+    /// The next client, and its address. `keepalive` is asked when there is one: what is configured at present.
+    ///
+    /// # Errors
+    /// When there can be none at the moment.
+    pub(crate) async fn accept(
+        &mut self,
+        keepalive: impl FnOnce() -> Option<Keepalive>,
+    ) -> io::Result<(TcpStream, Option<SocketAddr>)> {
+        let (client, address) = accept(&self.listener).await?;
+        self.change(keepalive(), &client)?;
+        Ok((client.into(), address.and_then(|address| SocketAddr::try_from(address).ok())))
+    }
+
+    /// Sees to it that whoever comes, and who has come just now, has what is configured at present.
+    fn change(&mut self, wanted: Option<Keepalive>, client: &OwnedFd) -> io::Result<()> {
+        if self.keepalive == wanted {
+            return Ok(());
+        }
+        keep_alive(self.listener.get_ref(), wanted)?;
+        keep_alive(client, wanted)?;
+        self.keepalive = wanted;
+        Ok(())
+    }
+}
+
+/// A listening socket of which this thread's event loop tells when somebody is there. [`accept`] takes them.
+///
+/// # Errors
+/// When it cannot be watched.
+#[expect(
+    deprecated,
+    reason = "what replaces it is unsafe, on behalf of owners whose descriptor changes; the standard library's does not"
+)]
+pub(crate) fn watch<L: AsRawFd + AsFd>(listener: L) -> io::Result<AsyncFd<L>> {
+    AsyncFd::with_interest(listener, Interest::READABLE)
+}
+
+/// The next client of a listening socket, with its address. tokio's own listeners would register the client's socket with the event
+/// loop of this thread, which it leaves at once.
+///
+/// # Errors
+/// When there can be none at the moment.
+pub(crate) async fn accept<L: AsRawFd + AsFd>(listener: &AsyncFd<L>) -> io::Result<(OwnedFd, Option<SocketAddrAny>)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    listener.async_io(Interest::READABLE, |listener| Ok(acceptfrom_with(listener, flags)?)).await
+}
+
+fn keep_alive(socket: &impl AsFd, wanted: Option<Keepalive>) -> io::Result<()> {
+    let plain = SockRef::from(socket);
+    plain.set_keepalive(false)?;
+    plain.set_tcp_user_timeout(None)?;
+    wanted.map_or(Ok(()), |configured| keepalive(configured).apply(socket))
+}
+
+/// How dead peers are noticed, as configured.
+pub(crate) fn keepalive(configured: Keepalive) -> pool::Keepalive {
+    let Keepalive { idle, interval, count, user_timeout } = configured;
+    pool::Keepalive { idle, interval, count, user_timeout }
+}
+
+/// Connections that the kernel keeps while they wait to be accepted.
+pub(crate) const BACKLOG: i32 = 4096;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn keepalive(seconds: u64) -> Keepalive {
+        let (idle, user_timeout) = (Duration::from_secs(seconds), Some(Duration::from_secs(seconds)));
+        Keepalive { idle, interval: Duration::from_secs(7), count: 3, user_timeout }
+    }
+
+    /// What a client has that comes while this is configured: its `TCP_KEEPIDLE`, where it is probed, and its `TCP_USER_TIMEOUT`.
+    async fn come(socket: &mut NetworkSocket, configured: Option<Keepalive>) -> (Option<Duration>, Option<Duration>) {
+        let connected = TcpStream::connect(socket.address().expect("it is bound")).expect("it listens");
+        let (client, address) = socket.accept(|| configured).await.expect("somebody comes");
+        assert_eq!(address, connected.local_addr().ok());
+        let client = SockRef::from(&client);
+        assert!(client.tcp_nodelay().expect("it is a TCP socket"));
+        let probed = client.keepalive().expect("it is a socket");
+        let idle = probed.then(|| client.tcp_keepalive_time().expect("it is a TCP socket"));
+        (idle, client.tcp_user_timeout().expect("it is a TCP socket"))
+    }
+
+    #[tokio::test]
+    async fn clients_have_what_is_configured_when_they_come() {
+        let here = "127.0.0.1:0".parse().expect("an address");
+        let mut socket = NetworkSocket::open(here, Some(keepalive(50))).expect("a port is free");
+        for seconds in [50, 60, 60] {
+            let expected = Some(Duration::from_secs(seconds));
+            assert_eq!(come(&mut socket, Some(keepalive(seconds))).await, (expected, expected));
+        }
+        let without = Keepalive { user_timeout: None, ..keepalive(70) };
+        for _ in 0..2 {
+            assert_eq!(come(&mut socket, Some(without)).await, (Some(without.idle), None));
+        }
+        for _ in 0..2 {
+            assert_eq!(come(&mut socket, None).await, (None, None));
+        }
+    }
+}
