@@ -77,7 +77,7 @@ pub(crate) struct Proxy {
     pub(crate) http: SocketAddr,
     user: String,
     password: String,
-    database: String,
+    pub(crate) database: String,
 }
 
 /// A client of tokio-postgres and what the server told it without being asked.
