@@ -27,7 +27,7 @@ impl NetworkSocket {
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
-        keep_alive(&socket, keepalive)?;
+        set_keepalive(&socket, keepalive)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         Ok(NetworkSocket { listener: watch(socket.into())?, keepalive })
@@ -59,8 +59,8 @@ impl NetworkSocket {
         if self.keepalive == wanted {
             return Ok(());
         }
-        keep_alive(self.listener.get_ref(), wanted)?;
-        keep_alive(client, wanted)?;
+        set_keepalive(self.listener.get_ref(), wanted)?;
+        set_keepalive(client, wanted)?;
         self.keepalive = wanted;
         Ok(())
     }
@@ -74,7 +74,7 @@ impl NetworkSocket {
     deprecated,
     reason = "what replaces it is unsafe, on behalf of owners whose descriptor changes; the standard library's does not"
 )]
-pub(crate) fn watch<L: AsRawFd + AsFd>(listener: L) -> io::Result<AsyncFd<L>> {
+pub(crate) fn watch<L: AsRawFd>(listener: L) -> io::Result<AsyncFd<L>> {
     AsyncFd::with_interest(listener, Interest::READABLE)
 }
 
@@ -88,7 +88,7 @@ pub(crate) async fn accept<L: AsRawFd + AsFd>(listener: &AsyncFd<L>) -> io::Resu
     listener.async_io(Interest::READABLE, |listener| Ok(acceptfrom_with(listener, flags)?)).await
 }
 
-fn keep_alive(socket: &impl AsFd, wanted: Option<Keepalive>) -> io::Result<()> {
+fn set_keepalive(socket: &impl AsFd, wanted: Option<Keepalive>) -> io::Result<()> {
     let plain = SockRef::from(socket);
     plain.set_keepalive(false)?;
     plain.set_tcp_user_timeout(None)?;

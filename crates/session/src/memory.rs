@@ -128,20 +128,17 @@ impl ServerMemory {
             return Vec::new();
         }
         let mut kept: Vec<(u64, Identity)> = self.prepared.iter().map(|(id, kept)| (kept.used, *id)).collect();
-        kept.sort_unstable_by_key(|(used, _)| *used);
+        // Nearly always it is one: the others need not be put in order.
+        kept.select_nth_unstable_by_key(over - 1, |(used, _)| *used);
         kept.truncate(over);
+        kept.sort_unstable_by_key(|(used, _)| *used);
         kept.iter().for_each(|(_, id)| self.forget(*id));
         kept.into_iter().map(|(_, id)| id).collect()
     }
 
-    /// How many statements are kept at most.
-    pub(crate) fn limit(&self) -> usize {
-        self.prepared_max
-    }
-
-    /// From now on so many statements are kept at most. What is more than that goes when the next one is prepared.
-    pub(crate) fn set_limit(&mut self, prepared_max: usize) {
-        self.prepared_max = prepared_max;
+    /// From now on so many statements are kept at most; what is more than that goes when the next one is prepared. How many it was.
+    pub(crate) fn limit(&mut self, prepared_max: usize) -> usize {
+        std::mem::replace(&mut self.prepared_max, prepared_max)
     }
 
     /// Records a statement that is being prepared.

@@ -105,12 +105,11 @@ impl Session {
             return true;
         }
         // None of them makes room for another, however little there is: they are needed together.
-        let limit = memory.limit();
-        memory.set_limit(usize::MAX);
+        let limit = memory.limit(usize::MAX);
         for (name, statement) in misfits {
             self.describe_anew(&name, statement, memory, out);
         }
-        memory.set_limit(limit);
+        memory.limit(limit);
         self.flight[self.sent].changes = self.changes.end();
         let request = &self.flight[self.sent].request;
         let alone = self.flight.len() == 1 && self.transaction == Transaction::None;
