@@ -1,6 +1,6 @@
 # The front door. ARGS go to the program behind each target: make demo ARGS="--replicas 3"
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench chaos regress ci lint fmt
+.PHONY: help demo test release bench chaos regress ci lint fmt
 
 help: ## what there is to make
 	@sed -n 's/^\([a-z]*\): ## /\1 /p' $(MAKEFILE_LIST) | while read -r target what; do printf 'make %-7s %s\n' "$$target" "$$what"; done
@@ -12,11 +12,16 @@ demo: ## a PostgreSQL primary with replicas and Hakem in front of them, all on t
 test: ## all tests, against real servers that they start; then a look at what they left behind
 	@.ci/test $(ARGS)
 
+release: ## the program as it should run, in target/layout: built at length, and laid out in memory by what it executes
+	@.ci/install release
+	@cargo rustc --profile optimized --locked -p hakem --bin hakem -- -C link-arg=-Wl,--emit-relocs
+	@cargo build --release --locked -p load
+	@benches/layout/run --pg-bin "$$(.ci/postgres)"
+
 bench: ## Hakem beside PgBouncer and no proxy, in all that a pooler costs; table and chart go to benches/results, in a quarter of an hour
 	@.ci/install bench
-	@cargo build --release --locked -p hakem
-	@cargo build --release --locked -p load
-	@benches/suite/run $(ARGS)
+	@$(MAKE) --no-print-directory release
+	@benches/suite/run --hakem target/layout/hakem $(ARGS)
 
 chaos: ## a Patroni cluster killed, frozen and cut off behind Hakem and behind HAProxy with PgBouncer; the table goes to benches/results
 	@.ci/install chaos

@@ -13,7 +13,7 @@ use cluster::Cluster;
 use wire::backend::tag;
 use wire::frontend;
 
-use crate::harness::{Setup, Stage, until};
+use crate::harness::{Setup, Stage, executable, until};
 use crate::raw::{Raw, put_execute};
 
 /// Requests that are counted, after as many that are not.
@@ -143,7 +143,8 @@ fn ways(log: &str) -> String {
     for way in log.split("----\n").filter(|way| way.contains("(+0x")) {
         let places = way.lines().filter_map(|line| line.split_once("(+")?.1.split_once(')')).map(|(place, _)| place);
         let output = std::process::Command::new("addr2line")
-            .args(["-Cfpi", "-e", env!("CARGO_BIN_EXE_hakem")])
+            .args(["-Cfpi", "-e"])
+            .arg(executable())
             .args(places)
             .output()
             .unwrap();

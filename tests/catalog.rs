@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::TryStreamExt;
 use serde_json::Value;
 
-use crate::harness::{Client, Setup, Stage, run, until};
+use crate::harness::{Client, Setup, Stage, executable, run, until};
 
 const PRIMARY: &str = "primary";
 const REPLICA: &str = "replica";
@@ -272,7 +272,7 @@ async fn what_calls_functions_unseen_goes_to_the_primary() {
         .iter()
         .map(|(sql, place)| serde_json::json!({"id": [sql, place], "sql": sql}).to_string() + "\n")
         .collect();
-    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_hakem"));
+    let mut command = tokio::process::Command::new(executable());
     command.args(["classify", "--database", &url]);
     let output = run(command, &input).await;
     assert!(output.status.success(), "{output:?}");

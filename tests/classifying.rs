@@ -5,11 +5,11 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::harness::{Setup, run};
+use crate::harness::{Setup, executable, run};
 
 /// The answers to statements, in order.
 async fn answers(arguments: &[&str], statements: &[&str]) -> Vec<Value> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hakem"));
+    let mut command = Command::new(executable());
     command.arg("classify").args(arguments);
     let questions = statements.iter().enumerate().map(|(id, sql)| json!({"id": id, "sql": sql}).to_string() + "\n");
     let output = run(command, &questions.collect::<String>()).await;

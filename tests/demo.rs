@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 use tokio_postgres::NoTls;
 
-use crate::harness::{run, until};
+use crate::harness::{executable, run, until};
 
 #[tokio::test]
 async fn a_failover_is_survived() {
@@ -97,7 +97,7 @@ impl Place {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hakem"));
+        let mut command = Command::new(executable());
         command.args(["demo", "--port", "0"]).args(arguments).env("TMPDIR", &self.0);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         command

@@ -537,9 +537,14 @@ pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) 
 
 /// The program with one of its commands and a configuration.
 pub(crate) fn program(command: &str, config: &Path) -> std::process::Command {
-    let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_hakem"));
+    let mut program = std::process::Command::new(executable());
     program.arg(command).arg(config);
     program
+}
+
+/// Where the program lies: the one that was built with the tests, or another that `HAKEM_PROGRAM` names.
+pub(crate) fn executable() -> PathBuf {
+    std::env::var_os("HAKEM_PROGRAM").map_or_else(|| env!("CARGO_BIN_EXE_hakem").into(), PathBuf::from)
 }
 
 /// The same command where this file is /etc/hosts.

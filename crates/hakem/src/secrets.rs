@@ -142,7 +142,7 @@ impl Secrets {
 
     /// Makes the verifiers that are not made yet, so that no login shows by the time it takes that it was a user's first. It takes
     /// milliseconds for each.
-    pub(crate) fn warm(&self) {
+    pub(crate) fn make_verifiers(&self) {
         for (user, known) in &self.users {
             known.verifier(user, &self.mock_secret, self.iterations);
         }
@@ -327,7 +327,7 @@ mod tests {
         let at_hand =
             || [None, Some(&*listed), Some(&stored), Some(&looked_up)].map(|known| secrets.are_at_hand(known));
         assert_eq!(at_hand(), [false; 4]);
-        secrets.warm();
+        secrets.make_verifiers();
         assert_eq!(at_hand(), [true, true, true, false]);
         looked_up.verifier("u", &secrets.mock_secret, 1);
         assert_eq!(at_hand(), [true; 4]);

@@ -122,7 +122,7 @@ impl Service {
             next_client: AtomicU64::new(1),
             clients: AtomicUsize::new(0),
         });
-        service.warm();
+        service.make_verifiers();
         let watch = |((name, cluster), tls): ((&String, &config::Cluster), _)| {
             (name.clone(), Cluster::watch(&service, name, cluster, &config, tls, None))
         };
@@ -339,7 +339,7 @@ impl Service {
         if let Some(mut secrets) = secrets {
             secrets.inherit(&self.secrets.load());
             self.secrets.store(Arc::new(secrets));
-            self.warm();
+            self.make_verifiers();
         }
         let superseded: Vec<_> = tenants.values().cloned().collect();
         for old in superseded {
@@ -413,9 +413,9 @@ impl Service {
     }
 
     /// Makes verifiers beforehand, in a thread of its own.
-    fn warm(&self) {
+    fn make_verifiers(&self) {
         let secrets = self.secrets();
-        self.control.spawn_blocking(move || secrets.warm());
+        self.control.spawn_blocking(move || secrets.make_verifiers());
     }
 
     pub(crate) fn next_client_id(&self) -> u64 {
