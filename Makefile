@@ -14,7 +14,7 @@ test: ## all tests, against real servers that they start; then a look at what th
 
 release: ## the program as it should run, in target/layout: built at length, and laid out in memory by what it executes
 	@.ci/install release
-	@cargo rustc --profile optimized --locked -p hakem --bin hakem -- -C link-arg=-Wl,--emit-relocs
+	@cargo rustc --profile optimized --locked -p hakem --bin hakem -- $(if $(filter Linux,$(shell uname)),-C link-args="-Xlinker --emit-relocs")
 	@cargo build --release --locked -p load
 	@benches/layout/run --pg-bin "$$(.ci/postgres)"
 

@@ -542,7 +542,7 @@ pub(crate) fn program(command: &str, config: &Path) -> std::process::Command {
     program
 }
 
-/// Where the program lies: the one that was built with the tests, or another that `HAKEM_PROGRAM` names.
+/// Where the program lies: the one that was built with the tests, or another, whose whole path is `HAKEM_PROGRAM`.
 pub(crate) fn executable() -> PathBuf {
     std::env::var_os("HAKEM_PROGRAM").map_or_else(|| env!("CARGO_BIN_EXE_hakem").into(), PathBuf::from)
 }
