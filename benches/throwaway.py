@@ -145,6 +145,14 @@ class Postgres:
         nursery.wait_for_port(self.process, name, self.port)
         wait_until(f"{name} answers", self._answers, lambda: nursery.log(name))
 
+    def replicas(self, number, settings):
+        """So many replicas, all of which stream from this one."""
+        started = [Postgres(self.nursery, self.binaries, f"replica{each + 1}", "scram-sha-256", settings, self) for each in range(number)]
+        wait_until(
+            "all replicas stream",
+            lambda: self.query("select count(*) from pg_stat_replication where state = 'streaming'") == str(number))
+        return started
+
     def query(self, text, database="postgres"):
         """The unaligned rows that psql prints."""
         done = subprocess.run(

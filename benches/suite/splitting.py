@@ -1,19 +1,13 @@
 """Nine reads to a write, over a primary and two replicas. All servers are on this machine: it is the price that shows, not the gain."""
 
-import throwaway
-
-from stage import Row, median, ratio
+from stage import SERVER_SETTINGS, Row, median, ratio
 
 ROUNDS = 3
 REPLICAS = 2
 
 
 def measure(stage):
-    replicas = [throwaway.Postgres(stage.nursery, stage.binaries, f"replica{number}", "scram-sha-256", {"shared_buffers": "256MB"}, stage.primary)
-                for number in range(REPLICAS)]
-    throwaway.wait_until(
-        "all replicas stream",
-        lambda: stage.primary.query("select count(*) from pg_stat_replication where state = 'streaming'") == str(REPLICAS))
+    replicas = stage.primary.replicas(REPLICAS, SERVER_SETTINGS)
     splitting, alone, bouncer = stage.hakem(servers=[stage.primary, *replicas]), stage.hakem(), stage.pgbouncer()
     samples, shares = {}, []
     for _ in range(ROUNDS):

@@ -85,7 +85,7 @@ class Stage:
         for name in ("server.crt", "server.key"):
             path = self.nursery.directory / name
             self.nursery.write(name, path.read_text())
-        self.primary = throwaway.Postgres(self.nursery, self.binaries, "primary", "scram-sha-256", {"shared_buffers": "256MB"})
+        self.primary = throwaway.Postgres(self.nursery, self.binaries, "primary", "scram-sha-256", SERVER_SETTINGS)
         self.primary.query(f"create database {DATABASE}")
         self.nursery.run(
             [self.binaries / "pgbench", "-i", "-q", "-s", SCALE, "-h", "127.0.0.1", "-p", self.primary.port, "-U", throwaway.USER,
@@ -170,6 +170,7 @@ def ratio(ones, others):
 
 DATABASE = "bench"
 SCALE = 10
+SERVER_SETTINGS = {"shared_buffers": "256MB"}
 ROWS = SCALE * 100_000
 
 HAKEM_TOML = """\
