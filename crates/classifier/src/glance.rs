@@ -12,21 +12,16 @@ pub(crate) fn glance<'a>(sql: &str, room: &'a mut [u8; GLANCE_BYTES_MAX]) -> Opt
     if text.len() > GLANCE_BYTES_MAX {
         return None;
     }
-    let (mut at, mut length, mut literals) = (0, 0, 0);
+    let (mut at, mut literals) = (0, 0);
+    // What lies between two literals is copied in one piece.
+    let mut seen = Seen { room, length: 0, copied: 0 };
     // A string goes on in the next one behind white space.
     let mut after_string = false;
     while let Some(&byte) = text.get(at) {
         match KINDS[usize::from(byte)] {
             Kind::Letter => {
-                // Copied byte by byte: words are short.
-                let mut next = Some(byte);
-                while let Some(byte) = next.filter(|byte| is_of_word(*byte)) {
-                    room[length] = byte;
-                    length += 1;
-                    at += 1;
-                    next = text.get(at).copied();
-                }
-                if next.is_some_and(|next| matches!(next, b'\'' | b'$' | b'&') || !next.is_ascii()) {
+                at = end(text, at, is_of_word);
+                if text.get(at).is_some_and(|next| matches!(next, b'\'' | b'$' | b'&') || !next.is_ascii()) {
                     return None;
                 }
                 after_string = false;
@@ -39,35 +34,55 @@ pub(crate) fn glance<'a>(sql: &str, room: &'a mut [u8; GLANCE_BYTES_MAX]) -> Opt
                 {
                     return None;
                 }
-                room[length] = b'0';
-                (length, literals, after_string) = (length + 1, literals + 1, false);
+                seen.copy(&text[..begin], at);
+                seen.put(b"0");
+                (literals, after_string) = (literals + 1, false);
             }
             Kind::Quote => {
+                let begin = at;
                 at = end(text, at + 1, |byte| !matches!(byte, b'\'' | b'\\'));
                 if after_string || text.get(at) != Some(&b'\'') || text.get(at + 1) == Some(&b'\'') {
                     return None;
                 }
                 at += 1;
-                room[length..length + 2].copy_from_slice(b"''");
-                (length, literals, after_string) = (length + 2, literals + 1, true);
+                seen.copy(&text[..begin], at);
+                seen.put(b"''");
+                (literals, after_string) = (literals + 1, true);
             }
-            Kind::Space => {
-                at += 1;
-                room[length] = byte;
-                length += 1;
-            }
+            Kind::Space => at += 1,
             Kind::Sign => {
                 if matches!((byte, text.get(at + 1)), (b'-', Some(b'-')) | (b'/', Some(b'*'))) {
                     return None;
                 }
                 at += 1;
-                room[length] = byte;
-                (length, after_string) = (length + 1, false);
+                after_string = false;
             }
             Kind::Other => return None,
         }
     }
-    (literals > 0).then_some(&room[..length])
+    seen.copy(text, at);
+    (literals > 0).then_some(&seen.room[..seen.length])
+}
+
+/// What has been seen, in a room that is as large as the text.
+struct Seen<'a> {
+    room: &'a mut [u8; GLANCE_BYTES_MAX],
+    length: usize,
+    /// How much of the text is in it, or is left out.
+    copied: usize,
+}
+
+impl Seen<'_> {
+    /// Copies what is there of the text behind what was copied before. What comes next is at `next`.
+    fn copy(&mut self, text: &[u8], next: usize) {
+        self.put(&text[self.copied..]);
+        self.copied = next;
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        self.room[self.length..self.length + bytes.len()].copy_from_slice(bytes);
+        self.length += bytes.len();
+    }
 }
 
 /// Where the run of such bytes ends.
