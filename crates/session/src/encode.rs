@@ -291,8 +291,8 @@ impl Session {
                 }
             }
             Frontend::Execute => {
-                let class = self.bound(portal_name(frame)).map(|statement| statement.class.clone());
-                let class = class.filter(|class| !class.effects.is_empty() || class.why == Why::CopyFrom);
+                let class = self.bound(portal_name(frame)).map(|statement| &statement.class);
+                let class = class.filter(|class| !class.effects.is_empty() || class.why == Why::CopyFrom).cloned();
                 if let Some(class) = &class
                     && class.effects.len() == 1
                     && class.effects.iter().all(crate::answer::is_listen)

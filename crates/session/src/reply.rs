@@ -249,7 +249,9 @@ impl Session {
             }
             Some(Owed::Query { .. }) if self.progress.wrap == Wrap::Running => return self.put_aside(tag, body),
             Some(Owed::Query { .. }) => {
-                if let Some(class) = self.flight.front().and_then(|sent| sent.request.simple.clone())
+                // Cloned for the sake of its effects: all clients count on the one number.
+                let class = self.flight.front().and_then(|sent| sent.request.simple.as_ref());
+                if let Some(class) = class.filter(|class| !class.effects.is_empty()).cloned()
                     && let Some(effect) = class.effects.get(self.progress.effects)
                     && (class.statements == 1 || is_tag_of(effect, command))
                 {

@@ -402,7 +402,9 @@ impl Session {
     /// The channels that have to be listened on before the request in hand is sent or answered.
     #[must_use]
     pub fn channels_wanted(&self) -> &[String] {
-        if self.hosts_listen() { &self.request.channels } else { &[] }
+        // Mostly there are none, and what decides about them is not looked up.
+        let channels = &*self.request.channels;
+        if !channels.is_empty() && self.hosts_listen() { channels } else { &[] }
     }
 
     /// The channels that the session listens on through the proxy, as far as that is committed.
