@@ -15,7 +15,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use config::{Config, Peer};
-use pool::{Lease, Pool, Target};
+use pool::{CancelAddress, Lease};
 use session::ServerMemory;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -58,21 +58,7 @@ enum Aim {
     /// It waits for a server.
     Queue { cancelled: bool, waker: Waker },
     /// The server that works for it, with the requests on their way there, if there were any.
-    Server { server: Server, flights: Option<Arc<Flights>> },
-}
-
-/// A server connection, as a cancel request sees it.
-#[derive(Clone)]
-pub(crate) struct Server {
-    at: At,
-    key: Arc<CancelKey>,
-}
-
-#[derive(Clone)]
-enum At {
-    Pool(Arc<Pool<ServerMemory>>),
-    /// A connection of no pool.
-    Alone(Arc<Target>),
+    Server { server: Arc<CancelAddress>, flights: Option<Arc<Flights>> },
 }
 
 /// The cancel requests on their way to one server connection.
@@ -180,25 +166,19 @@ async fn cancel_own(aim: &Mutex<Aim>, limit: Duration) {
             (server.clone(), Flight(flights.clone()))
         }
     };
-    if !matches!(tokio::time::timeout(limit, server.cancel(&flight.0)).await, Ok(Ok(()))) {
-        let target = server.target();
-        tracing::warn!(host = %target.host, port = target.port, "could not pass a cancel request on");
+    if !matches!(tokio::time::timeout(limit, cancel_at(&server, &flight.0)).await, Ok(Ok(()))) {
+        tracing::warn!(host = %server.target.host, port = server.target.port, "could not pass a cancel request on");
     }
 }
 
 impl Registered {
-    /// From now on the client's cancel requests go to the server of this lease.
-    pub(crate) fn aim(&self, lease: &Lease<ServerMemory>) {
+    /// From now on the client's cancel requests go to this connection.
+    pub(crate) fn aim(&self, server: Option<&Arc<CancelAddress>>) {
         // A server that has given no key cannot be told to cancel.
-        *lock(&self.aim) = match Server::of(lease) {
-            Some(server) => Aim::Server { server, flights: None },
+        *lock(&self.aim) = match server {
+            Some(server) => Aim::Server { server: server.clone(), flights: None },
             None => Aim::Nothing,
         };
-    }
-
-    /// From now on they go to a connection of no pool.
-    pub(crate) fn aim_at(&self, target: Arc<Target>, key: Arc<CancelKey>) {
-        *lock(&self.aim) = Aim::Server { server: Server { at: At::Alone(target), key }, flights: None };
     }
 
     /// From now on they go nowhere. The server must not be lent again before those have landed that are on their way to it.
@@ -273,33 +253,6 @@ impl Drop for Registered {
     }
 }
 
-impl Server {
-    fn of(lease: &Lease<ServerMemory>) -> Option<Server> {
-        Some(Server { at: At::Pool(lease.pool().clone()), key: lease.cancel.clone()? })
-    }
-
-    fn target(&self) -> &Target {
-        match &self.at {
-            At::Pool(pool) => pool.target(),
-            At::Alone(target) => target,
-        }
-    }
-
-    async fn cancel(&self, flights: &Flights) -> io::Result<()> {
-        let target = self.target();
-        let stream = pool::reach(target).await.map_err(io::Error::other)?;
-        // What was to be cancelled may have ended meanwhile.
-        if flights.over.load(Ordering::SeqCst) {
-            return Ok(());
-        }
-        // Set before anything is sent, since this may never be polled again.
-        flights.doubtful.fetch_add(1, Ordering::SeqCst);
-        send(stream, &self.key).await?;
-        flights.doubtful.fetch_sub(1, Ordering::SeqCst);
-        Ok(())
-    }
-}
-
 impl Flights {
     /// Waits until none is on its way any more; `false` when one may still arrive.
     async fn landed(&self) -> bool {
@@ -331,11 +284,23 @@ pub(crate) fn release_after(flights: Arc<Flights>, lease: Lease<ServerMemory>) {
 
 /// Has a server stop what it does for the client of this lease, if it can be told, and in time.
 pub(crate) async fn interrupt(lease: &Lease<ServerMemory>, limit: Duration) {
-    let Some(server) = Server::of(lease) else { return };
-    if !matches!(tokio::time::timeout(limit, server.cancel(&Flights::default())).await, Ok(Ok(()))) {
-        let target = server.target();
-        tracing::warn!(host = %target.host, port = target.port, "could not cancel what a client had left behind");
+    let Some(server) = &lease.cancel else { return };
+    if !matches!(tokio::time::timeout(limit, cancel_at(server, &Flights::default())).await, Ok(Ok(()))) {
+        tracing::warn!(host = %server.target.host, port = server.target.port, "could not cancel what a client had left behind");
     }
+}
+
+async fn cancel_at(server: &CancelAddress, flights: &Flights) -> io::Result<()> {
+    let stream = pool::reach(&server.target).await.map_err(io::Error::other)?;
+    // What was to be cancelled may have ended meanwhile.
+    if flights.over.load(Ordering::SeqCst) {
+        return Ok(());
+    }
+    // Set before anything is sent, since this may never be polled again.
+    flights.doubtful.fetch_add(1, Ordering::SeqCst);
+    send(stream, &server.key).await?;
+    flights.doubtful.fetch_sub(1, Ordering::SeqCst);
+    Ok(())
 }
 
 async fn connect(peer: &Peer) -> io::Result<TcpStream> {

@@ -421,7 +421,7 @@ impl Client {
                 self.node = Some(taken.node);
             }
             self.note_lease(&lease);
-            cancel.aim(&lease);
+            cancel.aim(lease.cancel.as_ref());
             let reign =
                 session.resolves_commits().then(|| resolution::reign(&self.tenant.watcher.snapshot())).flatten();
             let outcome = relay(self, session, &mut lease, Place { wanted: &wanted, taken: &taken }).await;

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use pool::{Connection, Stream, Target};
+use pool::{Connection, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use topology::{Choice, NodeId};
 use wire::backend::{Failure, tag};
@@ -91,12 +91,9 @@ impl Tunnel {
                     continue;
                 }
             };
-            let target = Arc::new(Target::clone(tenant.pool(node).target()));
-            match pool::dial_with(&target, &parameters, (), worker).await {
+            match pool::dial_with(tenant.pool(node).target(), &parameters, (), worker).await {
                 Ok(server) => {
-                    if let Some(key) = server.cancel.clone() {
-                        cancel.aim_at(target, key);
-                    }
+                    cancel.aim(server.cancel.as_ref());
                     return Ok(Tunnel { server, cancel, tenant, node, _counted: counted });
                 }
                 Err(error) if error.is_transient() && now < deadline => {

@@ -2,6 +2,7 @@
 //!
 //! Owns the socket and what the server said at login. Does not know who is using it.
 
+use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use wire::backend::{self, tag};
 use wire::frame::Frames;
 use wire::startup::CancelKey;
 
-use crate::dial::PARAMETERS_MAX;
+use crate::dial::{PARAMETERS_MAX, Target};
 use crate::roster::{Entry, Listed};
 use crate::stream::Stream;
 
@@ -29,8 +30,8 @@ pub struct Connection<M> {
     pub stream: Stream,
     /// What the connection remembers of the sessions that used it.
     pub memory: M,
-    /// What identifies it to CancelRequest, if the server told.
-    pub cancel: Option<Arc<CancelKey>>,
+    /// How what runs on it is cancelled, if the server told.
+    pub cancel: Option<Arc<CancelAddress>>,
     /// What the server has reported, at login or while nobody was listening, and nobody has taken note of.
     pub parameters: Parameters,
     /// When it was made.
@@ -41,6 +42,21 @@ pub struct Connection<M> {
     pub(crate) home: usize,
     /// By chance: where in the last tenth of its lifetime it ends.
     pub(crate) luck: u8,
+}
+
+/// Where a CancelRequest for a connection goes, and the key that it names. The connection's own, so that whoever keeps it for the time of a
+/// loan counts nothing that other connections' borrowers count, too: two cores that do so wait for each other.
+pub struct CancelAddress {
+    /// The server.
+    pub target: Arc<Target>,
+    /// The connection's key.
+    pub key: CancelKey,
+}
+
+impl fmt::Debug for CancelAddress {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("CancelAddress").field("host", &self.target.host).finish_non_exhaustive()
+    }
 }
 
 impl<M> Connection<M> {

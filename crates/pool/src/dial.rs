@@ -17,7 +17,7 @@ use wire::startup::CancelKey;
 use wire::{frontend, startup};
 
 use crate::certificate;
-use crate::connection::{Connection, Parameters};
+use crate::connection::{CancelAddress, Connection, Parameters};
 use crate::reach::{is_optional, may_do_in_the_clear, reach_as};
 use crate::stream::Stream;
 use crate::tls::Tls;
@@ -159,7 +159,7 @@ impl DialError {
 ///
 /// # Errors
 /// [`DialError`], within the target's timeout.
-pub async fn dial<M>(target: &Target, memory: M, worker: usize) -> Result<Connection<M>, DialError> {
+pub async fn dial<M>(target: &Arc<Target>, memory: M, worker: usize) -> Result<Connection<M>, DialError> {
     dial_with(target, &[], memory, worker).await
 }
 
@@ -168,14 +168,15 @@ pub async fn dial<M>(target: &Target, memory: M, worker: usize) -> Result<Connec
 /// # Errors
 /// [`DialError`], within the target's timeout.
 pub async fn dial_with<M>(
-    target: &Target,
+    target: &Arc<Target>,
     more: &[(String, String)],
     memory: M,
     worker: usize,
 ) -> Result<Connection<M>, DialError> {
     let admitted =
         tokio::time::timeout(target.timeout, connect(target, more)).await.unwrap_or(Err(DialError::Timeout))?;
-    let Admitted { stream, parameters, cancel } = admitted;
+    let Admitted { stream, parameters, key } = admitted;
+    let cancel = key.map(|key| Arc::new(CancelAddress { target: target.clone(), key }));
     let since = Instant::now();
     Ok(Connection {
         stream,
@@ -194,7 +195,7 @@ pub async fn dial_with<M>(
 struct Admitted {
     stream: Stream,
     parameters: Parameters,
-    cancel: Option<Arc<CancelKey>>,
+    key: Option<CancelKey>,
 }
 
 async fn connect(target: &Target, more: &[(String, String)]) -> Result<Admitted, DialError> {
@@ -228,7 +229,7 @@ async fn log_in(target: &Target, more: &[(String, String)], stream: Stream) -> R
         login = login.bound_to(end_point);
     }
     let mut login = Some(login);
-    let (mut parameters, mut cancel, mut admitted, mut ready) = (Parameters::new(), None, false, false);
+    let (mut parameters, mut key, mut admitted, mut ready) = (Parameters::new(), None, false, false);
     // What a server says of itself may come behind ReadyForQuery at once ("Asynchronous Operations", protocol-flow): that it is ended, too.
     while !ready || !peer.received.is_empty() {
         let message = peer.receive().await?;
@@ -259,14 +260,12 @@ async fn log_in(target: &Target, more: &[(String, String)], stream: Stream) -> R
                 }
                 parameters.push((name.into(), value.into()));
             }
-            tag::BACKEND_KEY_DATA if admitted && !ready => {
-                cancel = backend::backend_key_data(frame.body()).map(Arc::new)
-            }
+            tag::BACKEND_KEY_DATA if admitted && !ready => key = backend::backend_key_data(frame.body()),
             tag::READY_FOR_QUERY if admitted && !ready => ready = true,
             _ => return Err(DialError::Protocol("an unexpected message during login")),
         }
     }
-    Ok(Admitted { stream: peer.stream, parameters, cancel })
+    Ok(Admitted { stream: peer.stream, parameters, key })
 }
 
 /// Answers an authentication request away from the event loop: SCRAM's key derivation takes milliseconds of computing, during

@@ -24,7 +24,7 @@ mod stream;
 pub mod tls;
 mod wallet;
 
-pub use connection::{Connection, Parameters};
+pub use connection::{CancelAddress, Connection, Parameters};
 pub use dial::{DialError, Keepalive, Target, Whereabouts, dial, dial_with};
 pub use logins::Logins;
 pub use pool::{CheckoutError, Figures, Lease, Options, Pool};

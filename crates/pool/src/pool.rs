@@ -59,7 +59,7 @@ pub struct Options {
 
 /// The connections of one server, database and user.
 pub struct Pool<M: Send + 'static> {
-    target: Target,
+    target: Arc<Target>,
     memory: fn(usize) -> M,
     memory_size: usize,
     /// Connections of an older generation are closed when they come back. Changed under the lock, read without it.
@@ -134,7 +134,7 @@ type Answer<M> = Result<Lease<M>, CheckoutError>;
 impl<M: Send + 'static> Pool<M> {
     /// A pool without connections. `memory(memory_size)` is what a fresh connection remembers.
     pub fn new(
-        target: Target,
+        target: impl Into<Arc<Target>>,
         options: Options,
         quotas: [Arc<Quota>; QUOTAS],
         logins: Arc<Logins>,
@@ -158,7 +158,7 @@ impl<M: Send + 'static> Pool<M> {
             quota.adjust(max);
         }
         Arc::new_cyclic(|pool: &Weak<Pool<M>>| Pool {
-            target,
+            target: target.into(),
             memory,
             memory_size,
             generation: AtomicU64::new(0),
@@ -175,7 +175,7 @@ impl<M: Send + 'static> Pool<M> {
     }
 
     /// Whom its connections go to.
-    pub fn target(&self) -> &Target {
+    pub fn target(&self) -> &Arc<Target> {
         &self.target
     }
 
@@ -223,7 +223,7 @@ impl<M: Send + 'static> Pool<M> {
 
     /// Whether what it lends is what a pool of this target would lend, its limits aside.
     pub fn serves(&self, target: &Target, memory_size: usize) -> bool {
-        self.target == *target && self.memory_size == memory_size
+        *self.target == *target && self.memory_size == memory_size
     }
 
     /// Puts other limits in force. Idle connections above a smaller size are closed now, others when they come back.

@@ -63,7 +63,7 @@ impl Roster {
             since: connection.since,
             peer: connection.stream.peer(),
             local: connection.stream.socket().local(),
-            process: connection.cancel.as_ref().map(|key| key.process),
+            process: connection.cancel.as_ref().map(|cancel| cancel.key.process),
             encryption: connection.stream.encryption(),
             leaving: AtomicBool::new(false),
             client: AtomicU64::new(0),

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use auth::{Credential, ScramKeys};
@@ -26,7 +27,7 @@ fn sasl_continue(text: &str) -> Vec<u8> {
 /// the stranger has heard.
 async fn meet(credential: Credential, says: &[Vec<u8>]) -> (DialError, Vec<u8>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let target = Target {
+    let target = Arc::new(Target {
         whereabouts: Default::default(),
         host: "127.0.0.1".to_owned(),
         port: listener.local_addr().unwrap().port(),
@@ -36,7 +37,7 @@ async fn meet(credential: Credential, says: &[Vec<u8>]) -> (DialError, Vec<u8>) 
         timeout: Duration::from_secs(60),
         keepalive: None,
         tls: None,
-    };
+    });
     let stranger = async {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut heard = Vec::new();

@@ -644,7 +644,7 @@ fn a_silent_peer_is_given_the_time_that_is_configured() {
         let keepalive =
             pool::Keepalive { idle: seconds(7), interval: seconds(3), count: 5, user_timeout: Some(seconds(11)) };
         target.keepalive = Some(keepalive);
-        let made = pool::dial(&target, (), 0).await.unwrap();
+        let made = pool::dial(&target.into(), (), 0).await.unwrap();
         let stream = made.stream.socket().tcp().unwrap();
         let socket = socket2::SockRef::from(stream);
         assert!(socket.keepalive().unwrap());
