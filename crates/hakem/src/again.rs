@@ -68,7 +68,7 @@ impl Client {
         let fate = match reign {
             Some(origin) => {
                 let found = resolution::find(&worker, tenant, lost.trace, origin, deadline);
-                self.split().1.during(found).await?
+                self.split().1.during(Instant::now(), found).await?
             }
             None => Fate::Unknown,
         };

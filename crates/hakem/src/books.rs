@@ -128,14 +128,14 @@ fn micros(since: Instant, until: Instant) -> u64 {
     u64::try_from(until.saturating_duration_since(since).as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Waits, and says since when, if it was not ready at once.
-pub(crate) async fn timed<T>(work: impl Future<Output = T>) -> (T, Option<Instant>) {
+/// Waits, and says since when, if it was not ready at once. `now` is the present moment.
+pub(crate) async fn timed<T>(now: Instant, work: impl Future<Output = T>) -> (T, Option<Instant>) {
     let mut work = pin!(work);
     let mut since = None;
     let done = poll_fn(|context| {
         let polled = work.as_mut().poll(context);
-        if polled.is_pending() && since.is_none() {
-            since = Some(Instant::now());
+        if polled.is_pending() {
+            since = Some(now);
         }
         polled
     })

@@ -379,10 +379,11 @@ impl Client {
         // What the server had of the session that was lost in its transaction.
         let mut lost: Option<Box<ServerMemory>> = None;
         loop {
+            let since = begun.take().unwrap_or_else(Instant::now);
             let (acquired, waited) = {
                 // Pinned here: what is handed on is not copied.
-                let search = pin!(route::acquire(self, &wanted, begun.take().unwrap_or_else(Instant::now)));
-                timed(cancel.unless_cancelled(search)).await
+                let search = pin!(route::acquire(self, &wanted, since));
+                timed(since, cancel.unless_cancelled(search)).await
             };
             let served = waited.map(|since| self.note_wait(since));
             let acquired = match acquired {

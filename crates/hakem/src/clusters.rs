@@ -82,7 +82,7 @@ impl Cluster {
         let watched = Arc::new(Cluster {
             name: name.to_owned(),
             watcher,
-            loads: Loads::new(cluster.servers.len(), Instant::now()),
+            loads: Loads::new(cluster.servers.len(), service.workers, Instant::now()),
             logins: cluster.servers.iter().map(|_| Arc::new(Logins::new(config.pool.server_login_max))).collect(),
             tls,
             manager_tls,

@@ -1,7 +1,7 @@
 //! [`Gate`]: whether a database may be used at the moment. PAUSE and DISABLE close it, RESUME and ENABLE open it.
 //!
 //! Owns the administrator's word, by the name that clients know the database by. It outlives a reload. For a request the gate is two
-//! relaxed loads; whoever finds it closed waits for news.
+//! relaxed loads; whoever finds it closed waits for news. Whoever closes it recalls those who wait for a connection ([`pool::Pool::recall`]).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -100,12 +100,14 @@ impl Gate {
 
     /// Waits until requests may go on. Who came first is woken first.
     pub(crate) async fn opened(&self) {
-        self.until(|| !self.is_closed()).await;
-    }
-
-    /// Waits until requests have to wait.
-    pub(crate) async fn closed(&self) {
-        self.until(|| self.is_closed()).await;
+        loop {
+            // Made first, so that nothing goes unnoticed.
+            let news = self.news.notified();
+            if !self.is_closed() {
+                return;
+            }
+            news.await;
+        }
     }
 
     /// Whether the database itself is paused.
@@ -128,17 +130,6 @@ impl Gate {
 
     pub(crate) fn disable(&self, disabled: bool) {
         self.disabled.store(disabled, Ordering::Relaxed);
-    }
-
-    async fn until(&self, holds: impl Fn() -> bool) {
-        loop {
-            // Made first, so that nothing goes unnoticed.
-            let news = self.news.notified();
-            if holds() {
-                return;
-            }
-            news.await;
-        }
     }
 
     fn tell(&self) {

@@ -1,6 +1,6 @@
 //! What each server of a cluster has to do at the moment, and how long it has taken lately: what the choice among replicas goes by.
 //!
-//! Owns these numbers and nothing else; every worker writes them. A request is counted from the moment that its server was chosen, so
+//! Owns these numbers and nothing else; each worker writes its own, so that no two cores wait for each other. A request is counted from the moment that its server was chosen, so
 //! that those who wait for a connection weigh, too, to the moment that its lease ends, however that ends.
 
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use topology::NodeId;
 /// The servers of a cluster.
 pub(crate) struct Loads {
     started: Instant,
-    /// By node. Whoever has a request there holds it: their number is the count of what is outstanding, and changes with one
+    /// By node, and by worker. Whoever has a request there holds it: their number is the count of what is outstanding, and changes with one
     /// instruction.
-    nodes: Box<[Arc<Load>]>,
+    nodes: Box<[Box<[Arc<Load>]>]>,
 }
 
-/// One server. On cache lines of its own.
+/// One server, as far as one worker has to do with it. On cache lines of its own.
 #[repr(align(128))]
 #[derive(Default)]
 struct Load {
@@ -46,13 +46,14 @@ pub(crate) struct Figures {
 }
 
 impl Loads {
-    pub(crate) fn new(nodes: usize, now: Instant) -> Loads {
-        Loads { started: now, nodes: (0..nodes).map(|_| Arc::default()).collect() }
+    pub(crate) fn new(nodes: usize, workers: usize, now: Instant) -> Loads {
+        let node = |_| (0..workers).map(|_| Arc::default()).collect();
+        Loads { started: now, nodes: (0..nodes).map(node).collect() }
     }
 
-    /// A server was chosen.
-    pub(crate) fn take(&self, node: NodeId, now: Instant) -> Burden {
-        let load = self.nodes[node.index()].clone();
+    /// A server was chosen, by this worker.
+    pub(crate) fn take(&self, node: NodeId, worker: usize, now: Instant) -> Burden {
+        let load = self.nodes[node.index()][worker].clone();
         load.requests.fetch_add(1, Ordering::Relaxed);
         Burden { load, since: now }
     }
@@ -61,7 +62,6 @@ impl Loads {
     pub(crate) fn answered(&self, burden: &Burden, now: Instant) {
         let sample = now.saturating_duration_since(burden.since).as_secs_f32() * 1e6;
         let millis = self.millis(now);
-        // Two that do this at the same time lose one sample of many.
         let next = match read(burden.load.latency.load(Ordering::Relaxed)) {
             Some((average, before)) => average + (sample - average) * part(millis.wrapping_sub(before)),
             None => sample,
@@ -78,15 +78,19 @@ impl Loads {
     }
 
     pub(crate) fn figures(&self, node: NodeId, now: Instant) -> Figures {
-        let Some(load) = self.nodes.get(node.index()) else { return Figures::default() };
-        let latency = read(load.latency.load(Ordering::Relaxed));
-        let recent = latency.filter(|(_, at)| self.millis(now).wrapping_sub(*at) < LATENCY_AGE_MS_MAX);
+        let Some(loads) = self.nodes.get(node.index()) else { return Figures::default() };
+        let latency = |load: &Arc<Load>| read(load.latency.load(Ordering::Relaxed));
+        let age = |(average, at)| (self.millis(now).wrapping_sub(at), average);
+        // The newest is what counts: another worker may have had nothing to do there for long.
+        let latest = loads.iter().filter_map(latency).map(age).min_by_key(|(age, _)| *age);
+        let recent = latest.filter(|(age, _)| *age < LATENCY_AGE_MS_MAX);
+        // One is ours.
+        let outstanding: usize = loads.iter().map(|load| Arc::strong_count(load) - 1).sum();
         Figures {
-            requests: load.requests.load(Ordering::Relaxed),
-            // One is ours.
-            outstanding: u32::try_from(Arc::strong_count(load) - 1).unwrap_or(u32::MAX),
-            latency: recent.map(|(average, _)| Duration::from_secs_f32(average / 1e6)),
-            silent: latency.map(|(_, at)| Duration::from_millis(u64::from(self.millis(now).wrapping_sub(at)))),
+            requests: loads.iter().map(|load| load.requests.load(Ordering::Relaxed)).sum(),
+            outstanding: u32::try_from(outstanding).unwrap_or(u32::MAX),
+            latency: recent.map(|(_, average)| Duration::from_secs_f32(average / 1e6)),
+            silent: latest.map(|(age, _)| Duration::from_millis(u64::from(age))),
         }
     }
 
@@ -135,10 +139,10 @@ mod tests {
     #[test]
     fn what_is_outstanding_is_counted_until_it_ends() {
         let now = Instant::now();
-        let loads = Loads::new(2, now);
+        let loads = Loads::new(2, 2, now);
         let outstanding = || [0, 1].map(|node| loads.figures(NodeId(node), now).outstanding);
-        let one = loads.take(NodeId(1), now);
-        let two = loads.take(NodeId(1), now);
+        let one = loads.take(NodeId(1), 0, now);
+        let two = loads.take(NodeId(1), 1, now);
         assert_eq!(outstanding(), [0, 2]);
         drop(one);
         assert_eq!(outstanding(), [0, 1]);
@@ -151,10 +155,10 @@ mod tests {
     #[test]
     fn latency_is_an_average_over_time() {
         let start = Instant::now();
-        let loads = Loads::new(1, start);
+        let loads = Loads::new(1, 2, start);
         let latency = |now| loads.of(NodeId(0), now).latency.map(|latency| latency.as_millis());
         let answer = |asked, took| {
-            let burden = loads.take(NodeId(0), after(start, asked));
+            let burden = loads.take(NodeId(0), 0, after(start, asked));
             loads.answered(&burden, after(start, asked + took));
         };
         assert_eq!(latency(start), None);
@@ -170,10 +174,13 @@ mod tests {
         (0..1000).for_each(|round| answer(30_000 + round * 30, 30));
         assert!(latency(after(start, 60_000)).is_some_and(|found| found.abs_diff(30) <= 1));
         // Who owes an answer is as slow as it takes, and as fast as ever when it has come.
-        let burden = loads.take(NodeId(0), after(start, 60_010));
+        let burden = loads.take(NodeId(0), 0, after(start, 60_010));
         assert_eq!(latency(after(start, 60_500)), Some(500));
         loads.answered(&burden, after(start, 60_020));
         drop(burden);
         assert!(latency(after(start, 60_500)).is_some_and(|found| found.abs_diff(30) <= 1));
+        // Of several workers the one has the say that was answered last.
+        loads.answered(&loads.take(NodeId(0), 1, after(start, 61_000)), after(start, 61_070));
+        assert_eq!(latency(after(start, 61_100)), Some(70));
     }
 }

@@ -196,7 +196,7 @@ pub(crate) async fn acquire(
     let worker = presence.worker.id;
     // Pinned here: what is handed on is not copied.
     let search = pin!(find(tenant, worker, trail, wanted, now));
-    presence.during(search).await
+    presence.during(now, search).await
 }
 
 /// The same without a client, of which only is needed what it has read.
@@ -245,16 +245,9 @@ pub(crate) async fn find(
                 continue;
             }
         };
-        let taken = Taken { node, role, leaves_trail, burden: loads.take(node, now) };
-        let checkout = async {
-            tokio::select! {
-                biased;
-                lease = tenant.pool(taken.node).checkout_after(worker, wanted.came, now) => Some(lease),
-                // Polled, and made, only when it has to wait.
-                () = async { Box::pin(tenant.gate.closed()).await } => None,
-            }
-        };
-        let Some(mut checkout) = checkout.await else { continue };
+        let taken = Taken { node, role, leaves_trail, burden: loads.take(node, worker, now) };
+        let pool = tenant.pool(taken.node);
+        let mut checkout = pool.checkout_after(worker, wanted.came, now, || !tenant.gate.is_closed()).await;
         if let Ok(lease) = &mut checkout {
             for (name, value) in std::mem::take(&mut lease.parameters) {
                 lease.memory.report(&name, &value);
@@ -293,8 +286,8 @@ pub(crate) async fn find(
                 }
                 Role::Primary => return Err(missed_for(&missed).into()),
             },
-            // The snapshot that says so is there already.
-            Err(CheckoutError::Severed) => {}
+            // The snapshot that says so is there already, or the gate is closed.
+            Err(CheckoutError::Severed | CheckoutError::Recalled) => {}
             Err(error @ CheckoutError::Timeout) => return Err(Failure::error("57014", error.to_string()).into()),
             Err(CheckoutError::Abandoned) => return Err(Missed::Superseded),
             Err(error @ CheckoutError::QueueFull) => return Err(Failure::error("53300", error.to_string()).into()),

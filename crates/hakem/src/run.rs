@@ -130,7 +130,10 @@ async fn obey(service: &Arc<Service>, order: Order) -> Option<Shutdown> {
         Order::Pause => {
             service.gates.pause(true);
             for tenant in service.tenants() {
-                tenant.pools().for_each(|(_, pool)| pool.recycle());
+                for (_, pool) in tenant.pools() {
+                    pool.recall();
+                    pool.recycle();
+                }
             }
         }
         Order::Resume => drop(service.gates.pause(false)),

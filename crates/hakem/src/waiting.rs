@@ -26,20 +26,20 @@ pub(crate) struct Presence<'a> {
 }
 
 impl Presence<'_> {
-    /// Waits for `work`, for as long as the client is there and has time.
-    pub(crate) async fn during<T>(self, work: impl Future<Output = T>) -> Result<T, Gone> {
+    /// Waits for `work`, for as long as the client is there and has time. `now` is the present moment.
+    pub(crate) async fn during<T>(self, now: Instant, work: impl Future<Output = T>) -> Result<T, Gone> {
         let mut work = pin!(work);
         // Mostly there is no wait, and then no timer and no look at the client's socket either.
         match poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
             Poll::Ready(done) => Ok(done),
-            Poll::Pending => Box::pin(self.beside(work)).await,
+            Poll::Pending => self.beside(now, work).await,
         }
     }
 
     /// The same of work that has been polled once.
-    async fn beside<T>(mut self, mut work: Pin<&mut impl Future<Output = T>>) -> Result<T, Gone> {
+    async fn beside<T>(mut self, now: Instant, mut work: Pin<&mut impl Future<Output = T>>) -> Result<T, Gone> {
         let patience = self.worker.service.config().pool.query_wait_notify;
-        let notice = patience.map(|patience| (Instant::now() + patience, ()));
+        let notice = patience.map(|patience| (now + patience, ()));
         self.worker.set_alarm(&self.slot.notice, notice);
         let _silence = Silence(&self.slot.notice);
         let (mut polled, mut rest) = (true, Vec::new());

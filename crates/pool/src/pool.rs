@@ -91,6 +91,9 @@ pub enum CheckoutError {
     /// The node was given up meanwhile ([`Pool::sever`]).
     #[error("the server has been given up")]
     Severed,
+    /// Nobody is to wait at the moment ([`Pool::recall`]).
+    #[error("nobody is to wait for a connection now")]
+    Recalled,
     /// A connection could not be made.
     #[error("{0}")]
     Dial(#[from] DialError),
@@ -106,7 +109,9 @@ impl CheckoutError {
         match self {
             CheckoutError::Dial(error) | CheckoutError::Cached(error) => error.is_transient(),
             CheckoutError::Severed => true,
-            CheckoutError::Timeout | CheckoutError::QueueFull | CheckoutError::Abandoned => false,
+            CheckoutError::Timeout | CheckoutError::QueueFull | CheckoutError::Abandoned | CheckoutError::Recalled => {
+                false
+            }
         }
     }
 }
@@ -184,10 +189,11 @@ impl<M: Send + 'static> Pool<M> {
     /// # Errors
     /// [`CheckoutError`]: at once when the queue is full or the server has just refused, else within the wait timeout.
     pub async fn checkout(self: &Arc<Self>, worker: usize, now: Instant) -> Result<Lease<M>, CheckoutError> {
-        self.checkout_after(worker, now, now).await
+        self.checkout_after(worker, now, now, || true).await
     }
 
     /// The same for a client that has waited since `came` for a server to be there: its place is in front of those who came later.
+    /// `may_wait` is asked before it waits; whoever makes it say no calls [`Pool::recall`] afterwards, so that nobody goes on waiting.
     ///
     /// # Errors
     /// As with [`Pool::checkout`].
@@ -196,9 +202,10 @@ impl<M: Send + 'static> Pool<M> {
         worker: usize,
         came: Instant,
         now: Instant,
+        may_wait: impl Fn() -> bool,
     ) -> Result<Lease<M>, CheckoutError> {
         loop {
-            match self.find(worker, came, now)? {
+            match self.find(worker, came, now, &may_wait)? {
                 Found::Idle { connection, generation, is_old } => {
                     let mut lease = self.lease(connection, generation);
                     if !is_old
@@ -273,6 +280,12 @@ impl<M: Send + 'static> Pool<M> {
         let waiters = state.take_waiters();
         self.renew(state);
         dismiss(waiters, CheckoutError::Abandoned);
+    }
+
+    /// Sends away whoever waits for a connection.
+    pub fn recall(&self) {
+        let waiters = self.lock().take_waiters();
+        dismiss(waiters, CheckoutError::Recalled);
     }
 
     fn renew(self: &Arc<Self>, mut state: MutexGuard<'_, State<M>>) {
@@ -351,7 +364,13 @@ impl<M: Send + 'static> Pool<M> {
         self.roster.list()
     }
 
-    fn find(self: &Arc<Self>, worker: usize, came: Instant, now: Instant) -> Result<Found<M>, CheckoutError> {
+    fn find(
+        self: &Arc<Self>,
+        worker: usize,
+        came: Instant,
+        now: Instant,
+        may_wait: impl Fn() -> bool,
+    ) -> Result<Found<M>, CheckoutError> {
         let mut state = self.lock();
         if state.abandoned {
             return Err(CheckoutError::Abandoned);
@@ -369,6 +388,10 @@ impl<M: Send + 'static> Pool<M> {
         let waiting = state.waiting();
         if waiting >= state.options.queue_max {
             return Err(CheckoutError::QueueFull);
+        }
+        // Under the lock: whoever recalls after this finds the client in the queue.
+        if !may_wait() {
+            return Err(CheckoutError::Recalled);
         }
         let (sender, receiver) = oneshot::channel();
         let place = (came, state.next_ticket);
@@ -399,8 +422,11 @@ impl<M: Send + 'static> Pool<M> {
     /// Waits for a connection to be given, or for word that none will be ([`Pool::look`]).
     async fn wait(&self, worker: usize, place: (Instant, u64), receiver: oneshot::Receiver<Answer<M>>) -> Answer<M> {
         // Whoever stops waiting leaves the queue, also when nobody polls this any more.
-        let _place = Place { pool: self, worker, place };
-        receiver.await.unwrap_or(Err(CheckoutError::Timeout))
+        let place = Place { pool: self, worker, place };
+        let answer = receiver.await;
+        // Who has been answered is in the queue no more.
+        std::mem::forget(place);
+        answer.unwrap_or(Err(CheckoutError::Timeout))
     }
 
     /// Looks after those who wait at a worker, for as long as anybody does. No client registers a timer: one that is due before all others

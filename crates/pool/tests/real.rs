@@ -186,7 +186,7 @@ fn who_has_waited_elsewhere_is_not_the_last() {
         for (number, place) in [(1, 3), (2, 0), (3, 5), (4, 2), (5, 1), (6, 4)] {
             let (lender, served, came) = (pool.clone(), served.clone(), moments[place]);
             herd.push(tokio::spawn(async move {
-                let lease = lender.checkout_after(0, came, now()).await.unwrap();
+                let lease = lender.checkout_after(0, came, now(), || true).await.unwrap();
                 served.lock().unwrap().push(place);
                 lease.release(now());
             }));
@@ -676,6 +676,23 @@ fn who_waits_for_a_server_that_is_given_up_looks_elsewhere() {
         check(&pool, 0, 0, 0);
         scene.cluster.thaw(0);
         process(&mut pool.checkout(0, now()).await.unwrap()).await;
+    });
+}
+
+#[test]
+fn who_is_not_to_wait_is_sent_away() {
+    run(async |scene| {
+        let pool = scene.pool(|_| {});
+        let held = pool.checkout(0, now()).await.unwrap();
+        let waiter = start(&pool, 0);
+        waiting(&pool, 1).await;
+        pool.recall();
+        let refused = [waiter.await.unwrap(), pool.checkout_after(0, now(), now(), || false).await];
+        assert!(refused.iter().all(|refused| matches!(refused, Err(CheckoutError::Recalled))), "{refused:?}");
+        check(&pool, 0, 1, 0);
+        // What need not be waited for is there for everybody.
+        held.release(now());
+        pool.checkout_after(0, now(), now(), || false).await.unwrap().release(now());
     });
 }
 

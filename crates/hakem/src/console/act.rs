@@ -64,6 +64,7 @@ pub(crate) async fn act(service: &Arc<Service>, act: Act, argument: &str) -> Res
                     service.gates.of(database).pause(true);
                 }
             }
+            each_pool(service, argument, |pool| pool.recall());
             service.crew.kill(move |client| databases.contains(&client.database)).await;
             each_pool(service, argument, |pool| pool.retire());
         }
@@ -132,6 +133,7 @@ async fn pause(service: &Arc<Service>, argument: &str) -> Result<(), Failure> {
         let database = known(service, argument, &format!("cannot pause admin db: {argument}"))?;
         service.gates.of(database).pause(true);
     }
+    each_pool(service, argument, |pool| pool.recall());
     // An administrator who goes away, or thinks better of it, does not leave everybody waiting for ever.
     let mut undo = Undo { service, argument, armed: true };
     loop {
