@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use pool::Detached;
 use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 
 use crate::client::Passage;
 use crate::counters::{PINS, Place};
+use crate::lobby::Seat;
 use crate::service::Service;
 use crate::staffing::{Load, Staffing, Transfer};
 use crate::standing::Sighting;
@@ -45,6 +47,13 @@ impl Crew {
     /// How many workers clients are dealt to, from the first.
     pub(crate) fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
+    }
+
+    /// Gives a connection to the worker with the fewest, of those that are open.
+    pub(crate) fn deal(&self, stream: Detached, seat: Seat) {
+        if let Some(staff) = self.staff().iter().take(self.open()).min_by_key(|staff| staff.load()) {
+            staff.serve(stream, seat);
+        }
     }
 
     /// How many clients have changed workers.

@@ -1,8 +1,8 @@
 //! The doors: sockets that clients connect to, and the dealing of connections to workers.
 //!
-//! One acceptor deals each connection to the worker with the fewest. The kernel's own dealing (SO_REUSEPORT per worker) goes by
-//! a hash of the address, which gives thirty clients to one of two workers often enough; a connection is dealt once in its
-//! life.
+//! The first worker lets everybody in and deals each connection to the worker with the fewest, itself included. A thread for nothing else would
+//! have to be woken for each, and wake a worker. The kernel's own dealing (SO_REUSEPORT per worker) goes by a hash of the address, which gives
+//! thirty clients to one of two workers often enough; a connection is dealt once in its life.
 
 use std::io;
 use std::sync::Arc;
@@ -15,7 +15,6 @@ use crate::lobby::Origin;
 use crate::local::LocalSocket;
 use crate::network::NetworkSocket;
 use crate::service::Service;
-use crate::worker::Handle;
 
 /// Where clients come in.
 pub(crate) enum Door {
@@ -39,7 +38,7 @@ impl Door {
 }
 
 /// Deals connections until it is dropped.
-pub(crate) async fn deal(mut door: Door, service: Arc<Service>, workers: Arc<Vec<Handle>>) {
+pub(crate) async fn deal(mut door: Door, service: Arc<Service>) {
     loop {
         service.lobby.calm().await;
         let (stream, origin) = match door.accept(|| service.config().proxy.keepalive).await {
@@ -55,9 +54,7 @@ pub(crate) async fn deal(mut door: Door, service: Arc<Service>, workers: Arc<Vec
             refuse(stream);
             continue;
         };
-        if let Some(worker) = workers.iter().take(service.crew.open()).min_by_key(|worker| worker.load()) {
-            worker.serve(stream, seat);
-        }
+        service.crew.deal(stream, seat);
     }
 }
 

@@ -11,13 +11,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use config::UnixSocket;
 use socket2::{Domain, SockAddr, Socket, Type};
-use tokio::io::unix::AsyncFd;
 
-use crate::network;
+use crate::network::Listener;
 
 /// A socket that listens; its files go with it.
 pub(crate) struct LocalSocket {
-    listener: AsyncFd<UnixListener>,
+    listener: Listener<UnixListener>,
     files: Files,
 }
 
@@ -46,7 +45,7 @@ impl LocalSocket {
             chown(&path, None, Some(id)).with_context(|| format!("cannot give the socket to the group {group:?}"))?;
         }
         socket.listen(backlog)?;
-        Ok(LocalSocket { listener: network::watch(socket.into())?, files })
+        Ok(LocalSocket { listener: Listener::new(socket.into()), files })
     }
 
     /// Where it lies.
@@ -58,8 +57,8 @@ impl LocalSocket {
     ///
     /// # Errors
     /// When there can be none at the moment.
-    pub(crate) async fn accept(&self) -> io::Result<UnixStream> {
-        Ok(network::accept(&self.listener).await?.0.into())
+    pub(crate) async fn accept(&mut self) -> io::Result<UnixStream> {
+        Ok(self.listener.accept().await?.0.into())
     }
 }
 
@@ -163,13 +162,14 @@ mod tests {
     async fn files() {
         let directory = Directory::new("files");
         let config = directory.config();
-        let socket = LocalSocket::open(&config, 6432, 8).expect("nobody is there");
+        let mut socket = LocalSocket::open(&config, 6432, 8).expect("nobody is there");
         assert_eq!(directory.names(), [".s.PGSQL.6432", ".s.PGSQL.6432.lock"]);
         let mode = fs::metadata(socket.path()).expect("it is there").mode();
         assert_eq!(mode & 0o777, 0o640);
         let lock = fs::read_to_string(directory.0.join(".s.PGSQL.6432.lock")).expect("it is there");
         assert_eq!(lock.trim(), std::process::id().to_string());
-        let (connected, accepted) = tokio::join!(tokio::net::UnixStream::connect(socket.path()), socket.accept());
+        let path = socket.path().to_owned();
+        let (connected, accepted) = tokio::join!(tokio::net::UnixStream::connect(path), socket.accept());
         assert!(connected.is_ok() && accepted.is_ok());
         assert!(refusal(&config).contains("another program holds"));
         drop(socket);

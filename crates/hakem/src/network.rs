@@ -1,8 +1,8 @@
-//! The TCP sockets that clients connect to.
+//! The TCP sockets that clients connect to, and how one waits for clients at any listening socket.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use config::Keepalive;
 use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with};
@@ -13,7 +13,7 @@ use tokio::io::unix::AsyncFd;
 /// A TCP socket that clients come in by. They inherit its options, so that none has to be set for each of them: Linux copies a
 /// listening socket's in the handshake.
 pub(crate) struct NetworkSocket {
-    listener: AsyncFd<TcpListener>,
+    listener: Listener<TcpListener>,
     keepalive: Option<Keepalive>,
 }
 
@@ -30,7 +30,7 @@ impl NetworkSocket {
         set_keepalive(&socket, keepalive)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        Ok(NetworkSocket { listener: watch(socket.into())?, keepalive })
+        Ok(NetworkSocket { listener: Listener::new(socket.into()), keepalive })
     }
 
     /// The address that it got.
@@ -38,7 +38,7 @@ impl NetworkSocket {
     /// # Errors
     /// When the system does not say.
     pub(crate) fn address(&self) -> io::Result<SocketAddr> {
-        self.listener.get_ref().local_addr()
+        self.listener.socket.local_addr()
     }
 
     /// The next client, and its address. `keepalive` is asked when there is one: what is configured at present.
@@ -49,7 +49,7 @@ impl NetworkSocket {
         &mut self,
         keepalive: impl FnOnce() -> Option<Keepalive>,
     ) -> io::Result<(TcpStream, Option<SocketAddr>)> {
-        let (client, address) = accept(&self.listener).await?;
+        let (client, address) = self.listener.accept().await?;
         self.change(keepalive(), &client)?;
         Ok((client.into(), address.and_then(|address| SocketAddr::try_from(address).ok())))
     }
@@ -59,33 +59,47 @@ impl NetworkSocket {
         if self.keepalive == wanted {
             return Ok(());
         }
-        set_keepalive(self.listener.get_ref(), wanted)?;
+        set_keepalive(&self.listener.socket, wanted)?;
         set_keepalive(client, wanted)?;
         self.keepalive = wanted;
         Ok(())
     }
 }
 
-/// A listening socket of which this thread's event loop tells when somebody is there. [`accept`] takes them.
-///
-/// # Errors
-/// When it cannot be watched.
+/// A listening socket. The event loop of whoever waits there first tells when somebody has come.
+pub(crate) struct Listener<L> {
+    // Before the socket, which it must not outlive.
+    watched: Option<AsyncFd<RawFd>>,
+    socket: L,
+}
+
+impl<L: AsRawFd + AsFd> Listener<L> {
+    pub(crate) fn new(socket: L) -> Listener<L> {
+        Listener { watched: None, socket }
+    }
+
+    /// The next client, with its address. tokio's own listeners would register the client's socket with the event loop of this thread,
+    /// which it may leave at once.
+    ///
+    /// # Errors
+    /// When there can be none at the moment.
+    pub(crate) async fn accept(&mut self) -> io::Result<(OwnedFd, Option<SocketAddrAny>)> {
+        let Listener { watched, socket } = self;
+        let watched = match watched {
+            Some(watched) => watched,
+            None => watched.insert(watch(socket.as_raw_fd())?),
+        };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        watched.async_io(Interest::READABLE, |_| Ok(acceptfrom_with(&*socket, flags)?)).await
+    }
+}
+
 #[expect(
     deprecated,
     reason = "what replaces it is unsafe, on behalf of owners whose descriptor changes; the standard library's does not"
 )]
-pub(crate) fn watch<L: AsRawFd>(listener: L) -> io::Result<AsyncFd<L>> {
-    AsyncFd::with_interest(listener, Interest::READABLE)
-}
-
-/// The next client of a listening socket, with its address. tokio's own listeners would register the client's socket with the event
-/// loop of this thread, which it leaves at once.
-///
-/// # Errors
-/// When there can be none at the moment.
-pub(crate) async fn accept<L: AsRawFd + AsFd>(listener: &AsyncFd<L>) -> io::Result<(OwnedFd, Option<SocketAddrAny>)> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    listener.async_io(Interest::READABLE, |listener| Ok(acceptfrom_with(listener, flags)?)).await
+fn watch(socket: RawFd) -> io::Result<AsyncFd<RawFd>> {
+    AsyncFd::with_interest(socket, Interest::READABLE)
 }
 
 fn set_keepalive(socket: &impl AsFd, wanted: Option<Keepalive>) -> io::Result<()> {

@@ -20,7 +20,7 @@ use crate::control::{Order, Shutdown};
 use crate::counters::Counters;
 use crate::crew;
 use crate::http::{self, Pages};
-use crate::listener::{self, Door};
+use crate::listener::Door;
 use crate::local::LocalSocket;
 use crate::metrics::Metrics;
 use crate::network::{self, NetworkSocket};
@@ -38,8 +38,9 @@ pub(crate) struct Proxy {
     pub(crate) http: Option<SocketAddr>,
     pub(crate) service: Arc<Service>,
     pub(crate) metrics: Arc<Metrics>,
-    workers: Arc<Vec<Handle>>,
-    doors: Vec<JoinHandle<()>>,
+    workers: Vec<Handle>,
+    /// What lets clients in.
+    dealers: Vec<JoinHandle<()>>,
     draining: Arc<AtomicBool>,
     /// From the console.
     orders: mpsc::UnboundedReceiver<Order>,
@@ -209,13 +210,12 @@ impl Proxy {
         let service = Service::new(config, secrets, source, workers, files, sender);
         let counters: Vec<Arc<Counters>> = (0..workers).map(|_| Arc::default()).collect();
         let metrics = Arc::new(Metrics::new(counters.clone()));
-        let mut handles = Vec::new();
+        let mut workers = Vec::new();
         for (id, counters) in counters.into_iter().enumerate() {
-            handles.push(Handle::spawn(id, service.clone(), counters).context("cannot start a worker")?);
+            workers.push(Handle::spawn(id, service.clone(), counters).context("cannot start a worker")?);
         }
         let least = service.config().proxy.workers_min;
-        service.crew.employ(handles.iter().map(Handle::staff).collect(), least);
-        let workers = Arc::new(handles);
+        service.crew.employ(workers.iter().map(Handle::staff).collect(), least);
         let draining = Arc::new(AtomicBool::new(false));
         let http = match http_listen {
             Some(address) => {
@@ -227,8 +227,10 @@ impl Proxy {
         tokio::spawn(sweep(service.clone()));
         tokio::spawn(turn_pages(service.clone()));
         tokio::spawn(crew::manage(service.clone()));
-        let deal = |door| tokio::spawn(listener::deal(door, service.clone(), workers.clone()));
-        let doors = doors.into_iter().map(deal).collect();
+        let mut dealers = Vec::new();
+        for door in doors {
+            dealers.push(workers[0].open(door).await.context("the first worker has stopped")?);
+        }
         for address in &addresses {
             tracing::info!(%address, workers = workers.len(), "accepting connections");
         }
@@ -236,15 +238,15 @@ impl Proxy {
             tracing::info!(%address, "serving /metrics, /health and /ready");
         }
         notify::ready();
-        Ok(Proxy { addresses, http, service, metrics, workers, doors, draining, orders })
+        Ok(Proxy { addresses, http, service, metrics, workers, dealers, draining, orders })
     }
 
     /// Ends, after waiting for what `shutdown` says, up to the shutdown timeout or until `hurry` is ready.
     pub(crate) async fn stop(self, shutdown: Shutdown, hurry: impl Future<Output = ()>) {
         self.draining.store(true, Ordering::Relaxed);
         notify::stopping();
-        for door in &self.doors {
-            door.abort();
+        for dealer in &self.dealers {
+            dealer.abort();
         }
         let dismiss = || self.workers.iter().for_each(Handle::drain);
         match shutdown {
@@ -280,13 +282,7 @@ impl Proxy {
         for cluster in self.service.clusters().values() {
             cluster.stop();
         }
-        for door in self.doors {
-            // An aborted door has let go of the workers when it has ended.
-            let _ = door.await;
-        }
-        if let Ok(workers) = Arc::try_unwrap(self.workers) {
-            workers.into_iter().for_each(Handle::stop);
-        }
+        self.workers.into_iter().for_each(Handle::stop);
         tracing::info!("stopped");
     }
 }

@@ -10,18 +10,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
-use std::thread::JoinHandle;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use pool::{Detached, Stream};
 use tokio::runtime::LocalOptions;
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use crate::buffers::Spares;
 use crate::census::Membership;
 use crate::client::Passage;
 use crate::counters::{Counters, PINS, Place};
 use crate::deadline::{Alarm, Overdue};
+use crate::listener::{self, Door};
 use crate::lobby::Seat;
 use crate::resolution::RESOLUTIONS_MAX;
 use crate::rooms::Rooms;
@@ -72,7 +74,7 @@ pub(crate) struct Slot {
 /// The rest of the program's hold on a worker.
 pub(crate) struct Handle {
     staff: Staff,
-    thread: JoinHandle<()>,
+    thread: thread::JoinHandle<()>,
 }
 
 /// The crew's hold on a worker.
@@ -90,6 +92,8 @@ type Doomed = Arc<dyn Fn(&Sighting) -> bool + Send + Sync>;
 
 /// What a worker is told.
 enum Order {
+    /// Let clients in here, and say by which task.
+    Open(Door, oneshot::Sender<JoinHandle<()>>),
     /// Serve this connection.
     Serve(Detached, Seat),
     /// Go on serving a client that another worker has served so far.
@@ -114,7 +118,7 @@ impl Handle {
         let board = Arc::<Board>::default();
         let (shared, counted) = (board.clone(), counters.clone());
         let (times, told) = std::sync::mpsc::channel();
-        let thread = std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || {
+        let thread = thread::Builder::new().name(format!("worker-{id}")).spawn(move || {
             let _ = times.send(Times::of_this_thread().ok());
             // Not a LocalSet on an ordinary runtime: that wakes itself through the kernel for each batch of events.
             let mut builder = tokio::runtime::Builder::new_current_thread();
@@ -148,14 +152,11 @@ impl Handle {
         Ok(Handle { staff: Staff { orders, board, counters, times }, thread })
     }
 
-    /// How many connections it serves.
-    pub(crate) fn load(&self) -> usize {
-        self.staff.board.load.load(Ordering::Relaxed)
-    }
-
-    /// Gives it a connection.
-    pub(crate) fn serve(&self, stream: Detached, seat: Seat) {
-        self.staff.take_on(Order::Serve(stream, seat));
+    /// Has it let clients in by this door, and deal them, until the task ends. `None` when it has stopped.
+    pub(crate) async fn open(&self, door: Door) -> Option<JoinHandle<()>> {
+        let (answer, answered) = oneshot::channel();
+        let _ = self.staff.orders.send(Order::Open(door, answer));
+        answered.await.ok()
     }
 
     /// What the crew needs of it.
@@ -179,6 +180,16 @@ impl Staff {
     /// How long its thread has computed since it began, and how long it has waited for a core. `None` where the system does not tell.
     pub(crate) fn times(&self) -> Option<[Duration; 2]> {
         self.times.as_ref()?.read().ok()
+    }
+
+    /// How many connections it serves.
+    pub(crate) fn load(&self) -> usize {
+        self.board.load.load(Ordering::Relaxed)
+    }
+
+    /// Gives it a connection.
+    pub(crate) fn serve(&self, stream: Detached, seat: Seat) {
+        self.take_on(Order::Serve(stream, seat));
     }
 
     /// From now on, and until told otherwise, clients go over to another worker as they come to rest.
@@ -227,6 +238,11 @@ impl Staff {
 async fn run(worker: Rc<Worker>, mut orders: mpsc::UnboundedReceiver<Order>) {
     while let Some(order) = orders.recv().await {
         match order {
+            Order::Open(door, answer) => {
+                let deal = tokio::task::spawn_local(listener::deal(door, worker.service.clone()));
+                // Nobody can close a door again that nobody knows of.
+                let _ = answer.send(deal).map_err(|deal| deal.abort());
+            }
             Order::Serve(stream, seat) => match stream.attach() {
                 Ok(socket) => {
                     drop(tokio::task::spawn_local(crate::client::serve(Stream::Plain(socket), seat, worker.clone())));
