@@ -14,7 +14,7 @@ use auth::{
 use nix::unistd::{Uid, User};
 use pool::Peer;
 use pool::certificate::Subject;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use wire::backend::{self, Failure};
 use wire::frame::{Frame, Header};
 use wire::frontend;
@@ -59,9 +59,7 @@ pub(crate) async fn authenticate(guest: &mut Guest, worker: &Worker, claim: &Cla
     let secrets = worker.service.secrets();
     match prove(guest, worker, &secrets, claim).await {
         Ok(credential) => {
-            let mut out = Vec::new();
-            backend::put_authentication_ok(&mut out);
-            guest.stream.write_all(&out).await?;
+            backend::put_authentication_ok(&mut guest.unsent);
             Ok(credential)
         }
         Err(Denied::Failed { failure, reason }) => {
@@ -197,26 +195,22 @@ async fn scram(
     let account = account(secrets, known.clone(), user).await;
     drop(served);
     let server = ScramServer::new(account, guest.end_point());
-    let mut out = Vec::new();
-    backend::put_sasl(&mut out, server.mechanisms());
-    guest.stream.write_all(&out).await?;
+    backend::put_sasl(&mut guest.unsent, server.mechanisms());
     let payload = password(guest, user).await?;
     let initial = InitialResponse::parse(&payload).map_err(wrong)?;
     let first = match initial.message {
         Some(message) => message.to_vec(),
         None => {
-            challenge(guest, b"").await?;
+            backend::put_sasl_continue(&mut guest.unsent, b"");
             password(guest, user).await?
         }
     };
     let nonce: [u8; NONCE_BYTES] = rand::random();
     let (question, exchange) = server.on_client_first(initial.mechanism, &first, &nonce).map_err(wrong)?;
-    challenge(guest, &question).await?;
+    backend::put_sasl_continue(&mut guest.unsent, &question);
     let answer = password(guest, user).await?;
     let proof = exchange.on_client_final(&answer).map_err(wrong)?;
-    out.clear();
-    backend::put_sasl_final(&mut out, &proof.message);
-    guest.stream.write_all(&out).await?;
+    backend::put_sasl_final(&mut guest.unsent, &proof.message);
     // The password itself is worth more than the keys.
     Ok(match known.as_ref().map(|known| known.secret.credential()) {
         Some(Credential::None) | None => Credential::Keys(Arc::new(proof.keys)),
@@ -226,9 +220,7 @@ async fn scram(
 
 async fn md5(guest: &mut Guest, secrets: &Secrets, secret: Option<&Secret>, user: &str) -> Result<Credential, Denied> {
     let salt: [u8; 4] = rand::random();
-    let mut out = Vec::new();
-    backend::put_authentication_md5_password(&mut out, salt);
-    guest.stream.write_all(&out).await?;
+    backend::put_authentication_md5_password(&mut guest.unsent, salt);
     let answer = password(guest, user).await?;
     let given = answer.strip_suffix(b"\0").unwrap_or(&answer);
     match auth::md5_proves(secret, &secrets.mock_secret, user, salt, given) {
@@ -243,9 +235,7 @@ async fn cleartext(
     known: Option<Arc<Known>>,
     user: &str,
 ) -> Result<Credential, Denied> {
-    let mut out = Vec::new();
-    backend::put_authentication_cleartext_password(&mut out);
-    guest.stream.write_all(&out).await?;
+    backend::put_authentication_cleartext_password(&mut guest.unsent);
     let mut given = password(guest, user).await?;
     let is_known = known.is_some();
     // "...the password must be zero-terminated" (protocol-message-formats, PasswordMessage).
@@ -260,12 +250,6 @@ async fn cleartext(
     });
     // Only a shutdown abandons it.
     checked.await.ok().flatten().ok_or_else(|| failed(AuthError::WrongPassword, is_known, user))
-}
-
-async fn challenge(guest: &mut Guest, data: &[u8]) -> Result<(), Denied> {
-    let mut out = Vec::new();
-    backend::put_sasl_continue(&mut out, data);
-    Ok(guest.stream.write_all(&out).await?)
 }
 
 /// The payload of the next message, which must be of the type `p`.

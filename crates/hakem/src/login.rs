@@ -81,7 +81,14 @@ pub(crate) async fn log_in(stream: Stream, seat: Seat, worker: &Rc<Worker>, pres
         return None;
     }
     let (id, call) = (presence.slot.id, seat.call());
-    let mut guest = Guest { stream, received: Vec::new(), peer, security: Security::default(), seat: Some(seat) };
+    let mut guest = Guest {
+        stream,
+        received: Vec::new(),
+        unsent: Vec::new(),
+        peer,
+        security: Security::default(),
+        seat: Some(seat),
+    };
     // On the heap: a client spends its life beside this future's memory otherwise.
     let admission = Box::pin(admit(&mut guest, worker, presence));
     let mut shown_out = false;
@@ -134,12 +141,11 @@ pub(crate) async fn log_in(stream: Stream, seat: Seat, worker: &Rc<Worker>, pres
         }
     };
     worker.counters.login(false);
-    let mut farewell = Vec::new();
-    failure.put(&mut farewell);
+    failure.put(&mut guest.unsent);
     // Whoever is shown out gets what its socket takes at once.
     let timeout = if shown_out { Duration::ZERO } else { timeout };
     let leave = async {
-        guest.stream.write_all(&farewell).await?;
+        guest.flush().await?;
         guest.stream.shutdown().await
     };
     tokio::select! {
@@ -156,7 +162,7 @@ async fn admit(guest: &mut Guest, worker: &Rc<Worker>, presence: &Presence) -> R
     let Ok(Some((Startup::Session(startup), _))) = Startup::take(&packet, packet.len()) else {
         return Err(Refusal::Silent);
     };
-    let version = guest.negotiate(&startup).await?;
+    let version = guest.negotiate(&startup)?;
     let asked = Asked::read(&startup).map_err(Refusal::Told)?;
     let Asked { user, database, replication, settings, .. } = &asked;
     if console::is_console(database) && console::is_owner(user, &guest.peer) {
@@ -253,9 +259,7 @@ fn named(settings: &[(String, String)]) -> &str {
 /// Lets in who runs the program: the operating system says so, and that is enough.
 async fn admit_owner(guest: &mut Guest, worker: &Worker, version: Version) -> Result<Admitted, Refusal> {
     let cancel = worker.service.cancels.register(version, worker.service.config().proxy.peer_id);
-    let mut out = Vec::new();
-    backend::put_authentication_ok(&mut out);
-    guest.stream.write_all(&out).await?;
+    backend::put_authentication_ok(&mut guest.unsent);
     guest.welcome(pairs(&console::parameters()), &cancel.key).await?;
     Ok(Admitted::Console(console::Role::Admin, cancel))
 }
@@ -280,6 +284,8 @@ pub(crate) struct Guest {
     pub(crate) stream: Stream,
     /// What it has sent and nobody has taken.
     pub(crate) received: Vec<u8>,
+    /// What it is told as soon as it is its turn: one message by itself would cost it, and us, as much as all of them.
+    pub(crate) unsent: Vec<u8>,
     /// Who it is, as far as the operating system knows.
     pub(crate) peer: Peer,
     /// What is known of its encryption.
@@ -344,15 +350,13 @@ impl Guest {
     /// "...the server responds with NegotiateProtocolVersion" to a newer minor version or unknown options (protocol-flow): once, and
     /// with the version that is spoken from now on. Our own cancel keys are all that 3.2 changes, so that it does not matter which
     /// version the servers speak.
-    async fn negotiate(&mut self, startup: &SessionStartup<'_>) -> Result<Version, Refusal> {
+    fn negotiate(&mut self, startup: &SessionStartup<'_>) -> Result<Version, Refusal> {
         let granted = startup.version.granted();
         let granted = granted.ok_or_else(|| Refusal::Told(Failure::fatal("0A000", startup.version.refusal())))?;
         let unknown: Vec<&[u8]> =
             startup.parameters.iter().map(|(name, _)| *name).filter(|name| name.starts_with(b"_pq_.")).collect();
         if startup.version != granted || !unknown.is_empty() {
-            let mut out = Vec::new();
-            backend::put_negotiate_protocol_version(&mut out, granted, &unknown);
-            self.stream.write_all(&out).await?;
+            backend::put_negotiate_protocol_version(&mut self.unsent, granted, &unknown);
         }
         Ok(granted)
     }
@@ -363,13 +367,25 @@ impl Guest {
         parameters: impl Iterator<Item = (&[u8], &[u8])>,
         key: &CancelKey,
     ) -> Result<(), Refusal> {
-        let mut out = Vec::new();
+        let out = &mut self.unsent;
+        out.reserve(WELCOME_BYTES);
         for (name, value) in parameters {
-            backend::put_parameter_status(&mut out, name, value);
+            backend::put_parameter_status(out, name, value);
         }
-        backend::put_backend_key_data(&mut out, key);
-        backend::put_ready(&mut out, Status::Idle);
-        Ok(self.stream.write_all(&out).await?)
+        backend::put_backend_key_data(out, key);
+        backend::put_ready(out, Status::Idle);
+        Ok(self.flush().await?)
+    }
+
+    /// Sends what there is to be said. Whoever stops waiting may go on later where this was.
+    async fn flush(&mut self) -> std::io::Result<()> {
+        while !self.unsent.is_empty() {
+            match self.stream.write(&self.unsent).await? {
+                0 => return Err(std::io::ErrorKind::WriteZero.into()),
+                written => drop(self.unsent.drain(..written)),
+            }
+        }
+        Ok(())
     }
 
     /// From now on the guest waits for us, and is not shown out, until the answer is dropped.
@@ -377,7 +393,9 @@ impl Guest {
         self.seat.as_ref().map(Seat::serve)
     }
 
+    /// Waits for what it says next, after it has been told all.
     pub(crate) async fn read(&mut self) -> Result<(), Refusal> {
+        self.flush().await?;
         if self.stream.read_buf(&mut self.received).await? == 0 { Err(Refusal::Silent) } else { Ok(()) }
     }
 }
@@ -440,6 +458,9 @@ const REQUESTS_MAX: usize = 3;
 
 /// What a server refuses a setting with: unknown, not permitted, not now.
 const SET_UP_CODES: [&str; 3] = ["42704", "42501", "55P02"];
+
+/// Bytes that what a server reports at a login mostly fits into.
+const WELCOME_BYTES: usize = 1024;
 
 /// Bytes of a server's answer to the session's settings.
 const SET_UP_MAX: usize = 256 * 1024;

@@ -348,10 +348,13 @@ pub fn put_text_row(out: &mut Vec<u8>, values: &[&str]) {
 }
 
 fn put_cold(out: &mut Vec<u8>, message: &impl Message) {
-    let mut bytes = BytesMut::new();
+    let mut bytes = BytesMut::with_capacity(COLD_BYTES);
     message.encode(&mut bytes).expect("a message of ours is under the limits");
     out.extend_from_slice(&bytes);
 }
+
+/// Bytes that nearly all cold messages fit into.
+const COLD_BYTES: usize = 256;
 
 const TEXT_OID: u32 = 25;
 
