@@ -308,9 +308,7 @@ impl Client {
     /// Waits for bytes from the client, or for something that it is to be told, if it `hears`.
     async fn fill(&mut self, hears: bool) -> Result<(), Gone> {
         let Client { stream, inbox, worker, slot, ears, .. } = self;
-        if inbox.is_empty() {
-            worker.spares.give_inbox(inbox);
-        } else if inbox.is_full() {
+        if !inbox.is_bare() && inbox.is_full() {
             inbox.grow();
         }
         let length = poll_fn(|context| {
@@ -326,11 +324,7 @@ impl Client {
                 return Poll::Ready(Err(Gone::Overdue(overdue)));
             }
             if inbox.is_bare() {
-                match stream.poll_read_ready(context) {
-                    Poll::Ready(Ok(())) => *inbox = worker.spares.inbox(),
-                    Poll::Ready(Err(_)) => return Poll::Ready(Err(Gone::Vanished)),
-                    Poll::Pending => return Poll::Pending,
-                }
+                *inbox = worker.spares.inbox();
             }
             let filled = inbox.poll_fill(stream, context);
             if filled.is_pending() && inbox.is_empty() {
