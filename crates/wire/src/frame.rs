@@ -136,7 +136,7 @@ impl<'a> Cursor<'a> {
 
     /// The bytes up to the next NUL, which is skipped.
     pub(crate) fn string(&mut self) -> Option<&'a [u8]> {
-        let end = self.rest.iter().position(|&byte| byte == 0)?;
+        let end = memchr::memchr(0, self.rest)?;
         let (text, rest) = self.rest.split_at(end);
         self.rest = &rest[1..];
         Some(text)

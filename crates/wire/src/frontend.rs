@@ -113,7 +113,7 @@ impl<'a> Frontend<'a> {
         let malformed = |what| Malformed::Body { tag: frame.tag, what };
         match frame.tag {
             tag::QUERY => match frame.body().split_last() {
-                Some((0, sql)) if !sql.contains(&0) => Ok(Frontend::Query(sql)),
+                Some((0, sql)) if memchr::memchr(0, sql).is_none() => Ok(Frontend::Query(sql)),
                 _ => Err(malformed("query text is not one terminated string")),
             },
             tag::PARSE => parse(body).map(Frontend::Parse).ok_or(malformed("Parse")),
