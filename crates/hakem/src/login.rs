@@ -83,7 +83,7 @@ pub(crate) async fn log_in(stream: Stream, seat: Seat, worker: &Rc<Worker>, pres
     let (id, call) = (presence.slot.id, seat.call());
     let mut guest = Guest {
         stream,
-        received: Vec::new(),
+        received: Vec::with_capacity(RECEIVED_BYTES),
         unsent: Vec::new(),
         peer,
         security: Security::default(),
@@ -458,6 +458,9 @@ const REQUESTS_MAX: usize = 3;
 
 /// What a server refuses a setting with: unknown, not permitted, not now.
 const SET_UP_CODES: [&str; 3] = ["42704", "42501", "55P02"];
+
+/// Bytes that what a client says at a time mostly fits into.
+const RECEIVED_BYTES: usize = 512;
 
 /// Bytes that what a server reports at a login mostly fits into.
 const WELCOME_BYTES: usize = 1024;

@@ -136,7 +136,8 @@ impl<'a> Cursor<'a> {
 
     /// The bytes up to the next NUL, which is skipped.
     pub(crate) fn string(&mut self) -> Option<&'a [u8]> {
-        let end = memchr::memchr(0, self.rest)?;
+        // Names are empty more often than not.
+        let end = if self.rest.first() == Some(&0) { 0 } else { memchr::memchr(0, self.rest)? };
         let (text, rest) = self.rest.split_at(end);
         self.rest = &rest[1..];
         Some(text)
