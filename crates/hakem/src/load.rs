@@ -1,7 +1,8 @@
 //! What each server of a cluster has to do at the moment, and how long it has taken lately: what the choice among replicas goes by.
 //!
-//! Owns these numbers and nothing else; each worker writes its own, so that no two cores wait for each other. A request is counted from the moment that its server was chosen, so
-//! that those who wait for a connection weigh, too, to the moment that its lease ends, however that ends.
+//! Owns these numbers and nothing else; each worker writes its own, so that no two cores wait for each other. A request is counted from
+//! the moment that its server was chosen, so that those who wait for a connection weigh, too, to the moment that its lease ends, however
+//! that ends.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
