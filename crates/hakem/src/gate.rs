@@ -1,7 +1,8 @@
 //! [`Gate`]: whether a database may be used at the moment. PAUSE and DISABLE close it, RESUME and ENABLE open it.
 //!
 //! Owns the administrator's word, by the name that clients know the database by. It outlives a reload. For a request the gate is two
-//! relaxed loads; whoever finds it closed waits for news. Whoever closes it recalls those who wait for a connection ([`pool::Pool::recall`]).
+//! relaxed loads; whoever finds it closed waits for news. Whoever closes it recalls those who wait for a connection
+//! ([`Service::pause`](crate::service::Service::pause)).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};

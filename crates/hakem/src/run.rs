@@ -129,13 +129,8 @@ async fn obey(service: &Arc<Service>, order: Order) -> Option<Shutdown> {
         }
         Order::Enlist { cluster, servers } => service.enlist(cluster, servers).await,
         Order::Pause => {
-            service.gates.pause(true);
-            for tenant in service.tenants() {
-                for (_, pool) in tenant.pools() {
-                    pool.recall();
-                    pool.recycle();
-                }
-            }
+            service.pause("");
+            service.each_pool("", |pool| pool.recycle());
         }
         Order::Resume => drop(service.gates.pause(false)),
         Order::Shutdown(shutdown) => return Some(shutdown),
@@ -276,9 +271,7 @@ impl Proxy {
             let _ = tokio::time::timeout(DISMISSAL_MAX, empty()).await;
         }
         // While their event loops still run: an encrypted connection has a last word to say.
-        for tenant in self.service.tenants() {
-            tenant.pools().for_each(|(_, pool)| pool.retire());
-        }
+        self.service.each_pool("", |pool| pool.retire());
         for cluster in self.service.clusters().values() {
             cluster.stop();
         }

@@ -201,6 +201,27 @@ impl Service {
         tenants
     }
 
+    /// Those of a database, or all where none is named.
+    pub(crate) fn tenants_of(&self, database: &str) -> impl Iterator<Item = Arc<Tenant>> {
+        self.tenants().into_iter().filter(move |tenant| database.is_empty() || tenant.key.0 == database)
+    }
+
+    /// Shows each pool of a database, or of all where none is named.
+    pub(crate) fn each_pool(&self, database: &str, act: impl Fn(&Arc<Pool<ServerMemory>>)) {
+        for tenant in self.tenants_of(database) {
+            tenant.pools().for_each(|(_, pool)| act(pool));
+        }
+    }
+
+    /// Pauses a database, or everything where none is named. Who waits for a connection waits at the gate from now on.
+    pub(crate) fn pause(&self, database: &str) {
+        match database {
+            "" => self.gates.pause(true),
+            database => self.gates.of(database).pause(true),
+        };
+        self.each_pool(database, |pool| pool.recall());
+    }
+
     /// What is known of each database on the servers that has had a client.
     pub(crate) fn lores(&self) -> Vec<Arc<Lore>> {
         let mut lores: Vec<Arc<Lore>> = self.tenants().iter().map(|tenant| tenant.lore().clone()).collect();

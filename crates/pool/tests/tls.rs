@@ -230,7 +230,7 @@ async fn who_is_away() {
         stream.write_all(b"S").await.unwrap();
         stream.read_u8().await.unwrap();
     });
-    let made: Result<Connection<()>, DialError> = dial(&target_of_it.clone().into(), (), 0).await;
+    let made: Result<Connection<()>, DialError> = dial(&target_of_it.into(), (), 0).await;
     let error = made.err().unwrap();
     assert!(error.is_transient(), "{error:?}");
     server.await.unwrap();
@@ -239,7 +239,7 @@ async fn who_is_away() {
     let pair = Authority::new("theirs").issue("server", &["127.0.0.1"]);
     let port = interloper::start(&pair, 1).await;
     let target_of_it = target(port, Some(verify(Trust::Host, &authority.pem)));
-    let made: Result<Connection<()>, DialError> = dial(&target_of_it.clone().into(), (), 0).await;
+    let made: Result<Connection<()>, DialError> = dial(&target_of_it.into(), (), 0).await;
     let error = made.err().unwrap();
     assert!(!error.is_transient() && matches!(error, DialError::Tls(_)), "{error:?}");
 }

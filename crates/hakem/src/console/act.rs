@@ -42,7 +42,7 @@ pub(crate) async fn act(service: &Arc<Service>, act: Act, argument: &str) -> Res
         }
         Act::Reconnect => {
             known_or_all(service, argument, "reconnect")?;
-            each_pool(service, argument, |pool| pool.recycle());
+            service.each_pool(argument, |pool| pool.recycle());
         }
         Act::WaitClose => {
             known_or_all(service, argument, "wait in")?;
@@ -57,16 +57,14 @@ pub(crate) async fn act(service: &Arc<Service>, act: Act, argument: &str) -> Res
                 "" => service.tenants().iter().map(|tenant| tenant.key.0.clone()).collect(),
                 database => vec![database.to_owned()],
             };
-            for database in &databases {
-                if argument.is_empty() {
-                    service.gates.kill(database);
-                } else {
-                    service.gates.of(database).pause(true);
-                }
+            if argument.is_empty() {
+                databases.iter().for_each(|database| service.gates.kill(database));
+                service.each_pool("", |pool| pool.recall());
+            } else {
+                service.pause(argument);
             }
-            each_pool(service, argument, |pool| pool.recall());
             service.crew.kill(move |client| databases.contains(&client.database)).await;
-            each_pool(service, argument, |pool| pool.retire());
+            service.each_pool(argument, |pool| pool.retire());
         }
         Act::KillClient => {
             let number = argument.parse::<u64>();
@@ -126,19 +124,15 @@ pub(crate) async fn set(service: &Service, key: &str, value: &str) -> Result<(),
 
 async fn pause(service: &Arc<Service>, argument: &str) -> Result<(), Failure> {
     unless_paused(service)?;
-    let all = argument.is_empty();
-    if all {
-        service.gates.pause(true);
-    } else {
-        let database = known(service, argument, &format!("cannot pause admin db: {argument}"))?;
-        service.gates.of(database).pause(true);
+    if !argument.is_empty() {
+        known(service, argument, &format!("cannot pause admin db: {argument}"))?;
     }
-    each_pool(service, argument, |pool| pool.recall());
+    service.pause(argument);
     // An administrator who goes away, or thinks better of it, does not leave everybody waiting for ever.
     let mut undo = Undo { service, argument, armed: true };
     loop {
         let mut open_connections = 0;
-        for tenant in tenants(service, argument) {
+        for tenant in service.tenants_of(argument) {
             for (_, pool) in tenant.pools() {
                 if pool.figures().idle > 0 {
                     pool.recycle();
@@ -214,21 +208,11 @@ fn known_or_all(service: &Service, argument: &str, verb: &str) -> Result<(), Fai
     Ok(())
 }
 
-fn tenants(service: &Service, argument: &str) -> impl Iterator<Item = Arc<Tenant>> {
-    service.tenants().into_iter().filter(move |tenant| argument.is_empty() || tenant.key.0 == argument)
-}
-
-fn each_pool(service: &Service, argument: &str, act: impl Fn(&Arc<pool::Pool<session::ServerMemory>>)) {
-    for tenant in tenants(service, argument) {
-        tenant.pools().for_each(|(_, pool)| act(pool));
-    }
-}
-
 /// Whether connections are still to be closed when they come back.
 fn closing(service: &Service, argument: &str) -> bool {
     let leaving =
         |tenant: Arc<Tenant>| tenant.pools().any(|(_, pool)| pool.roster().iter().any(|entry| entry.is_leaving()));
-    tenants(service, argument).any(leaving)
+    service.tenants_of(argument).any(leaving)
 }
 
 /// The pause between two looks at what is waited for.
