@@ -3,6 +3,7 @@
 //! Each step consumes the one before, so that no message can be taken twice or out of order. What a TLS connection can be bound
 //! by (RFC 5929's tls-server-end-point) arrives as an argument.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use subtle::ConstantTimeEq;
@@ -33,7 +34,7 @@ pub struct ScramServer {
 pub struct ScramFinal {
     account: Account,
     /// What the client must state in base64 as its channel binding: the GS2 header again, and what it binds to.
-    binding: Vec<u8>,
+    binding: Cow<'static, [u8]>,
     /// The client's nonce and ours.
     nonce: String,
     /// `client-first-message-bare "," server-first-message ","`, the known part of RFC 5802's AuthMessage.
@@ -109,13 +110,13 @@ impl ScramServer {
         let message = text(message)?;
         let (header, bare) = take_gs2_header(message)?;
         let binding = match (header, mechanism == SCRAM_SHA_256_PLUS, self.end_point) {
-            (Gs2Header::Unsupported, false, _) => NOT_BOUND.as_bytes().to_vec(),
-            (Gs2Header::NotOffered, false, None) => NOT_OFFERED.as_bytes().to_vec(),
+            (Gs2Header::Unsupported, false, _) => NOT_BOUND.as_bytes().into(),
+            (Gs2Header::NotOffered, false, None) => NOT_OFFERED.as_bytes().into(),
             // Somebody in between has taken the offer away, or the client is broken. PostgreSQL's text.
             (Gs2Header::NotOffered, false, Some(_)) => {
                 return Err(AuthError::ClientUnbound("SCRAM channel binding negotiation error"));
             }
-            (Gs2Header::EndPoint, true, Some(data)) => [BOUND.as_bytes(), &data].concat(),
+            (Gs2Header::EndPoint, true, Some(data)) => [BOUND.as_bytes(), &data].concat().into(),
             (Gs2Header::EndPoint, ..) => {
                 return Err(AuthError::ClientMalformed("channel binding data with a mechanism that has none"));
             }
@@ -123,10 +124,10 @@ impl ScramServer {
                 return Err(AuthError::ClientMalformed("no channel binding data with SCRAM-SHA-256-PLUS"));
             }
         };
-        let nonce = format!("{}{server_nonce}", client_nonce(bare)?);
+        let nonce = [client_nonce(bare)?, server_nonce].concat();
         let Verifier { iterations, salt, .. } = self.account.verifier();
-        let server_first = format!("r={nonce},s={},i={iterations}", scram::base64(salt));
-        let auth_message = format!("{bare},{server_first},");
+        let server_first = ["r=", &nonce, ",s=", &scram::base64(salt), ",i=", &iterations.to_string()].concat();
+        let auth_message = [bare, ",", &server_first, ","].concat();
         let next = ScramFinal { account: self.account, binding, nonce, auth_message };
         Ok((server_first.into_bytes(), next))
     }
@@ -161,7 +162,7 @@ impl ScramFinal {
         let proof =
             scram::key_from_base64(proof).ok_or(AuthError::ClientMalformed("the proof is not 32 bytes in base64"))?;
 
-        let auth_message = self.auth_message + without_proof;
+        let auth_message = [&*self.auth_message, without_proof].concat();
         let Verifier { stored_key, server_key, .. } = self.account.verifier();
         let client_signature = scram::hmac(stored_key, auth_message.as_bytes());
         let client_key = scram::xor(&proof, &client_signature);
@@ -169,7 +170,7 @@ impl ScramFinal {
         let server_signature = scram::hmac(server_key, auth_message.as_bytes());
         match self.account {
             Account::Known(verifier) if fits => Ok(Proof {
-                message: format!("v={}", scram::base64(&server_signature)).into_bytes(),
+                message: ["v=", &scram::base64(&server_signature)].concat().into_bytes(),
                 keys: ScramKeys::proved(&verifier, client_key),
             }),
             Account::Known(_) | Account::Unknown(_) => Err(AuthError::WrongPassword),

@@ -34,18 +34,14 @@ impl Asked {
         let (mut user, mut database, mut replication) = (None, None, None);
         let (mut pairs, mut explicit) = (Vec::new(), Vec::new());
         for (name, value) in &startup.parameters {
-            let text = |bytes: &[u8]| {
-                String::from_utf8(bytes.to_vec())
-                    .map_err(|_| Failure::fatal("22021", "a startup parameter is not UTF-8"))
-            };
             let (name, value) = (text(name)?, text(value)?);
-            match name.as_str() {
+            match name {
                 "user" => user = Some(value),
                 "database" => database = Some(value),
-                "replication" => replication = Replication::read(&value)?,
-                "options" => pairs.extend(parse_options(&value)?),
+                "replication" => replication = Replication::read(value)?,
+                "options" => pairs.extend(parse_options(value)?),
                 name if name.starts_with("_pq_.") => {}
-                _ => explicit.push((name, value)),
+                _ => explicit.push((name.to_owned(), value.to_owned())),
             }
         }
         // Options come first, and what is named by itself counts, wherever it stands in the packet (`process_startup_options`).
@@ -53,12 +49,20 @@ impl Asked {
         let user = user.filter(|user| !user.is_empty());
         let user =
             user.ok_or_else(|| Failure::fatal("28000", "no PostgreSQL user name specified in startup packet"))?;
-        let database = database.filter(|database| !database.is_empty()).unwrap_or_else(|| user.clone());
-        let (hakem, settings): (Vec<_>, Vec<_>) =
-            pairs.into_iter().partition(|(name, _)| name.starts_with(PROXY_PREFIX));
-        let hakem = hakem.into_iter().map(|(name, value)| (name[PROXY_PREFIX.len()..].to_owned(), value)).collect();
-        Ok(Asked { user, database, replication, settings, hakem })
+        let database = database.filter(|database| !database.is_empty()).unwrap_or(user);
+        let (mut settings, mut hakem) = (Vec::with_capacity(pairs.len()), Vec::new());
+        for (name, value) in pairs {
+            match name.strip_prefix(PROXY_PREFIX) {
+                Some(own) => hakem.push((own.to_owned(), value)),
+                None => settings.push((name, value)),
+            }
+        }
+        Ok(Asked { user: user.to_owned(), database: database.to_owned(), replication, settings, hakem })
     }
+}
+
+fn text(bytes: &[u8]) -> Result<&str, Failure> {
+    str::from_utf8(bytes).map_err(|_| Failure::fatal("22021", "a startup parameter is not UTF-8"))
 }
 
 impl Replication {

@@ -152,11 +152,12 @@ async fn find(
     claim: &Claim<'_>,
     method: Method,
 ) -> Result<Option<Arc<Known>>, Denied> {
-    let place: Option<Place> = worker.service.auth_place(claim.database);
     let listed = secrets.listed(claim.user);
     // Where there is nothing to guess, nobody is asked about who is known.
     let is_open = method.exchange(None, Exchange::Scram).is_none();
-    let Some(place) = place.filter(|_| !is_open || listed.is_none()) else { return Ok(listed.cloned()) };
+    let is_asked = secrets.asks_servers() && (!is_open || listed.is_none());
+    let place: Option<Place> = is_asked.then(|| worker.service.auth_place(claim.database)).flatten();
+    let Some(place) = place else { return Ok(listed.cloned()) };
     match secrets.find(&place, claim.user).await {
         Ok(known) => Ok(known),
         Err(error) => {
@@ -191,22 +192,22 @@ async fn scram(
     user: &str,
 ) -> Result<Credential, Denied> {
     let wrong = |error| failed(error, known.is_some(), user);
-    let served = guest.serve();
-    let account = account(secrets, known.clone(), user).await;
-    drop(served);
+    let account = account(guest, secrets, known.clone(), user).await;
     let server = ScramServer::new(account, guest.end_point());
     backend::put_sasl(&mut guest.unsent, server.mechanisms());
     let payload = password(guest, user).await?;
     let initial = InitialResponse::parse(&payload).map_err(wrong)?;
+    let later;
     let first = match initial.message {
-        Some(message) => message.to_vec(),
+        Some(message) => message,
         None => {
             backend::put_sasl_continue(&mut guest.unsent, b"");
-            password(guest, user).await?
+            later = password(guest, user).await?;
+            &later
         }
     };
     let nonce: [u8; NONCE_BYTES] = rand::random();
-    let (question, exchange) = server.on_client_first(initial.mechanism, &first, &nonce).map_err(wrong)?;
+    let (question, exchange) = server.on_client_first(initial.mechanism, first, &nonce).map_err(wrong)?;
     backend::put_sasl_continue(&mut guest.unsent, &question);
     let answer = password(guest, user).await?;
     let proof = exchange.on_client_final(&answer).map_err(wrong)?;
@@ -276,20 +277,21 @@ async fn password(guest: &mut Guest, user: &str) -> Result<Vec<u8>, Denied> {
 
 /// The account to prove oneself for. Where a verifier may have to be made first it is computed away from the event loop, for everybody: whether
 /// there is such a user does not show in the time.
-async fn account(secrets: &Secrets, known: Option<Arc<Known>>, user: &str) -> Account {
+async fn account(guest: &Guest, secrets: &Secrets, known: Option<Arc<Known>>, user: &str) -> Account {
     let (mock_secret, iterations, usual) = (secrets.mock_secret, secrets.iterations, secrets.usual_iterations());
-    let name = user.to_owned();
     let is_at_hand = secrets.are_at_hand(known.as_deref());
-    let account = move || {
-        let unknown = Account::unknown(&mock_secret, &name, usual);
-        let verifier = known.and_then(|known| known.verifier(&name, &mock_secret, iterations).cloned());
+    let account = move |name: &str| {
+        let unknown = Account::unknown(&mock_secret, name, usual);
+        let verifier = known.and_then(|known| known.verifier(name, &mock_secret, iterations).cloned());
         verifier.map_or(unknown, Account::Known)
     };
     if is_at_hand {
-        return account();
+        return account(user);
     }
+    let (_served, name) = (guest.serve(), user.to_owned());
+    let computed = tokio::task::spawn_blocking(move || account(&name));
     // Only a shutdown abandons it.
-    tokio::task::spawn_blocking(account).await.unwrap_or_else(|_| Account::unknown(&mock_secret, user, usual))
+    computed.await.unwrap_or_else(|_| Account::unknown(&mock_secret, user, usual))
 }
 
 /// A failure of the exchange. Whether the user is unknown or the password wrong is nobody's business but the log's.

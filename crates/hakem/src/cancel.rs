@@ -4,8 +4,6 @@
 //! Owns the keys. A server that a cancel request is on its way to is not lent to anybody else before the request has arrived: it would
 //! cancel somebody else's query.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
@@ -15,6 +13,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use config::{Config, Peer};
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 use pool::{CancelAddress, Lease};
 use session::ServerMemory;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};

@@ -4,11 +4,11 @@
 //! in or not, are counted by `service`.
 
 use std::borrow::Borrow;
-use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use config::Resolved;
+use hashbrown::HashMap;
 use wire::backend::Failure;
 
 /// The clients by database and user.
@@ -49,9 +49,9 @@ impl Census {
         if full(counts.users.get(user), resolved.max_user.clients) {
             return Err(Failure::fatal("53300", "client connections exceeded (max_user_client_connections)"));
         }
-        *counts.databases.entry(database.clone()).or_default() += 1;
-        *counts.users.entry(user.clone()).or_default() += 1;
-        *counts.both.entry(key.clone()).or_default() += 1;
+        enter(&mut counts.databases, database);
+        enter(&mut counts.users, user);
+        enter(&mut counts.both, key);
         Ok(Membership { census: self.clone(), key: key.clone() })
     }
 
@@ -76,6 +76,14 @@ impl Drop for Membership {
         leave(&mut counts.databases, &self.key.0);
         leave(&mut counts.users, &self.key.1);
         leave(&mut counts.both, &self.key);
+    }
+}
+
+/// Counts one in.
+fn enter<K: Hash + Eq + Clone>(counts: &mut HashMap<K, usize>, name: &K) {
+    match counts.get_mut(name) {
+        Some(count) => *count += 1,
+        None => drop(counts.insert(name.clone(), 1)),
     }
 }
 

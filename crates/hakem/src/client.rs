@@ -142,8 +142,8 @@ impl Guest {
     /// Who has just logged in. Not in the task: that keeps room for all that it has ever held.
     fn new(welcome: Welcome, presence: Presence, worker: Rc<Worker>) -> Box<Guest> {
         let slot = presence.slot.clone();
-        let Welcome { stream, inbox, tenant, session, cancel, application_name } = welcome;
-        slot.standing.enter(tenant.key.clone(), application_name.clone(), &stream);
+        let Welcome { stream, peer, inbox, tenant, session, cancel, application_name } = welcome;
+        slot.standing.enter(tenant.key.clone(), application_name.clone(), peer, &stream);
         tenant.lore().greet(Instant::now(), worker.service.config().routing.catalog_refresh);
         let client = Client { inbox, ..Client::new(stream, tenant, application_name, worker, slot) };
         tracing::debug!(client = client.id, "client logged in");

@@ -244,7 +244,7 @@ mod tests {
         assert_eq!(counters.routed_total(Place::Primary, Why::Select), 0);
         assert_eq!(counters.retried_total(1), 1);
         counters.overdue(Overdue::Transaction);
-        assert_eq!(Overdue::ALL.map(|what| counters.overdue_total(what)), [0, 0, 1, 0]);
+        assert_eq!(Overdue::ALL.map(|what| counters.overdue_total(what)), [0, 0, 0, 1, 0]);
         for code in ["57014", "53300", "3D000"] {
             counters.refused(&Failure::error(code, ""));
         }

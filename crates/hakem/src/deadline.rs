@@ -18,6 +18,8 @@ use crate::worker::Worker;
 /// What took too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Overdue {
+    /// A connection, to log in.
+    Login,
     /// The answer to a request.
     Query,
     /// The client, to go on with its transaction.
@@ -29,12 +31,13 @@ pub(crate) enum Overdue {
 }
 
 impl Overdue {
-    pub(crate) const ALL: [Overdue; 4] =
-        [Overdue::Query, Overdue::IdleTransaction, Overdue::Transaction, Overdue::ClientIdle];
+    pub(crate) const ALL: [Overdue; 5] =
+        [Overdue::Login, Overdue::Query, Overdue::IdleTransaction, Overdue::Transaction, Overdue::ClientIdle];
 
     /// The setting's name.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
+            Overdue::Login => "client_login_timeout",
             Overdue::Query => "query_timeout",
             Overdue::IdleTransaction => "idle_transaction_timeout",
             Overdue::Transaction => "transaction_timeout",
@@ -45,6 +48,7 @@ impl Overdue {
     /// What the client is told, in PgBouncer's words and with PostgreSQL's codes.
     pub(crate) fn failure(self) -> Failure {
         match self {
+            Overdue::Login => Failure::fatal("08P01", "client_login_timeout"),
             Overdue::Query => Failure::fatal("57014", "query_timeout"),
             Overdue::IdleTransaction => Failure::fatal("25P03", "idle transaction timeout"),
             Overdue::Transaction => Failure::fatal("25P04", "transaction timeout"),

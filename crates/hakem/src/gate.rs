@@ -4,10 +4,10 @@
 //! relaxed loads; whoever finds it closed waits for news. Whoever closes it recalls those who wait for a connection
 //! ([`Service::pause`](crate::service::Service::pause)).
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use hashbrown::HashMap;
 use tokio::sync::Notify;
 
 /// The gates of all databases.

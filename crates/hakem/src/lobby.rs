@@ -4,11 +4,12 @@
 //! many, the one leaves that has been here longest, of those from the address that has the most. Who waits for *us* stays, and not for a server.
 //! Nobody is let in while too many of those who were shown out have not gone yet, since they cost memory as long as they are here.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use hashbrown::{HashMap, HashSet};
 use tokio::sync::Notify;
 
 /// Everybody who has not logged in.

@@ -3,8 +3,10 @@
 //! Owns everything before the first ReadyForQuery, but for the proof of who the client is (`authentication`). All of it is cold, and all of it is bounded: by the login timeout, and by the
 //! length of what a stranger may send.
 
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use config::ResolveError;
@@ -22,6 +24,7 @@ use crate::authentication::{Claim, authenticate, hold_back};
 use crate::buffers::Inbox;
 use crate::cancel::Registered;
 use crate::console;
+use crate::deadline::Overdue;
 use crate::lobby::{Seat, Served};
 use crate::replication::Tunnel;
 use crate::route::{self, Missed, Wanted};
@@ -32,6 +35,7 @@ use crate::worker::{Presence, Worker};
 /// A client that has been let in.
 pub(crate) struct Welcome {
     pub(crate) stream: Stream,
+    pub(crate) peer: Peer,
     pub(crate) inbox: Inbox,
     pub(crate) tenant: Arc<Tenant>,
     pub(crate) session: Box<Session>,
@@ -65,6 +69,8 @@ pub(crate) enum Refusal {
     Told(Failure),
     /// It could not prove who it is: it is told, and not at once.
     Denied(Failure),
+    /// It took too long: it is told.
+    Late(Overdue),
 }
 
 impl From<std::io::Error> for Refusal {
@@ -80,11 +86,12 @@ pub(crate) async fn log_in(stream: Stream, seat: Seat, worker: &Rc<Worker>, pres
     if peer == Peer::Gone {
         return None;
     }
-    let (id, call) = (presence.slot.id, seat.call());
+    let (slot, call) = (&presence.slot, seat.call());
+    worker.set_alarm(&slot.alarm, Some((Instant::now() + timeout, Overdue::Login)));
     let mut guest = Guest {
         stream,
         received: Vec::with_capacity(RECEIVED_BYTES),
-        unsent: Vec::new(),
+        unsent: Vec::with_capacity(UNSENT_BYTES),
         peer,
         security: Security::default(),
         seat: Some(seat),
@@ -93,16 +100,19 @@ pub(crate) async fn log_in(stream: Stream, seat: Seat, worker: &Rc<Worker>, pres
     let admission = Box::pin(admit(&mut guest, worker, presence));
     let mut shown_out = false;
     let outcome = tokio::select! {
-        outcome = tokio::time::timeout(timeout, admission) => outcome,
+        biased;
+        outcome = admission => outcome,
+        overdue = poll_fn(|context| slot.alarm.poll(context).map_or(Poll::Pending, Poll::Ready)) => Err(Refusal::Late(overdue)),
         () = call.notified() => {
             shown_out = true;
-            Ok(Err(too_many("too many connections are logging in (logins_max)")))
+            Err(too_many("too many connections are logging in (logins_max)"))
         }
     };
+    slot.alarm.clear();
     let failure = match outcome {
-        Ok(Ok(admitted)) => {
+        Ok(admitted) => {
             worker.counters.login(true);
-            let Guest { stream, received, .. } = guest;
+            let Guest { stream, peer, received, .. } = guest;
             // A client may send its first request without waiting to be let in.
             return Some(match admitted {
                 Admitted::Replication(tunnel) => Entrance::Replication(tunnel, stream, received),
@@ -111,19 +121,19 @@ pub(crate) async fn log_in(stream: Stream, seat: Seat, worker: &Rc<Worker>, pres
                 }
                 Admitted::Session(tenant, session, cancel, application_name) => {
                     let inbox = Inbox::of(received);
-                    Entrance::Session(Welcome { stream, inbox, tenant, session, cancel, application_name })
+                    Entrance::Session(Welcome { stream, peer, inbox, tenant, session, cancel, application_name })
                 }
             });
         }
-        Ok(Err(Refusal::Silent)) => return None,
-        Ok(Err(Refusal::Told(failure))) => {
+        Err(Refusal::Silent) => return None,
+        Err(Refusal::Told(failure)) => {
             // A crowd is not to fill the log, too: it is counted.
             if !shown_out {
-                tracing::info!(client = id, %peer, code = failure.code, message = %failure.message, "login refused");
+                tracing::info!(client = slot.id, %peer, code = failure.code, message = %failure.message, "login refused");
             }
             failure
         }
-        Ok(Err(Refusal::Denied(failure))) => {
+        Err(Refusal::Denied(failure)) => {
             let held = worker.service.debts.failed(guest.address(), &worker.service.config().auth, Instant::now());
             // Not longer than there is room for those who wait to be told.
             let waited = tokio::select! {
@@ -135,9 +145,10 @@ pub(crate) async fn log_in(stream: Stream, seat: Seat, worker: &Rc<Worker>, pres
             }
             failure
         }
-        Err(_) => {
-            tracing::info!(client = id, %peer, "login took too long");
-            Failure::fatal("08P01", "client_login_timeout")
+        Err(Refusal::Late(overdue)) => {
+            worker.counters.overdue(overdue);
+            tracing::info!(client = slot.id, %peer, "login took too long");
+            overdue.failure()
         }
     };
     worker.counters.login(false);
@@ -167,7 +178,12 @@ async fn admit(guest: &mut Guest, worker: &Rc<Worker>, presence: &Presence) -> R
     let Asked { user, database, replication, settings, .. } = &asked;
     if console::is_console(database) && console::is_owner(user, &guest.peer) {
         guest.seat = None;
-        presence.slot.standing.enter((console::NAME.to_owned(), user.clone()), named(settings).into(), &guest.stream);
+        presence.slot.standing.enter(
+            (console::NAME.to_owned(), user.clone()),
+            named(settings).into(),
+            guest.peer,
+            &guest.stream,
+        );
         return admit_owner(guest, worker, version).await;
     }
     let is_physical = matches!(replication, Some(Replication::Physical));
@@ -183,7 +199,12 @@ async fn admit(guest: &mut Guest, worker: &Rc<Worker>, presence: &Presence) -> R
     guest.seat = None;
     if administers {
         let admitted = admit_to_console(guest, worker, user, version).await?;
-        presence.slot.standing.enter((console::NAME.to_owned(), user.clone()), named(settings).into(), &guest.stream);
+        presence.slot.standing.enter(
+            (console::NAME.to_owned(), user.clone()),
+            named(settings).into(),
+            guest.peer,
+            &guest.stream,
+        );
         return Ok(admitted);
     }
     if worker.service.gates.of(database).is_disabled() {
@@ -217,7 +238,7 @@ async fn enter(
     let Asked { user, database, replication, settings, hakem } = asked;
     let cancel = worker.service.cancels.register(version, worker.service.config().proxy.peer_id);
     if let &Some(kind) = replication {
-        presence.slot.standing.enter((database.clone(), user.clone()), "".into(), &guest.stream);
+        presence.slot.standing.enter((database.clone(), user.clone()), "".into(), guest.peer, &guest.stream);
         presence.slot.standing.replicate(kind);
         let opening = Tunnel::open(tenant, &worker.service.tunnels, kind, settings, cancel, worker.id);
         let tunnel = opening.await.map_err(Refusal::Told)?;
@@ -279,6 +300,13 @@ async fn admit_to_console(
     Ok(Admitted::Console(role, cancel))
 }
 
+/// What the packet is that a connection begins with.
+enum Request {
+    Encryption { granted: bool },
+    Cancel(CancelKey),
+    Session,
+}
+
 /// A connection that is not a client yet.
 pub(crate) struct Guest {
     pub(crate) stream: Stream,
@@ -304,45 +332,49 @@ impl Guest {
             secure(self, encryption, How::Directly).await?;
         }
         for _ in 0..REQUESTS_MAX {
-            let (answer, length) = loop {
+            let (request, length) = loop {
                 match Startup::take(&self.received, packet_max) {
                     Ok(Some((Startup::SslRequest, _))) if self.stream.is_encrypted() => {
                         return Err(Refusal::Told(Failure::fatal("08P01", "SSL req inside SSL")));
                     }
                     Ok(Some((Startup::SslRequest, length))) => {
-                        break (Some(if encryption.offers(&self.peer) { b'S' } else { b'N' }), length);
+                        break (Request::Encryption { granted: encryption.offers(&self.peer) }, length);
                     }
-                    Ok(Some((Startup::GssEncRequest, length))) => break (Some(b'N'), length),
-                    Ok(Some((_, length))) => break (None, length),
+                    Ok(Some((Startup::GssEncRequest, length))) => {
+                        break (Request::Encryption { granted: false }, length);
+                    }
+                    Ok(Some((Startup::Cancel(key), length))) => break (Request::Cancel(key), length),
+                    Ok(Some((Startup::Session(_), length))) => break (Request::Session, length),
                     Ok(None) => self.read().await?,
                     Err(error) => return Err(Refusal::Told(Failure::fatal("08P01", error.to_string()))),
                 }
             };
             let packet: Vec<u8> = self.received.drain(..length).collect();
-            if let Some(answer) = answer {
-                // What a client sends before it has the answer cannot be meant for an encrypted connection (CVE-2021-23214).
-                if !self.received.is_empty() {
-                    return Err(Refusal::Told(Failure::fatal(
-                        "08P01",
-                        "received unencrypted data after an encryption request",
-                    )));
+            match request {
+                Request::Encryption { granted } => {
+                    // What a client sends before it has the answer cannot be meant for an encrypted connection (CVE-2021-23214).
+                    if !self.received.is_empty() {
+                        return Err(Refusal::Told(Failure::fatal(
+                            "08P01",
+                            "received unencrypted data after an encryption request",
+                        )));
+                    }
+                    self.stream.write_all(if granted { b"S" } else { b"N" }).await?;
+                    if granted {
+                        secure(self, encryption, How::Politely).await?;
+                    }
                 }
-                self.stream.write_all(&[answer]).await?;
-                if answer == b'S' {
-                    secure(self, encryption, How::Politely).await?;
+                Request::Cancel(key) => {
+                    // Who cancels what is ours waits for us; who names a peer may be anybody.
+                    let _served = worker.service.cancels.knows(&key).then(|| self.serve());
+                    worker.service.cancels.cancel(key, &worker.service.config()).await;
+                    return Err(Refusal::Silent);
                 }
-                continue;
+                Request::Session if encryption.requires(&self.peer) && !self.stream.is_encrypted() => {
+                    return Err(Refusal::Told(Failure::fatal("08P01", "SSL required")));
+                }
+                Request::Session => return Ok(packet),
             }
-            if let Ok(Some((Startup::Cancel(key), _))) = Startup::take(&packet, packet_max) {
-                // Who cancels what is ours waits for us; who names a peer may be anybody.
-                let _served = worker.service.cancels.knows(&key).then(|| self.serve());
-                worker.service.cancels.cancel(key, &worker.service.config()).await;
-                return Err(Refusal::Silent);
-            }
-            if encryption.requires(&self.peer) && !self.stream.is_encrypted() {
-                return Err(Refusal::Told(Failure::fatal("08P01", "SSL required")));
-            }
-            return Ok(packet);
         }
         Err(Refusal::Told(Failure::fatal("08P01", "too many encryption requests")))
     }
@@ -368,7 +400,6 @@ impl Guest {
         key: &CancelKey,
     ) -> Result<(), Refusal> {
         let out = &mut self.unsent;
-        out.reserve(WELCOME_BYTES);
         for (name, value) in parameters {
             backend::put_parameter_status(out, name, value);
         }
@@ -462,8 +493,8 @@ const SET_UP_CODES: [&str; 3] = ["42704", "42501", "55P02"];
 /// Bytes that what a client says at a time mostly fits into.
 const RECEIVED_BYTES: usize = 512;
 
-/// Bytes that what a server reports at a login mostly fits into.
-const WELCOME_BYTES: usize = 1024;
+/// Bytes that what it is told at a time mostly fits into, which at the end is what a server reports.
+const UNSENT_BYTES: usize = 768;
 
 /// Bytes of a server's answer to the session's settings.
 const SET_UP_MAX: usize = 256 * 1024;

@@ -3,12 +3,13 @@
 //! Owns reading them, again on each reload, and finding a user's secret, in a list or by asking a server (`lookup`). What a secret
 //! proves is the crate `auth`'s.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use auth::{Exchange, Fault, Hba, MOCK_SECRET_BYTES, Method, Rule, Secret, UserMaps, Verifier, Visitor};
 use config::{AuthMethod, Config, Position, Problem};
+use hashbrown::HashMap;
 
 use crate::lookup::{Lookup, LookupError, Place};
 
@@ -170,6 +171,11 @@ impl Secrets {
     /// The secret of a user in a list.
     pub(crate) fn listed(&self, user: &str) -> Option<&Arc<Known>> {
         self.users.get(user)
+    }
+
+    /// Whether servers are asked for what is in no list.
+    pub(crate) fn asks_servers(&self) -> bool {
+        self.lookup.is_some()
     }
 
     /// The secret of a user: the one in a list, or the one that a server tells.

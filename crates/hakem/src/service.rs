@@ -3,7 +3,7 @@
 //! Owns the maps from names to these, and their change when the configuration is reloaded. Nothing here is touched per message; per
 //! transaction, a pool's lock and a topology snapshot are.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -12,6 +12,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use auth::Credential;
 use config::{Address, Config, ResolveError};
+use hashbrown::{Equivalent, HashMap};
 use pool::Pool;
 use session::ServerMemory;
 use tokio::sync::mpsc;
@@ -80,6 +81,16 @@ pub(crate) struct Service {
     clients: AtomicUsize,
 }
 
+/// A tenant's name, database and user, as somebody else owns it.
+#[derive(Hash)]
+struct Name<'n>(&'n str, &'n str);
+
+impl Equivalent<(String, String)> for Name<'_> {
+    fn equivalent(&self, (database, user): &(String, String)) -> bool {
+        (self.0, self.1) == (database, user)
+    }
+}
+
 impl Service {
     /// Starts watching the clusters, on the current runtime.
     pub(crate) fn new(
@@ -145,15 +156,15 @@ impl Service {
     /// # Errors
     /// When the configuration knows no such database or user.
     pub(crate) fn tenant(&self, database: &str, user: &str) -> Result<Arc<Tenant>, ResolveError> {
-        let key = (database.to_owned(), user.to_owned());
         let mut tenants = lock(&self.tenants);
-        let known = tenants.get(&key);
+        let known = tenants.get(&Name(database, user));
         if let Some(tenant) = known.filter(|tenant| !tenant.is_removed()) {
             return Ok(tenant.clone());
         }
         let (config, clusters) = (self.config.load(), self.clusters.load());
         let resolved = config.resolve(database, user)?;
         // A session sees all of a database's users' writes: they share what was written last, and what statements are.
+        let key = (database.to_owned(), user.to_owned());
         let sibling = tenants.values().find(|tenant| tenant.shares_with(&resolved));
         let me = self.me.upgrade().expect("a service that is asked is there");
         let new = || Arc::new(Common::new(&me, &config, &resolved));
@@ -481,7 +492,7 @@ impl Service {
     /// Forgets the tenants that nobody uses and nobody is to be told of any more.
     fn forget_vacant(&self, now: Instant) {
         let config = self.config();
-        let mut databases = HashMap::new();
+        let mut databases = std::collections::HashMap::new();
         let tenants = self.tenants();
         for tenant in tenants.iter().filter(|tenant| !config.databases.contains_key(&tenant.key.0)) {
             *databases.entry(&*tenant.key.0).or_default() |=

@@ -81,11 +81,17 @@ impl Standing {
     }
 
     /// It has logged in, to a database as a user.
-    pub(crate) fn enter(&self, key: impl Into<Arc<(String, String)>>, application_name: Arc<str>, stream: &Stream) {
+    pub(crate) fn enter(
+        &self,
+        key: impl Into<Arc<(String, String)>>,
+        application_name: Arc<str>,
+        peer: Peer,
+        stream: &Stream,
+    ) {
         *self.who.borrow_mut() = Some(Who {
             key: key.into(),
             application_name,
-            peer: stream.peer(),
+            peer,
             local: stream.socket().local(),
             encryption: stream.encryption(),
         });

@@ -3,7 +3,6 @@
 //! Owns what the clients of one thread share: spare buffers, counters, the list of who is there.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
@@ -13,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use hashbrown::HashMap;
 use pool::{Detached, Stream};
 use tokio::runtime::LocalOptions;
 use tokio::sync::{Semaphore, mpsc, oneshot};

@@ -4,7 +4,6 @@
 //! leaves its server.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use classifier::Scope;
@@ -64,8 +63,7 @@ impl Settings {
     pub fn new<'a>(startup: impl IntoIterator<Item = (&'a str, &'a str)>) -> Settings {
         let statement = |(name, value): (&str, &str)| {
             let name = name.to_ascii_lowercase();
-            let mut statement = assignment(&name, value);
-            statement.shrink_to_fit();
+            let statement = assignment(&name, value);
             (name, statement)
         };
         let startup = startup.into_iter();
@@ -398,7 +396,6 @@ pub(crate) fn difference(from: Option<&Map>, to: &Map) -> Option<String> {
     let mut sql = String::new();
     // A short time limit of the last session's is not for this one, nor its own for the statements that set it up; each statement of
     // a string has the limit that holds when it begins.
-    let is_last = |name: &str| name == STATEMENT_TIMEOUT;
     if from.is_none_or(|from| from.contains_key(STATEMENT_TIMEOUT)) {
         sql += "SET statement_timeout TO 0;";
     }
@@ -410,27 +407,25 @@ pub(crate) fn difference(from: Option<&Map>, to: &Map) -> Option<String> {
         None => sql += "RESET ALL;",
         Some(from) => {
             for name in from.keys().filter(|name| !to.contains_key(*name) && !is_identity(name)) {
-                let _ = write!(sql, "RESET {};", quoted_name(name));
+                sql.extend(["RESET ", &quoted_name(name), ";"]);
             }
         }
     }
-    let (last, first): (Vec<_>, Vec<_>) =
-        to.iter().filter(|(name, _)| !is_identity(name)).partition(|(name, _)| is_last(name));
-    for (name, statement) in first {
+    for (name, statement) in to.iter().filter(|(name, _)| !is_identity(name) && *name != STATEMENT_TIMEOUT) {
         if known(name) == Some(statement) {
             continue;
         }
         if name == DATE_STYLE && known(name).is_some() {
             sql += "RESET \"datestyle\";";
         }
-        let _ = write!(sql, "{statement};");
+        sql.extend([statement, ";"]);
     }
     // A change of the session's user would take the role back.
     for statement in IDENTITY.iter().filter_map(|name| to.get(*name)) {
-        let _ = write!(sql, "{statement};");
+        sql.extend([statement, ";"]);
     }
-    for (_, statement) in last {
-        let _ = write!(sql, "{statement};");
+    if let Some(statement) = to.get(STATEMENT_TIMEOUT) {
+        sql.extend([statement, ";"]);
     }
     Some(sql)
 }
@@ -442,11 +437,11 @@ pub(crate) fn assignment(name: &str, value: &str) -> String {
         // some statements cannot come, so it is for the rest.
         if let Some(elements) = identifiers(value).filter(|elements| listed(elements) == value) {
             let elements: Vec<String> = elements.iter().map(|element| quoted_literal(element)).collect();
-            return format!("SET {} TO {}", quoted_name(name), elements.join(","));
+            return ["SET ", &quoted_name(name), " TO ", &elements.join(",")].concat();
         }
         format!("SELECT pg_catalog.set_config('{name}', {}, false)", quoted_literal(value))
     } else {
-        format!("SET {} TO {}", quoted_name(name), quoted_literal(value))
+        ["SET ", &quoted_name(name), " TO ", &quoted_literal(value)].concat()
     }
 }
 
@@ -503,18 +498,32 @@ fn identifiers(value: &str) -> Option<Vec<String>> {
 /// A setting's name as it stands in SET: an extension's name has a dot between two identifiers, and `TIME ZONE` is its own syntax
 /// that the classifier has already turned into `timezone`.
 fn quoted_name(name: &str) -> String {
-    let parts: Vec<String> = name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect();
-    parts.join(".")
+    let mut quoted = String::with_capacity(name.len() + 2);
+    quoted.push('"');
+    for letter in name.chars() {
+        match letter {
+            '"' => quoted += "\"\"",
+            '.' => quoted += "\".\"",
+            _ => quoted.push(letter),
+        }
+    }
+    quoted.push('"');
+    quoted
 }
 
 /// A literal that means the same whatever `standard_conforming_strings` is.
 #[must_use]
 pub fn quoted_literal(value: &str) -> String {
-    if value.contains('\\') {
-        format!(" E'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
-    } else {
-        format!("'{}'", value.replace('\'', "''"))
+    let mut quoted = String::with_capacity(value.len() + 2);
+    quoted += if value.contains('\\') { " E'" } else { "'" };
+    for letter in value.chars() {
+        if matches!(letter, '\'' | '\\') {
+            quoted.push(letter);
+        }
+        quoted.push(letter);
     }
+    quoted.push('\'');
+    quoted
 }
 
 const DATE_STYLE: &str = "datestyle";

@@ -6,7 +6,6 @@ use bytes::BytesMut;
 use pgwire::messages::Message;
 use pgwire::messages::data::{DataRow, FieldDescription, RowDescription};
 use pgwire::messages::response::{ErrorResponse, NoticeResponse};
-use pgwire::messages::startup::Authentication as Reply;
 
 use crate::cancel_key::CancelKey;
 use crate::frame::{Cursor, put};
@@ -238,32 +237,40 @@ pub fn backend_key_data(body: &[u8]) -> Option<CancelKey> {
 
 /// Writes AuthenticationOk.
 pub fn put_authentication_ok(out: &mut Vec<u8>) {
-    put_cold(out, &Reply::Ok);
+    put_authentication(out, 0, &[]);
 }
 
 /// Writes AuthenticationSASL with the mechanisms offered, best first.
 pub fn put_sasl(out: &mut Vec<u8>, mechanisms: &[&str]) {
-    put_cold(out, &Reply::SASL(mechanisms.iter().map(ToString::to_string).collect()));
+    put_authentication(out, 10, (mechanisms.join("\0") + "\0\0").as_bytes());
 }
 
 /// Writes AuthenticationCleartextPassword.
 pub fn put_authentication_cleartext_password(out: &mut Vec<u8>) {
-    put_cold(out, &Reply::CleartextPassword);
+    put_authentication(out, 3, &[]);
 }
 
 /// Writes AuthenticationMD5Password.
 pub fn put_authentication_md5_password(out: &mut Vec<u8>, salt: [u8; 4]) {
-    put_cold(out, &Reply::MD5Password(salt.to_vec()));
+    put_authentication(out, 5, &salt);
 }
 
 /// Writes AuthenticationSASLContinue.
 pub fn put_sasl_continue(out: &mut Vec<u8>, data: &[u8]) {
-    put_cold(out, &Reply::SASLContinue(data.to_vec().into()));
+    put_authentication(out, 11, data);
 }
 
 /// Writes AuthenticationSASLFinal.
 pub fn put_sasl_final(out: &mut Vec<u8>, data: &[u8]) {
-    put_cold(out, &Reply::SASLFinal(data.to_vec().into()));
+    put_authentication(out, 12, data);
+}
+
+/// Each of these is an `R` with a number of four bytes and what goes with that (protocol-message-formats).
+fn put_authentication(out: &mut Vec<u8>, kind: u32, data: &[u8]) {
+    put(out, tag::AUTHENTICATION, |out| {
+        out.extend_from_slice(&kind.to_be_bytes());
+        out.extend_from_slice(data);
+    });
 }
 
 /// Writes a ParameterStatus.
@@ -393,14 +400,16 @@ mod tests {
         put_ready(&mut out, Status::Failed);
         put_authentication_cleartext_password(&mut out);
         put_authentication_md5_password(&mut out, [1, 2, 3, 255]);
+        put_sasl(&mut out, &["A", "B"]);
         put_text_columns(&mut out, &["a", "b"]);
         put_text_row(&mut out, &["x", ""]);
         let frames: Vec<_> = Frames::new(&out).collect();
-        assert_eq!(frames.iter().map(|frame| frame.tag).collect::<Vec<_>>(), b"SKZRRTD");
+        assert_eq!(frames.iter().map(|frame| frame.tag).collect::<Vec<_>>(), b"SKZRRRTD");
         assert_eq!(parameter_status(frames[0].body()), Some((&b"TimeZone"[..], &b"UTC"[..])));
         assert_eq!(backend_key_data(frames[1].body()), Some(key));
         assert_eq!(Status::read(frames[2].body()), Some(Status::Failed));
         assert_eq!((frames[3].body(), frames[4].body()), (&b"\0\0\0\x03"[..], &b"\0\0\0\x05\x01\x02\x03\xff"[..]));
-        assert_eq!(frames[6].body(), b"\0\x02\0\0\0\x01x\0\0\0\0");
+        assert_eq!(frames[5].body(), b"\0\0\0\x0aA\0B\0\0");
+        assert_eq!(frames[7].body(), b"\0\x02\0\0\0\x01x\0\0\0\0");
     }
 }

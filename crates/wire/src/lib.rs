@@ -4,7 +4,7 @@
 //! there are headers, with [`version`] and [`cancel_key`]; [`frontend`] gives borrowed views of what clients send and writes what is sent to servers;
 //! [`backend`] reads the few server messages that matter to a proxy and writes the replies that the proxy gives itself.
 //!
-//! Hot messages are never decoded into owned values. Cold ones (authentication, errors, row descriptions) are encoded
+//! Hot messages are never decoded into owned values. Cold ones (errors, notices, row descriptions) are encoded
 //! by `pgwire::messages`. They are not *decoded* by it, since it takes text for UTF-8 and mends malformed packets,
 //! where a proxy has to pass bytes on as they are and refuse what is malformed.
 
