@@ -14,7 +14,8 @@ use topology::{Freshness, Member, NodeId, NodeState, Plan, Source, SourceKind, W
 
 use crate::control::Order;
 use crate::load::Loads;
-use crate::service::{Service, Tenant};
+use crate::service::Service;
+use crate::staleness::{Staleness, hurry};
 
 /// The clusters by name.
 pub(crate) type Clusters = BTreeMap<String, Arc<Cluster>>;
@@ -48,6 +49,8 @@ pub(crate) struct Cluster {
     /// The keys of `[topology]` that the watcher goes by.
     pace: [Duration; 4],
     past: Arc<Mutex<Past>>,
+    /// Whether its replicas are fresh enough.
+    pub(crate) staleness: Staleness,
     followers: Mutex<Vec<AbortHandle>>,
 }
 
@@ -90,13 +93,14 @@ impl Cluster {
             enlisted: service.enlisted_servers(name),
             pace: pace(config),
             past: before.map(|before| before.past.clone()).unwrap_or_default(),
+            staleness: Staleness::new(Instant::now()),
             followers: Mutex::default(),
         });
         if let Some(before) = before {
             watched.part(service, before);
         }
         let follower = tokio::spawn(follow(service.clone(), watched.clone())).abort_handle();
-        let hurrier = tokio::spawn(hurry(service.clone(), watched.clone())).abort_handle();
+        let hurrier = tokio::spawn(hurry(watched.clone())).abort_handle();
         let enlister = tokio::spawn(enlist(service.clone(), watched.clone())).abort_handle();
         *watched.followers.lock().unwrap_or_else(PoisonError::into_inner) = vec![follower, hurrier, enlister];
         watched
@@ -291,26 +295,3 @@ fn address(member: &Member) -> Option<config::Address> {
     let host = if member.host.contains(':') { format!("[{}]", member.host) } else { member.host.clone() };
     format!("{host}:{}", member.port).parse().ok()
 }
-
-/// Has the servers probed more often while reads go to the primary for want of a fresh replica: the sooner a replica is known to
-/// have caught up, the fewer do.
-async fn hurry(service: Arc<Service>, cluster: Arc<Cluster>) {
-    let mut ticks = tokio::time::interval(HURRY_INTERVAL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut hurrying = None;
-    loop {
-        ticks.tick().await;
-        let now = Instant::now();
-        let stale = |tenant: &Tenant| Arc::ptr_eq(&tenant.cluster, &cluster) && tenant.was_stale(now, HURRY_AGE_MAX);
-        if service.tenants().iter().any(|tenant| stale(tenant)) {
-            hurrying.get_or_insert_with(|| cluster.watcher.wait_guard());
-        } else {
-            hurrying = None;
-        }
-    }
-}
-
-const HURRY_INTERVAL: Duration = Duration::from_millis(100);
-
-/// How long the hurry lasts after the last such read.
-const HURRY_AGE_MAX: Duration = Duration::from_secs(1);

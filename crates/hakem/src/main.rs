@@ -60,6 +60,7 @@ mod secrets;
 mod service;
 mod shelf;
 mod staffing;
+mod staleness;
 mod standing;
 mod tenant;
 mod times;

@@ -226,7 +226,7 @@ pub(crate) async fn find(
             Choice::Replica(node) => (node, Role::Replica, true),
             Choice::Primary(node, why) => {
                 if why == WhyPrimary::Stale || is_behind {
-                    tenant.note_stale(now);
+                    tenant.cluster.staleness.note(now);
                 }
                 (node, Role::Primary, why == WhyPrimary::Share)
             }

@@ -3,13 +3,13 @@
 //! Owns what depends on the database and the user. A tenant never changes: a reload puts another in its place, which takes over the
 //! pools that are still right, and clients go over to it between two requests.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use auth::Credential;
 use config::{Config, Resolved, Rule};
+use hashbrown::HashMap;
 use pool::{Keepalive, Pool, Target, Wallet, Whereabouts};
 use session::{Policy, Reported, ServerMemory};
 use tokio::sync::Notify;
@@ -64,8 +64,6 @@ pub(crate) struct Tenant {
     failover_timeout: Duration,
     /// What servers report to a client with these startup settings, and when that was learnt.
     greetings: Mutex<HashMap<String, (Instant, Arc<Reported>)>>,
-    /// When a read last went to the primary because no replica was fresh enough, in microseconds of [`Common`]'s clock; 0 for never.
-    last_stale: AtomicU64,
     /// Another has taken its place. Read for every request; the other wakes those who wait, in the order in which they came.
     superseded: AtomicBool,
     news: Notify,
@@ -181,7 +179,6 @@ impl Tenant {
             resets_always: config.pool.server_reset_query_always,
             failover_timeout: config.topology.failover_timeout,
             greetings: Mutex::default(),
-            last_stale: AtomicU64::new(0),
             superseded: AtomicBool::new(false),
             news: Notify::new(),
             removed: AtomicBool::new(false),
@@ -339,17 +336,6 @@ impl Tenant {
 
     pub(crate) fn note_write(&self, moment: Instant) {
         self.common.last_write.fetch_max(self.common.micros(moment), Ordering::Relaxed);
-    }
-
-    /// A read has gone to the primary because no replica was fresh enough.
-    pub(crate) fn note_stale(&self, now: Instant) {
-        self.last_stale.store(self.common.micros(now), Ordering::Relaxed);
-    }
-
-    /// Whether that has happened within `age`.
-    pub(crate) fn was_stale(&self, now: Instant, age: Duration) -> bool {
-        let last = self.last_stale.load(Ordering::Relaxed);
-        last > 0 && self.common.micros(now).saturating_sub(last) < u64::try_from(age.as_micros()).unwrap_or(u64::MAX)
     }
 
     /// What the database's functions and relations are.
