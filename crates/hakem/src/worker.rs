@@ -124,7 +124,7 @@ impl Handle {
             let mut builder = tokio::runtime::Builder::new_current_thread();
             if service.config().proxy.io_uring {
                 match pool::post::open() {
-                    Ok(()) => drop(builder.on_thread_park(pool::post::deliver)),
+                    Ok(()) => drop(builder.on_thread_park(pool::post::turn_over)),
                     Err(error) => {
                         tracing::info!(%error, worker = id, "no io_uring here: each message is sent by itself")
                     }

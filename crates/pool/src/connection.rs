@@ -68,6 +68,9 @@ impl<M> Connection<M> {
     /// Whether nothing says that the connection is dead. Costs no system call while nothing has arrived: the event loop has
     /// noticed what has.
     pub(crate) fn is_alive(&mut self) -> bool {
+        if self.stream.is_silent() {
+            return true;
+        }
         let mut context = Context::from_waker(Waker::noop());
         match self.stream.poll_read_ready(&mut context) {
             Poll::Pending => true,

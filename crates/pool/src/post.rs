@@ -2,7 +2,9 @@
 //!
 //! On a thread that has opened a post, a small write becomes a letter. Letters go when the thread has nothing else to do, or when they are many:
 //! all of them in one system call (io_uring), a lone one as ever. A send wakes whoever waits for it, and on a busy machine that one often
-//! takes the processor at once; sent one by one, letters cost a system call each, and many of them two changes of task.
+//! takes the processor at once; sent one by one, letters cost a system call each, and many of them two changes of task. Where letters have
+//! been alone for a while, there is nothing to be gained by waiting: they go at once, and whoever waits for them need not wait for what
+//! their task has still to do.
 //!
 //! Owns the letters and what became of them. Whose turn it is, and the order of one socket's bytes, is the socket's to see to. Waits for nothing.
 
@@ -39,7 +41,7 @@ pub(crate) struct Left {
     pub(crate) errno: Option<i32>,
 }
 
-/// Gives the current thread a post. It is delivered by whoever runs the thread's event loop, before that waits.
+/// Gives the current thread a post. [`turn_over`] is told by whoever runs the thread's event loop.
 ///
 /// # Errors
 /// When the operating system has no io_uring for us. Nothing has changed then: each write is sent at once.
@@ -49,15 +51,21 @@ pub fn open() -> io::Result<()> {
     Ok(())
 }
 
+/// The thread has nothing else to do: sends what there is.
+pub fn turn_over() {
+    with(|post| post.turn_over());
+}
+
 /// Sends what there is. Nothing, on a thread without a post.
-pub fn deliver() {
+pub(crate) fn deliver() {
     with(|post| post.deliver());
 }
 
-/// Takes a letter, unless it is too large for one, or the thread has no post. `waker` is told if the socket does not take all of it.
+/// Takes a letter, unless it is to be sent at once: it is too large, or would be alone, or the thread has no post. `waker` is told if the
+/// socket does not take all of it.
 #[inline]
 pub(crate) fn take(socket: RawFd, bytes: &[u8], waker: &Waker) -> Option<Ticket> {
-    if bytes.len() > LETTER_MAX { None } else { with(|post| post.take(socket, bytes, waker)) }
+    if bytes.len() > LETTER_MAX { None } else { with(|post| post.take(socket, bytes, waker)).flatten() }
 }
 
 /// What became of a letter. It is forgotten unless it still waits.
@@ -91,6 +99,10 @@ struct Post {
     first: u64,
     /// What was not taken, until it is asked for.
     left: Vec<(Ticket, Box<Left>)>,
+    /// How many letters this turn has had so far, with those that were to be sent at once.
+    had: usize,
+    /// How many of the last turns that have had any have had no more than one.
+    lone_turns: u32,
 }
 
 /// Bytes for one socket.
@@ -107,7 +119,7 @@ impl Post {
     #[cfg(target_os = "linux")]
     fn new() -> io::Result<Post> {
         let (letters, text) = (Vec::with_capacity(LETTERS_MAX), Vec::with_capacity(TEXT_MAX));
-        Ok(Post { ring: Ring::new()?, letters, text, first: 0, left: Vec::new() })
+        Ok(Post { ring: Ring::new()?, letters, text, first: 0, left: Vec::new(), had: 0, lone_turns: 0 })
     }
 
     #[cfg(not(target_os = "linux"))]
@@ -115,7 +127,11 @@ impl Post {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    fn take(&mut self, socket: RawFd, bytes: &[u8], waker: &Waker) -> Ticket {
+    fn take(&mut self, socket: RawFd, bytes: &[u8], waker: &Waker) -> Option<Ticket> {
+        self.had += 1;
+        if self.had == 1 && self.lone_turns >= LONE_TURNS {
+            return None;
+        }
         if self.letters.len() == LETTERS_MAX || self.text.len() + bytes.len() > TEXT_MAX {
             self.deliver();
         }
@@ -123,7 +139,16 @@ impl Post {
         self.text.extend_from_slice(bytes);
         let ticket = Ticket(self.first + self.letters.len() as u64);
         self.letters.push(Letter { socket, place: start..self.text.len(), waker: waker.clone() });
-        ticket
+        Some(ticket)
+    }
+
+    fn turn_over(&mut self) {
+        self.deliver();
+        match std::mem::take(&mut self.had) {
+            0 => {}
+            1 => self.lone_turns = self.lone_turns.saturating_add(1),
+            _ => self.lone_turns = 0,
+        }
     }
 
     fn is_waiting(&self, ticket: Ticket) -> bool {
@@ -194,6 +219,9 @@ pub(crate) const LETTERS_MAX: usize = 64;
 
 /// Bytes of one letter: what is larger is worth a system call of its own.
 pub(crate) const LETTER_MAX: usize = 4096;
+
+/// Turns with one letter each after which the next one is expected to be alone as well.
+const LONE_TURNS: u32 = 4;
 
 /// Bytes of one delivery.
 const TEXT_MAX: usize = 64 * 1024;

@@ -4,16 +4,14 @@
 //! of its thread's [`post`](crate::post), and nothing overtakes them.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-#[cfg(target_os = "linux")]
-use tokio::io::Interest;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::post::{self, Fate, Left, Ticket};
@@ -24,7 +22,13 @@ pub struct Socket {
     // Before the line: a letter goes before its socket is closed.
     mail: Mail,
     line: Line,
+    /// Whose task the event loop tells when there is something to read, since there was nothing: asked by it again, it knows.
+    reader: Option<Reader>,
 }
+
+/// A task, by its waker. The event loop has a clone of that, so that no other task is taken for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Reader(usize, usize);
 
 #[derive(Debug)]
 enum Line {
@@ -71,7 +75,7 @@ pub enum Peer {
 impl Socket {
     /// One that is nowhere: what was in its place is on its way.
     pub const fn away() -> Socket {
-        Socket { mail: Mail { ticket: None, left: None }, line: Line::Away }
+        Socket { mail: Mail { ticket: None, left: None }, line: Line::Away, reader: None }
     }
 
     /// Whether it is on its way.
@@ -79,7 +83,7 @@ impl Socket {
         matches!(self.line, Line::Away)
     }
 
-    /// The socket, where it is TCP's.
+    /// The socket, where it is TCP's. Not to be read from: this would not know that there is nothing left.
     pub fn tcp(&self) -> Option<&TcpStream> {
         match &self.line {
             Line::Tcp(stream) => Some(stream),
@@ -151,9 +155,30 @@ impl Socket {
         self.tcp().and_then(|stream| stream.local_addr().ok())
     }
 
+    /// Whether the event loop has heard nothing of bytes to read, or of the end. Costs no system call.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.line.is_silent()
+    }
+
     pub(crate) fn poll_read_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.send_left(context);
-        self.line.poll_read_ready(context)
+        self.poll_line(context, |line, context| line.poll_read_ready(context))
+    }
+
+    /// Asks the line, unless it is to tell this task anyway.
+    #[inline]
+    fn poll_line<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        ask: impl FnOnce(&mut Line, &mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        let reader = Some(Reader::of(context));
+        if self.reader == reader && self.line.is_silent() {
+            return Poll::Pending;
+        }
+        let answer = ask(&mut self.line, context);
+        self.reader = reader.filter(|_| answer.is_pending());
+        answer
     }
 
     /// Sends what the socket has not taken before. One task owns both directions, so whoever waits for an answer also waits for the
@@ -185,7 +210,24 @@ impl Socket {
     }
 }
 
+impl Reader {
+    #[inline]
+    fn of(context: &Context<'_>) -> Reader {
+        let waker = context.waker();
+        Reader(waker.data().addr(), std::ptr::from_ref(waker.vtable()).addr())
+    }
+}
+
 impl Line {
+    #[inline]
+    fn is_silent(&self) -> bool {
+        match self {
+            Line::Tcp(stream) => stream.try_io(Interest::READABLE, || Ok(())).is_err(),
+            Line::Unix(stream) => stream.try_io(Interest::READABLE, || Ok(())).is_err(),
+            Line::Away => false,
+        }
+    }
+
     fn poll_read_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Line::Tcp(stream) => stream.poll_read_ready(context),
@@ -253,17 +295,26 @@ impl Drop for Mail {
 
 impl From<TcpStream> for Socket {
     fn from(stream: TcpStream) -> Socket {
-        Socket { mail: Mail::default(), line: Line::Tcp(stream) }
+        Socket { mail: Mail::default(), line: Line::Tcp(stream), reader: None }
     }
 }
 
 impl From<UnixStream> for Socket {
     fn from(stream: UnixStream) -> Socket {
-        Socket { mail: Mail::default(), line: Line::Unix(stream) }
+        Socket { mail: Mail::default(), line: Line::Unix(stream), reader: None }
     }
 }
 
 impl Detached {
+    /// What has come by now, as far as there is room for it. Nothing at the end and after an error: whoever reads next meets these, too.
+    pub fn read_now<'r>(&self, room: &'r mut [u8]) -> &'r [u8] {
+        let read = match self {
+            Detached::Tcp(stream) => (&*stream).read(room),
+            Detached::Unix(stream) => (&*stream).read(room),
+        };
+        &room[..read.unwrap_or(0)]
+    }
+
     /// Registers it with the event loop of the current thread.
     ///
     /// # Errors
@@ -282,7 +333,7 @@ impl AsyncRead for Socket {
         let socket = self.get_mut();
         socket.send_left(context);
         let before = buffer.filled().len();
-        let read = socket.line.poll_read(context, buffer);
+        let read = socket.poll_line(context, |line, context| line.poll_read(context, buffer));
         if buffer.filled().len() - before > post::LETTER_MAX {
             // Whoever moves much may keep the thread busy for long; others' letters do not wait for that.
             post::deliver();
@@ -335,4 +386,59 @@ impl fmt::Display for Peer {
 
 fn away() -> io::Error {
     io::ErrorKind::NotConnected.into()
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::Wake;
+
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Told(AtomicBool);
+
+    impl Wake for Told {
+        fn wake(self: Arc<Told>) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    fn ask(socket: &mut Socket, told: &Arc<Told>) -> Poll<Vec<u8>> {
+        let waker = told.clone().into();
+        let mut room = [0; 8];
+        let mut room = ReadBuf::new(&mut room);
+        let read = Pin::new(socket).poll_read(&mut Context::from_waker(&waker), &mut room);
+        read.map(|read| read.map(|()| room.filled().to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn who_has_asked_last_is_told() {
+        let (local, mut peer) = UnixStream::pair().unwrap();
+        let mut socket = Socket::from(local);
+        let [one, other] = [Arc::<Told>::default(), Arc::default()];
+        // It may ask as often as it likes, and another may come and go in between.
+        for asking in
+            [&[&one][..], &[&one, &one], &[&one, &other], &[&one, &other, &one], &[&other, &other, &one, &one]]
+        {
+            assert!(asking.iter().all(|told| ask(&mut socket, told).is_pending()));
+            peer.write_all(b"hello").await.unwrap();
+            let last = asking[asking.len() - 1];
+            while !last.0.swap(false, Ordering::SeqCst) {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(ask(&mut socket, last), Poll::Ready(b"hello".to_vec()));
+        }
+        assert!(ask(&mut socket, &one).is_pending() && socket.is_silent());
+        drop(peer);
+        while !one.0.swap(false, Ordering::SeqCst) {
+            tokio::task::yield_now().await;
+        }
+        assert!(!socket.is_silent());
+        assert_eq!(ask(&mut socket, &one), Poll::Ready(Vec::new()));
+    }
 }

@@ -54,6 +54,15 @@ impl Stream {
         }
     }
 
+    /// Whether there is certainly nothing to be read. Costs no system call.
+    #[inline]
+    pub(crate) fn is_silent(&self) -> bool {
+        match self {
+            Stream::Plain(socket) => socket.is_silent(),
+            Stream::Tls(_) => false,
+        }
+    }
+
     /// Whether something was written that has not been sent.
     pub fn needs_flush(&self) -> bool {
         match self {

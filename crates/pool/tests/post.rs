@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 fn run<T>(work: impl Future<Output = T>) -> T {
     post::open().unwrap();
     let mut builder = tokio::runtime::Builder::new_current_thread();
-    builder.enable_all().on_thread_park(post::deliver).build().unwrap().block_on(work)
+    builder.enable_all().on_thread_park(post::turn_over).build().unwrap().block_on(work)
 }
 
 async fn pair() -> (Stream, TcpStream) {
@@ -152,6 +152,36 @@ fn a_letter_does_not_wait_for_who_never_waits() {
             let mut received = [0; 10];
             assert_eq!(peer.into_std().unwrap().read(&mut received).unwrap(), 5, "writes: {writes}");
         }
+    });
+}
+
+#[test]
+fn a_letter_that_would_be_alone_goes_at_once() {
+    run(async {
+        let (mut stream, peer) = pair().await;
+        let (mut other, _other_peer) = pair().await;
+        let mut peer = peer.into_std().unwrap();
+        // Whether it arrives before the turn is over.
+        let mut is_sent_at_once = async |with_another: bool| {
+            stream.write_all(b"!").await.unwrap();
+            let mut byte = [0];
+            let at_once = peer.read(&mut byte).is_ok();
+            if with_another {
+                other.write_all(b"!").await.unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            if !at_once {
+                peer.read_exact(&mut byte).unwrap();
+            }
+            at_once
+        };
+        let mut alone = Vec::new();
+        for _ in 0..6 {
+            alone.push(is_sent_at_once(false).await);
+        }
+        assert_eq!(alone, [false, false, false, false, true, true]);
+        assert!(is_sent_at_once(true).await);
+        assert!(!is_sent_at_once(false).await);
     });
 }
 
