@@ -86,7 +86,9 @@ async fn strangers_are_turned_away() {
     let mut old = session(&[("user", "postgres")]);
     old[4..8].copy_from_slice(&(2_u32 << 16).to_be_bytes());
     // What is said first, and the SQLSTATE that it ends with; none where there is nothing to answer.
-    let cases: [(&[u8], Option<&str>); 8] = [
+    let cases: [(&[u8], Option<&str>); 9] = [
+        // A handshake, where no encryption is offered.
+        (b"\x16\x03\x01\x02\0\x01\0\x01\xfc", None),
         (b"GET / HTTP/1.1\r\n\r\n", Some("08P01")),
         (b"\0\0\0\x04", Some("08P01")),
         (b"\0\0\0\x08\0\x03", Some("08P01")),
@@ -121,6 +123,14 @@ async fn strangers_are_turned_away() {
     raw.say(&session(&[("user", "postgres"), ("database", "postgres")])).await;
     assert_eq!(raw.hear().await.unwrap().tag, tag::AUTHENTICATION);
 
+    // Byte by byte.
+    let mut raw = Raw::open(&stage.proxy).await;
+    for byte in session(&[("user", "postgres"), ("database", "postgres")]) {
+        raw.say(&[byte]).await;
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(raw.hear().await.unwrap().tag, tag::AUTHENTICATION);
+
     // Silence, and half a login: the time for all of it is bounded, and the place is free again.
     Setup::replicas(0).with("proxy", "client_login_timeout", "\"300ms\"").reload(&stage).await.unwrap();
     check(b"", Some("08P01")).await;
@@ -129,6 +139,9 @@ async fn strangers_are_turned_away() {
     assert_eq!(raw.hear().await.unwrap().tag, tag::AUTHENTICATION);
     assert_eq!(sqlstate(&[raw.hear().await.unwrap()]).as_deref(), Some("08P01"));
     assert_eq!(raw.hear().await, None);
+    let late = [("timeout", "client_login_timeout")];
+    // With the one above that has never sent the rest of its packet.
+    assert_eq!(stage.proxy.metric("hakem_timeouts_total", &late).await, 3.0);
     until("nobody to be counted", async || stage.proxy.metric("hakem_clients", &[]).await == 0.0).await.unwrap();
 }
 

@@ -29,8 +29,7 @@ use crate::buffers::Inbox;
 use crate::cancel::{self, Flights, Registered};
 use crate::console;
 use crate::listen::Ears;
-use crate::lobby::Seat;
-use crate::login::{self, Entrance, Welcome};
+use crate::login::{self, Caller, Entrance, Welcome};
 use crate::outcome::{Gone, Outcome};
 use crate::pins::Pins;
 use crate::relay::{Place, relay};
@@ -79,9 +78,9 @@ pub(crate) struct Client {
 }
 
 /// Serves one connection to its end.
-pub(crate) fn serve(stream: Stream, seat: Seat, worker: Rc<Worker>) -> impl Future<Output = ()> {
+pub(crate) fn serve(stream: Stream, caller: Caller, worker: Rc<Worker>) -> impl Future<Output = ()> {
     // On the heap, as all that is rare: an idle client's task has room for all that it is given and may await in place.
-    let arrival = Box::pin(arrive(stream, seat, worker));
+    let arrival = Box::pin(arrive(stream, caller, worker));
     async move {
         if let Some(guest) = arrival.await {
             stay(guest).await;
@@ -111,9 +110,9 @@ pub(crate) async fn stay(mut guest: Box<Guest>) {
 }
 
 /// Lets a connection in. `None` when it is over: it was refused, or no session's.
-async fn arrive(stream: Stream, seat: Seat, worker: Rc<Worker>) -> Option<Box<Guest>> {
+async fn arrive(stream: Stream, caller: Caller, worker: Rc<Worker>) -> Option<Box<Guest>> {
     let presence = worker.enter();
-    match login::log_in(stream, seat, &worker, &presence).await? {
+    match login::log_in(stream, caller, &worker, &presence).await? {
         Entrance::Session(welcome) => return Some(Guest::new(welcome, presence, worker)),
         Entrance::Replication(tunnel, stream, received) => {
             Box::pin(tunnel.run(stream, received, &presence.slot)).await;

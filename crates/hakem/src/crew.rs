@@ -7,12 +7,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use pool::Detached;
 use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 
 use crate::client::Passage;
 use crate::counters::{PINS, Place};
-use crate::lobby::Seat;
+use crate::listener::Arrival;
 use crate::service::Service;
 use crate::staffing::{Load, Staffing, Transfer};
 use crate::standing::Sighting;
@@ -49,10 +48,16 @@ impl Crew {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Gives a connection to the worker with the fewest, of those that are open.
-    pub(crate) fn deal(&self, stream: Detached, seat: Seat) {
-        if let Some(staff) = self.staff().iter().take(self.open()).min_by_key(|staff| staff.load()) {
-            staff.serve(stream, seat);
+    /// The worker with the fewest connections, of those that are open.
+    pub(crate) fn idlest(&self) -> Option<usize> {
+        let open = self.staff().iter().enumerate().take(self.open());
+        open.min_by_key(|(_, staff)| staff.load()).map(|(id, _)| id)
+    }
+
+    /// Gives a connection to a worker.
+    pub(crate) fn give(&self, worker: usize, arrival: Arrival) {
+        if let Some(staff) = self.staff().get(worker) {
+            staff.serve(arrival);
         }
     }
 

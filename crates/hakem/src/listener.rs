@@ -5,16 +5,18 @@
 //! thirty clients to one of two workers often enough; a connection is dealt once in its life.
 
 use std::io;
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::rc::Rc;
 
 use config::Keepalive;
 use pool::Detached;
 use wire::backend::Failure;
 
 use crate::lobby::Origin;
+use crate::lobby::Seat;
 use crate::local::LocalSocket;
 use crate::network::NetworkSocket;
-use crate::service::Service;
+use crate::worker::Worker;
 
 /// Where clients come in.
 pub(crate) enum Door {
@@ -24,24 +26,36 @@ pub(crate) enum Door {
     Local(LocalSocket),
 }
 
+/// A connection that nobody has served yet.
+pub(crate) struct Arrival {
+    pub(crate) stream: Detached,
+    /// Where it comes from, where the system has told.
+    pub(crate) address: Option<SocketAddr>,
+    pub(crate) seat: Seat,
+}
+
 impl Door {
     /// The next client, and where it comes from. `keepalive` is asked when there is one.
-    async fn accept(&mut self, keepalive: impl FnOnce() -> Option<Keepalive>) -> io::Result<(Detached, Origin)> {
+    async fn accept(
+        &mut self,
+        keepalive: impl FnOnce() -> Option<Keepalive>,
+    ) -> io::Result<(Detached, Option<SocketAddr>)> {
         match self {
             Door::Tcp(socket) => {
                 let (stream, address) = socket.accept(keepalive).await?;
-                Ok((Detached::Tcp(stream), address.map_or(Origin::HERE, |address| Origin::of(address.ip()))))
+                Ok((Detached::Tcp(stream), address))
             }
-            Door::Local(socket) => Ok((Detached::Unix(socket.accept().await?), Origin::HERE)),
+            Door::Local(socket) => Ok((Detached::Unix(socket.accept().await?), None)),
         }
     }
 }
 
 /// Deals connections until it is dropped.
-pub(crate) async fn deal(mut door: Door, service: Arc<Service>) {
+pub(crate) async fn deal(mut door: Door, worker: Rc<Worker>) {
+    let service = &worker.service;
     loop {
         service.lobby.calm().await;
-        let (stream, origin) = match door.accept(|| service.config().proxy.keepalive).await {
+        let (stream, address) = match door.accept(|| service.config().proxy.keepalive).await {
             Ok(client) => client,
             Err(error) => {
                 // Out of descriptors, or the peer gave up: neither is helped by asking again at once.
@@ -50,11 +64,17 @@ pub(crate) async fn deal(mut door: Door, service: Arc<Service>) {
                 continue;
             }
         };
+        let origin = address.map_or(Origin::HERE, |address| Origin::of(address.ip()));
         let Some(seat) = service.lobby.enter(origin, service.config().proxy.logins_max) else {
             refuse(stream);
             continue;
         };
-        service.crew.deal(stream, seat);
+        let arrival = Arrival { stream, address, seat };
+        match service.crew.idlest() {
+            Some(id) if id == worker.id => worker.take_on(arrival),
+            Some(id) => service.crew.give(id, arrival),
+            None => return,
+        }
     }
 }
 

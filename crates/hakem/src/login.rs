@@ -4,6 +4,7 @@
 //! length of what a stranger may send.
 
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -29,8 +30,17 @@ use crate::lobby::{Seat, Served};
 use crate::replication::Tunnel;
 use crate::route::{self, Missed, Wanted};
 use crate::service::Tenant;
-use crate::tls::{HANDSHAKE, How, Security, secure};
+use crate::tls::{Encryption, HANDSHAKE, How, Security, secure};
 use crate::worker::{Presence, Worker};
+
+/// Somebody at the door.
+pub(crate) struct Caller {
+    pub(crate) seat: Seat,
+    /// Where the connection comes from, where that is known.
+    pub(crate) address: Option<SocketAddr>,
+    /// What it has said by now.
+    pub(crate) said: Vec<u8>,
+}
 
 /// A client that has been let in.
 pub(crate) struct Welcome {
@@ -80,9 +90,15 @@ impl From<std::io::Error> for Refusal {
 }
 
 /// Takes a connection up to its first ReadyForQuery; `None` when it does not get there.
-pub(crate) async fn log_in(stream: Stream, seat: Seat, worker: &Rc<Worker>, presence: &Presence) -> Option<Entrance> {
+pub(crate) async fn log_in(
+    stream: Stream,
+    caller: Caller,
+    worker: &Rc<Worker>,
+    presence: &Presence,
+) -> Option<Entrance> {
     let timeout = worker.service.config().proxy.client_login_timeout;
-    let peer = stream.peer();
+    let Caller { seat, address, said } = caller;
+    let peer = address.map_or_else(|| stream.peer(), Peer::Tcp);
     if peer == Peer::Gone {
         return None;
     }
@@ -90,7 +106,7 @@ pub(crate) async fn log_in(stream: Stream, seat: Seat, worker: &Rc<Worker>, pres
     worker.set_alarm(&slot.alarm, Some((Instant::now() + timeout, Overdue::Login)));
     let mut guest = Guest {
         stream,
-        received: Vec::with_capacity(RECEIVED_BYTES),
+        received: said,
         unsent: Vec::with_capacity(UNSENT_BYTES),
         peer,
         security: Security::default(),
@@ -328,7 +344,7 @@ impl Guest {
         let encryption = &worker.service.encryption;
         let packet_max = worker.service.config().proxy.max_startup_packet_size;
         // A handshake right away: no startup packet is as long as its first bytes would say.
-        if self.stream.first_byte().await? == Some(HANDSHAKE) {
+        if self.first_byte(encryption).await? == Some(HANDSHAKE) {
             secure(self, encryption, How::Directly).await?;
         }
         for _ in 0..REQUESTS_MAX {
@@ -377,6 +393,17 @@ impl Guest {
             }
         }
         Err(Refusal::Told(Failure::fatal("08P01", "too many encryption requests")))
+    }
+
+    /// What it says first, of which a handshake would begin with the connection; `None` where there cannot be any.
+    async fn first_byte(&mut self, encryption: &Encryption) -> Result<Option<u8>, Refusal> {
+        if self.received.is_empty() && encryption.offers(&self.peer) {
+            return Ok(self.stream.first_byte().await?);
+        }
+        while self.received.is_empty() {
+            self.read().await?;
+        }
+        Ok(self.received.first().copied().filter(|_| matches!(self.peer, Peer::Tcp(_))))
     }
 
     /// "...the server responds with NegotiateProtocolVersion" to a newer minor version or unknown options (protocol-flow): once, and
@@ -491,7 +518,7 @@ const REQUESTS_MAX: usize = 3;
 const SET_UP_CODES: [&str; 3] = ["42704", "42501", "55P02"];
 
 /// Bytes that what a client says at a time mostly fits into.
-const RECEIVED_BYTES: usize = 512;
+pub(crate) const RECEIVED_BYTES: usize = 512;
 
 /// Bytes that what it is told at a time mostly fits into, which at the end is what a server reports.
 const UNSENT_BYTES: usize = 768;

@@ -110,9 +110,14 @@ impl Encryption {
         [&self.handshakes, &self.failures].map(|counter| counter.load(Ordering::Relaxed))
     }
 
+    /// Whether there is any for those who are not of this machine.
+    pub(crate) fn is_offered(&self) -> bool {
+        self.offer.load().acceptor.is_some()
+    }
+
     /// Whether a client may encrypt. On a Unix socket there is nobody to hide from.
     pub(crate) fn offers(&self, peer: &Peer) -> bool {
-        self.offer.load().acceptor.is_some() && !matches!(peer, Peer::Unix { .. })
+        self.is_offered() && !matches!(peer, Peer::Unix { .. })
     }
 
     /// Whether a client must encrypt.

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
-use pool::{Detached, Stream};
+use pool::Stream;
 use tokio::runtime::LocalOptions;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -23,8 +23,8 @@ use crate::census::Membership;
 use crate::client::Passage;
 use crate::counters::{Counters, PINS, Place};
 use crate::deadline::{Alarm, Overdue};
-use crate::listener::{self, Door};
-use crate::lobby::Seat;
+use crate::listener::{self, Arrival, Door};
+use crate::login::{Caller, RECEIVED_BYTES};
 use crate::resolution::RESOLUTIONS_MAX;
 use crate::rooms::Rooms;
 use crate::service::Service;
@@ -95,7 +95,7 @@ enum Order {
     /// Let clients in here, and say by which task.
     Open(Door, oneshot::Sender<JoinHandle<()>>),
     /// Serve this connection.
-    Serve(Detached, Seat),
+    Serve(Arrival),
     /// Go on serving a client that another worker has served so far.
     Receive(Box<Passage>),
     /// Dismiss clients as they become idle.
@@ -188,8 +188,8 @@ impl Staff {
     }
 
     /// Gives it a connection.
-    pub(crate) fn serve(&self, stream: Detached, seat: Seat) {
-        self.take_on(Order::Serve(stream, seat));
+    pub(crate) fn serve(&self, arrival: Arrival) {
+        self.take_on(Order::Serve(arrival));
     }
 
     /// From now on, and until told otherwise, clients go over to another worker as they come to rest.
@@ -239,16 +239,11 @@ async fn run(worker: Rc<Worker>, mut orders: mpsc::UnboundedReceiver<Order>) {
     while let Some(order) = orders.recv().await {
         match order {
             Order::Open(door, answer) => {
-                let deal = tokio::task::spawn_local(listener::deal(door, worker.service.clone()));
+                let deal = tokio::task::spawn_local(listener::deal(door, worker.clone()));
                 // Nobody can close a door again that nobody knows of.
                 let _ = answer.send(deal).map_err(|deal| deal.abort());
             }
-            Order::Serve(stream, seat) => match stream.attach() {
-                Ok(socket) => {
-                    drop(tokio::task::spawn_local(crate::client::serve(Stream::Plain(socket), seat, worker.clone())));
-                }
-                Err(error) => worker.could_not_take(&error),
-            },
+            Order::Serve(arrival) => worker.serve(arrival),
             Order::Receive(passage) => match passage.arrive(&worker) {
                 Ok(guest) => drop(tokio::task::spawn_local(crate::client::stay(guest))),
                 Err(error) => worker.could_not_take(&error),
@@ -283,6 +278,27 @@ impl Worker {
         });
         self.slots.borrow_mut().insert(id, slot.clone());
         Presence { worker: self.clone(), slot, counted: Cell::new(counted), membership: Cell::new(membership) }
+    }
+
+    /// One more to serve, by word of its own.
+    pub(crate) fn take_on(self: &Rc<Worker>, arrival: Arrival) {
+        self.board.load.fetch_add(1, Ordering::Relaxed);
+        self.serve(arrival);
+    }
+
+    fn serve(self: &Rc<Worker>, Arrival { stream, address, seat }: Arrival) {
+        let mut said = Vec::with_capacity(RECEIVED_BYTES);
+        // It may have said already what it wants. A handshake reads for itself.
+        if !self.service.encryption.is_offered() {
+            said.extend_from_slice(stream.read_now(&mut [0; RECEIVED_BYTES]));
+        }
+        let caller = Caller { seat, address, said };
+        match stream.attach() {
+            Ok(socket) => {
+                drop(tokio::task::spawn_local(crate::client::serve(Stream::Plain(socket), caller, self.clone())));
+            }
+            Err(error) => self.could_not_take(&error),
+        }
     }
 
     fn could_not_take(&self, error: &io::Error) {
