@@ -175,6 +175,32 @@ impl Worker {
             drop(tokio::task::spawn_local(tick(self.clone())));
         }
     }
+
+    /// An alarm for somebody who has to log in by then, for as long as it is kept.
+    pub(crate) fn time_login(self: &Rc<Worker>, by: Instant) -> Rc<Alarm<Overdue>> {
+        let alarm = Rc::<Alarm<Overdue>>::default();
+        alarm.set(Some((by, Overdue::Login)));
+        let mut logins = self.logins.borrow_mut();
+        if logins.is_empty() {
+            drop(tokio::task::spawn_local(tick_logins(self.clone())));
+        }
+        logins.push(alarm.clone());
+        alarm
+    }
+}
+
+/// Looks at the alarms of those who log in for as long as there are any. Not with everybody's: there may be thousands of clients that have
+/// none, and somebody logs in at all times.
+async fn tick_logins(worker: Rc<Worker>) {
+    loop {
+        tokio::time::sleep(TICK).await;
+        let now = Instant::now();
+        let mut logins = worker.logins.borrow_mut();
+        logins.retain(|alarm| Rc::strong_count(alarm) > 1 && alarm.tick(now));
+        if logins.is_empty() {
+            return;
+        }
+    }
 }
 
 /// Looks at all alarms of a worker for as long as there are any.

@@ -102,8 +102,8 @@ pub(crate) async fn log_in(
     if peer == Peer::Gone {
         return None;
     }
-    let (slot, call) = (&presence.slot, seat.call());
-    worker.set_alarm(&slot.alarm, Some((Instant::now() + timeout, Overdue::Login)));
+    let (id, call) = (presence.slot.id, seat.call());
+    let alarm = worker.time_login(Instant::now() + timeout);
     let mut guest = Guest {
         stream,
         received: said,
@@ -118,13 +118,13 @@ pub(crate) async fn log_in(
     let outcome = tokio::select! {
         biased;
         outcome = admission => outcome,
-        overdue = poll_fn(|context| slot.alarm.poll(context).map_or(Poll::Pending, Poll::Ready)) => Err(Refusal::Late(overdue)),
+        overdue = poll_fn(|context| alarm.poll(context).map_or(Poll::Pending, Poll::Ready)) => Err(Refusal::Late(overdue)),
         () = call.notified() => {
             shown_out = true;
             Err(too_many("too many connections are logging in (logins_max)"))
         }
     };
-    slot.alarm.clear();
+    drop(alarm);
     let failure = match outcome {
         Ok(admitted) => {
             worker.counters.login(true);
@@ -145,7 +145,7 @@ pub(crate) async fn log_in(
         Err(Refusal::Told(failure)) => {
             // A crowd is not to fill the log, too: it is counted.
             if !shown_out {
-                tracing::info!(client = slot.id, %peer, code = failure.code, message = %failure.message, "login refused");
+                tracing::info!(client = id, %peer, code = failure.code, message = %failure.message, "login refused");
             }
             failure
         }
@@ -163,7 +163,7 @@ pub(crate) async fn log_in(
         }
         Err(Refusal::Late(overdue)) => {
             worker.counters.overdue(overdue);
-            tracing::info!(client = slot.id, %peer, "login took too long");
+            tracing::info!(client = id, %peer, "login took too long");
             overdue.failure()
         }
     };

@@ -43,6 +43,8 @@ pub(crate) struct Worker {
     dismissed: Cell<bool>,
     /// Somebody looks at the clients' alarms from time to time.
     pub(crate) ticking: Cell<bool>,
+    /// When those who log in have to have done so. Somebody looks as long as there are any.
+    pub(crate) logins: RefCell<Vec<Rc<Alarm<Overdue>>>>,
     /// Who may ask what became of a commit.
     pub(crate) resolutions: Semaphore,
     board: Arc<Board>,
@@ -143,6 +145,7 @@ impl Handle {
                 slots: RefCell::default(),
                 dismissed: Cell::new(false),
                 ticking: Cell::new(false),
+                logins: RefCell::default(),
                 resolutions: Semaphore::new(RESOLUTIONS_MAX),
                 board: shared,
             });
