@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::coop;
 
 use crate::post::{self, Fate, Left, Ticket};
 
@@ -177,7 +178,8 @@ impl Socket {
             return Poll::Pending;
         }
         let answer = ask(&mut self.line, context);
-        self.reader = reader.filter(|_| answer.is_pending());
+        // A task that has had its share of a turn is put off, and woken, without anybody having looked at the line.
+        self.reader = reader.filter(|_| answer.is_pending() && coop::has_budget_remaining());
         answer
     }
 
@@ -440,5 +442,23 @@ mod tests {
         }
         assert!(!socket.is_silent());
         assert_eq!(ask(&mut socket, &one), Poll::Ready(Vec::new()));
+    }
+
+    #[tokio::test]
+    async fn who_was_put_off_is_told_all_the_same() {
+        let (local, mut peer) = UnixStream::pair().unwrap();
+        let (mut socket, told) = (Socket::from(local), Arc::default());
+        while coop::has_budget_remaining() {
+            coop::consume_budget().await;
+        }
+        assert!(ask(&mut socket, &told).is_pending());
+        tokio::task::yield_now().await;
+        told.0.store(false, Ordering::SeqCst);
+        assert!(ask(&mut socket, &told).is_pending());
+        peer.write_all(b"hello").await.unwrap();
+        while socket.is_silent() {
+            tokio::task::yield_now().await;
+        }
+        assert!(told.0.load(Ordering::SeqCst));
     }
 }
