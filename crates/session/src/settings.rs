@@ -224,12 +224,7 @@ impl Settings {
 
     /// RESET ALL: everything but who the session is (`GUC_NO_RESET_ALL`).
     pub(crate) fn reset_all(&mut self) {
-        let mut current = self.startup.clone();
-        for name in self.current.map.keys().filter(|name| !self.startup.contains_key(*name)) {
-            if let Some(statement) = emptied(name) {
-                Arc::make_mut(&mut current).insert(name.clone(), statement);
-            }
-        }
+        let mut current = self.remains();
         for name in IDENTITY {
             if let Some(statement) = self.current.map.get(name) {
                 Arc::make_mut(&mut current).insert(name.to_owned(), statement.clone());
@@ -241,7 +236,18 @@ impl Settings {
 
     /// DISCARD ALL: everything.
     pub(crate) fn discard_all(&mut self) {
-        self.current = State::new(&self.startup, &self.initial);
+        self.current = State::new(&self.remains(), &self.initial);
+    }
+
+    /// What is left when everything is reset: the startup packet's values, and the names of customized settings.
+    fn remains(&self) -> Map {
+        let mut remains = self.startup.clone();
+        for name in self.current.map.keys().filter(|name| !self.startup.contains_key(*name)) {
+            if let Some(statement) = emptied(name) {
+                Arc::make_mut(&mut remains).insert(name.clone(), statement);
+            }
+        }
+        remains
     }
 
     /// A setting has got a value that nobody has seen.
@@ -657,17 +663,13 @@ mod tests {
 
     #[test]
     fn a_customized_setting_that_is_reset_is_known_all_the_same() {
-        for all in [false, true] {
+        let each = |settings: &mut Settings| ["x.b", "work_mem"].iter().for_each(|name| drop(settings.reset(name)));
+        for reset in [each, Settings::reset_all, Settings::discard_all] {
             let mut settings = Settings::default();
             settings.set("x.b", "SET x.b TO 1").expect("there is room");
             settings.set("work_mem", "SET work_mem TO 1").expect("there is room");
             let before = settings.current().clone();
-            if all {
-                settings.reset_all();
-            } else {
-                settings.reset("x.b");
-                settings.reset("work_mem");
-            }
+            reset(&mut settings);
             let expected = |text: &str| Some(text.to_owned());
             assert_eq!(difference(Some(&Map::default()), settings.current()), expected("RESET \"x\".\"b\";"));
             assert_eq!(
