@@ -663,7 +663,10 @@ mod tests {
 
     #[test]
     fn a_customized_setting_that_is_reset_is_known_all_the_same() {
-        let each = |settings: &mut Settings| ["x.b", "work_mem"].iter().for_each(|name| drop(settings.reset(name)));
+        let each = |settings: &mut Settings| {
+            settings.reset("x.b");
+            settings.reset("work_mem");
+        };
         for reset in [each, Settings::reset_all, Settings::discard_all] {
             let mut settings = Settings::default();
             settings.set("x.b", "SET x.b TO 1").expect("there is room");
