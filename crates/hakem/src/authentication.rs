@@ -20,7 +20,6 @@ use wire::frame::{Frame, Header};
 use wire::frontend;
 
 use crate::login::{Guest, Refusal};
-use crate::lookup::Place;
 use crate::secrets::{Demand, Known, Secrets};
 use crate::worker::Worker;
 
@@ -155,10 +154,10 @@ async fn find(
     let listed = secrets.listed(claim.user);
     // Where there is nothing to guess, nobody is asked about who is known.
     let is_open = method.exchange(None, Exchange::Scram).is_none();
-    let is_asked = secrets.asks_servers() && (!is_open || listed.is_none());
-    let place: Option<Place> = is_asked.then(|| worker.service.auth_place(claim.database)).flatten();
-    let Some(place) = place else { return Ok(listed.cloned()) };
-    match secrets.find(&place, claim.user).await {
+    if is_open && listed.is_some() {
+        return Ok(listed.cloned());
+    }
+    match secrets.find(|| worker.service.auth_place(claim.database), claim.user).await {
         Ok(known) => Ok(known),
         Err(error) => {
             tracing::error!(user = %claim.user, database = %claim.database, %error, "auth_query failed");

@@ -194,12 +194,7 @@ async fn admit(guest: &mut Guest, worker: &Rc<Worker>, presence: &Presence) -> R
     let Asked { user, database, replication, settings, .. } = &asked;
     if console::is_console(database) && console::is_owner(user, &guest.peer) {
         guest.seat = None;
-        presence.slot.standing.enter(
-            (console::NAME.to_owned(), user.clone()),
-            named(settings).into(),
-            guest.peer,
-            &guest.stream,
-        );
+        guest.stand(presence, (console::NAME.to_owned(), user.clone()), named(settings));
         return admit_owner(guest, worker, version).await;
     }
     let is_physical = matches!(replication, Some(Replication::Physical));
@@ -215,12 +210,7 @@ async fn admit(guest: &mut Guest, worker: &Rc<Worker>, presence: &Presence) -> R
     guest.seat = None;
     if administers {
         let admitted = admit_to_console(guest, worker, user, version).await?;
-        presence.slot.standing.enter(
-            (console::NAME.to_owned(), user.clone()),
-            named(settings).into(),
-            guest.peer,
-            &guest.stream,
-        );
+        guest.stand(presence, (console::NAME.to_owned(), user.clone()), named(settings));
         return Ok(admitted);
     }
     if worker.service.gates.of(database).is_disabled() {
@@ -254,7 +244,7 @@ async fn enter(
     let Asked { user, database, replication, settings, hakem } = asked;
     let cancel = worker.service.cancels.register(version, worker.service.config().proxy.peer_id);
     if let &Some(kind) = replication {
-        presence.slot.standing.enter((database.clone(), user.clone()), "".into(), guest.peer, &guest.stream);
+        guest.stand(presence, (database.clone(), user.clone()), "");
         presence.slot.standing.replicate(kind);
         let opening = Tunnel::open(tenant, &worker.service.tunnels, kind, settings, cancel, worker.id);
         let tunnel = opening.await.map_err(Refusal::Told)?;
@@ -444,6 +434,11 @@ impl Guest {
             }
         }
         Ok(())
+    }
+
+    /// The console can tell from now on who it is.
+    fn stand(&self, presence: &Presence, key: (String, String), application_name: &str) {
+        presence.slot.standing.enter(key, application_name.into(), self.peer, &self.stream);
     }
 
     /// From now on the guest waits for us, and is not shown out, until the answer is dropped.

@@ -173,23 +173,23 @@ impl Secrets {
         self.users.get(user)
     }
 
-    /// Whether servers are asked for what is in no list.
-    pub(crate) fn asks_servers(&self) -> bool {
-        self.lookup.is_some()
-    }
-
-    /// The secret of a user: the one in a list, or the one that a server tells.
+    /// The secret of a user: the one in a list, or the one that a server tells, for which `place` is asked where servers tell at all.
     ///
     /// # Errors
     /// When the server could not be asked.
-    pub(crate) async fn find(&self, place: &Place, user: &str) -> Result<Option<Arc<Known>>, LookupError> {
+    pub(crate) async fn find(
+        &self,
+        place: impl FnOnce() -> Option<Place>,
+        user: &str,
+    ) -> Result<Option<Arc<Known>>, LookupError> {
         let listed = self.listed(user).cloned();
         let Some(lookup) = &self.lookup else { return Ok(listed) };
+        let Some(place) = place() else { return Ok(listed) };
         if listed.is_some() {
-            lookup.feign(place, user).await;
+            lookup.feign(&place, user).await;
             return Ok(listed);
         }
-        let found = lookup.ask(place, user).await?;
+        let found = lookup.ask(&place, user).await?;
         if let Some(known) = &found {
             self.has_verifiers.store(matches!(known.secret, Secret::Scram(_)), Ordering::Relaxed);
             self.usual_iterations.store(iterations_of(&known.secret, self.iterations), Ordering::Relaxed);

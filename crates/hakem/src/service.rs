@@ -163,8 +163,8 @@ impl Service {
         }
         let (config, clusters) = (self.config.load(), self.clusters.load());
         let resolved = config.resolve(database, user)?;
-        // A session sees all of a database's users' writes: they share what was written last, and what statements are.
         let key = (database.to_owned(), user.to_owned());
+        // A session sees all of a database's users' writes: they share what was written last, and what statements are.
         let sibling = tenants.values().find(|tenant| tenant.shares_with(&resolved));
         let me = self.me.upgrade().expect("a service that is asked is there");
         let new = || Arc::new(Common::new(&me, &config, &resolved));
