@@ -38,9 +38,9 @@ async fn cut_in_commit(stage: &Stage, meanwhile: &str) {
     end_transactions(stage).await;
 }
 
-/// Ends the servers that are in a transaction.
+/// Ends the servers that are in a transaction, and waits for that: a COMMIT that overtook the signal would be lost with its server.
 async fn end_transactions(stage: &Stage) {
-    let ended = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+    let ended = "select count(*) filter (where pg_terminate_backend(pid, 60000)) from pg_stat_activity
         where backend_type = 'client backend' and xact_start is not null and pid <> pg_backend_pid()";
     assert_ne!(stage.direct(0, ended).await, "0");
 }
