@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io::{self, Read};
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::Pin;
@@ -27,9 +28,10 @@ pub struct Socket {
     reader: Option<Reader>,
 }
 
-/// A task, by its waker. The event loop has a clone of that, so that no other task is taken for it.
+/// A task, by where its waker has it. The event loop has a clone of that, so that no other task is taken for it: none is where one still
+/// is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Reader(usize, usize);
+struct Reader(NonZeroUsize);
 
 #[derive(Debug)]
 enum Line {
@@ -173,8 +175,8 @@ impl Socket {
         context: &mut Context<'_>,
         ask: impl FnOnce(&mut Line, &mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
-        let reader = Some(Reader::of(context));
-        if self.reader == reader && self.line.is_silent() {
+        let reader = Reader::of(context);
+        if reader.is_some() && self.reader == reader && self.line.is_silent() {
             return Poll::Pending;
         }
         let answer = ask(&mut self.line, context);
@@ -213,10 +215,10 @@ impl Socket {
 }
 
 impl Reader {
+    /// `None` for a waker that is nowhere, which may be anybody's.
     #[inline]
-    fn of(context: &Context<'_>) -> Reader {
-        let waker = context.waker();
-        Reader(waker.data().addr(), std::ptr::from_ref(waker.vtable()).addr())
+    fn of(context: &Context<'_>) -> Option<Reader> {
+        NonZeroUsize::new(context.waker().data().addr()).map(Reader)
     }
 }
 
