@@ -78,7 +78,7 @@ pub(crate) struct Ears {
     /// The channels that it is a member of.
     joined: BTreeSet<String>,
     /// What the session listened on when that was last looked at.
-    settled: Arc<BTreeSet<String>>,
+    settled: Arc<[String]>,
     /// Channels have been joined for a LISTEN that may not have been committed.
     unsettled: bool,
 }
@@ -257,24 +257,25 @@ impl Ears {
     }
 
     /// Listens on what the session listens on, and on nothing else.
-    pub(crate) fn settle(&mut self, channels: &Arc<BTreeSet<String>>) {
+    pub(crate) fn settle(&mut self, channels: &Arc<[String]>) {
         if !self.unsettled && Arc::ptr_eq(&self.settled, channels) {
             return;
         }
+        let listened: BTreeSet<String> = channels.iter().cloned().collect();
         let mut shared = lock(&self.tenant.hub.shared);
-        for name in self.joined.difference(channels) {
+        for name in self.joined.difference(&listened) {
             leave(&mut shared, name, self.client);
         }
-        for name in channels.iter() {
+        for name in &listened {
             let channel = shared.channels.entry(name.clone()).or_default();
             let member = || Member { mailbox: self.mailbox.clone(), hears: true };
             channel.members.entry(self.client).or_insert_with(member).hears = true;
         }
-        let heard = self.mailbox.settle(channels);
+        let heard = self.mailbox.settle(&listened);
         self.tenant.hub.delivered.fetch_add(heard, Ordering::Relaxed);
         drop(shared);
         self.tenant.hub.news.notify_one();
-        self.joined = BTreeSet::clone(channels);
+        self.joined = listened;
         self.settled = channels.clone();
         self.unsettled = false;
     }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use config::{Rule, SynchronousCommit};
-use session::{Consistency, DurabilityRule, Level, Policy};
+use session::{Charter, Consistency, DurabilityRule, Level, Policy};
 
 /// The policy of a session of this application, by the rules for its database and user. The first that says something counts. Where
 /// none fits the policy is shared.
-pub(crate) fn applied(shared: &Arc<Policy>, rules: &[Rule], application_name: &str) -> Arc<Policy> {
+pub(crate) fn applied(shared: &Arc<Charter>, rules: &[Rule], application_name: &str) -> Arc<Charter> {
     let fitting = || rules.iter().filter(|rule| rule.fits_application(application_name));
     if fitting().next().is_none() {
         return shared.clone();
@@ -35,7 +35,7 @@ pub(crate) fn applied(shared: &Arc<Policy>, rules: &[Rule], application_name: &s
         policy.transaction_replay = replays;
     }
     policy.durability = fitting().filter_map(durability).collect::<Arc<[DurabilityRule]>>();
-    Arc::new(policy)
+    policy.into()
 }
 
 fn durability(rule: &Rule) -> Option<DurabilityRule> {

@@ -11,7 +11,7 @@ use auth::Credential;
 use config::{Config, Resolved, Rule};
 use hashbrown::HashMap;
 use pool::{Keepalive, Pool, Target, Wallet, Whereabouts};
-use session::{Policy, Reported, ServerMemory};
+use session::{Charter, Policy, Reported, ServerMemory};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use topology::{NodeId, Plan, Watcher};
@@ -32,7 +32,7 @@ pub(crate) struct Tenant {
     /// The database and the user, as clients name them.
     pub(crate) key: Arc<(String, String)>,
     pub(crate) resolved: Resolved,
-    pub(crate) policy: Arc<Policy>,
+    pub(crate) policy: Arc<Charter>,
     /// The rules for its sessions.
     rules: Vec<Rule>,
     pub(crate) cluster: Arc<Cluster>,
@@ -126,7 +126,7 @@ impl Tenant {
         let watcher = cluster.watcher.clone();
         let nodes = watcher.snapshot().nodes.len();
         let plan = clusters::plan(&config.clusters[&resolved.cluster], config);
-        let policy = Arc::new(Policy {
+        let policy = Policy {
             split: true,
             route: rules::route(resolved.route),
             consistency: rules::consistency(resolved.consistency),
@@ -141,7 +141,7 @@ impl Tenant {
             request_max: config.proxy.message_retain_max,
             transaction_max: config.proxy.transaction_retain_max,
             statements_max: config.proxy.statements_retain_max,
-        });
+        };
         let pool_options = pool::Options {
             size: resolved.pool_size,
             size_min: resolved.pool_min_size,
@@ -160,7 +160,7 @@ impl Tenant {
             wallet: Wallet::new(password.map_or(Credential::None, Credential::Password)),
             rules: config.rules.iter().filter(|rule| rule.fits(&key.0, &key.1)).cloned().collect(),
             key,
-            policy,
+            policy: policy.into(),
             cluster,
             watcher,
             plan,
@@ -255,7 +255,7 @@ impl Tenant {
     }
 
     /// The policy of a session of this application.
-    pub(crate) fn policy_of(&self, application_name: &str) -> Arc<Policy> {
+    pub(crate) fn policy_of(&self, application_name: &str) -> Arc<Charter> {
         rules::applied(&self.policy, &self.rules, application_name)
     }
 

@@ -60,7 +60,7 @@ pub use flight::{FLIGHT_REQUESTS_MAX, LEASE_REQUESTS_MAX};
 pub use loss::Loss;
 pub use memory::ServerMemory;
 pub use pins::columns;
-pub use policy::{Affinity, Policy, Route};
+pub use policy::{Affinity, Charter, Policy, Route};
 pub use reply::Verdict;
 pub use reported::Reported;
 pub use scratch::Scratch;

@@ -2,6 +2,7 @@
 //!
 //! Does not decide where a statement goes: that is the session's, by this.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -44,6 +45,13 @@ pub struct Policy {
     pub transaction_max: usize,
     /// Bytes that the named statements of a session may take.
     pub statements_max: usize,
+}
+
+/// A policy as its sessions share it, with what `SET hakem.*` finds set at their beginning.
+#[derive(Debug)]
+pub struct Charter {
+    policy: Policy,
+    pub(crate) own: Arc<Own>,
 }
 
 /// Where statements go.
@@ -97,8 +105,22 @@ impl Default for Own {
     }
 }
 
+impl From<Policy> for Arc<Charter> {
+    fn from(policy: Policy) -> Arc<Charter> {
+        Arc::new(Charter { own: Arc::new(Own::of(&policy)), policy })
+    }
+}
+
+impl Deref for Charter {
+    type Target = Policy;
+
+    fn deref(&self) -> &Policy {
+        &self.policy
+    }
+}
+
 impl Own {
-    pub(crate) fn of(policy: &Policy) -> Own {
+    fn of(policy: &Policy) -> Own {
         let Policy { route, consistency, max_lag, affinity, pin, commit_resolution, transaction_replay, .. } = *policy;
         Own { route, consistency, max_lag, affinity, pin, commit_resolution, transaction_replay, token: None }
     }
@@ -220,8 +242,8 @@ impl Session {
     }
 
     /// Goes over to another configured policy, but for what the session has set itself.
-    pub fn adopt(&mut self, new: Arc<Policy>) {
-        let (old, now) = (Own::of(&self.policy), Own::of(&new));
+    pub fn adopt(&mut self, new: Arc<Charter>) {
+        let (old, now) = (*self.policy.own, *new.own);
         self.policy = new;
         self.settings.begin_with(|own| {
             for name in NAMES {

@@ -17,7 +17,7 @@ use crate::flight::{Changes, Sent};
 use crate::foreign::{classify, unknown};
 use crate::memory::ServerMemory;
 use crate::owed::Owed;
-use crate::policy::{Affinity, Own, Policy, Route};
+use crate::policy::{Affinity, Charter, Route};
 use crate::replay::Tape;
 use crate::reported::Reported;
 use crate::request::{End, Request};
@@ -33,7 +33,7 @@ use crate::transaction::{Block, Move};
 /// The conversation with one client.
 #[derive(Debug)]
 pub struct Session {
-    pub(crate) policy: Arc<Policy>,
+    pub(crate) policy: Arc<Charter>,
     /// Where the last request went, and why.
     pub(crate) last_route: Option<(Role, Why)>,
     pub(crate) settings: Settings,
@@ -175,10 +175,9 @@ pub(crate) struct Progress {
 impl Session {
     /// A session that has just logged in.
     #[must_use]
-    pub fn new(policy: impl Into<Arc<Policy>>, mut settings: Settings) -> Session {
+    pub fn new(policy: impl Into<Arc<Charter>>, settings: Settings) -> Session {
         let policy = policy.into();
-        let own = Own::of(&policy);
-        settings.begin_with(|known| *known = own);
+        let settings = settings.beginning_with(&policy.own);
         let mut session = Session {
             last_route: None,
             policy,
@@ -409,7 +408,7 @@ impl Session {
 
     /// The channels that the session listens on through the proxy, as far as that is committed.
     #[must_use]
-    pub fn channels(&self) -> &Arc<BTreeSet<String>> {
+    pub fn channels(&self) -> &Arc<[String]> {
         self.settings.channels()
     }
 

@@ -36,22 +36,21 @@ pub struct Settings {
 #[derive(Clone, Debug)]
 struct State {
     map: Map,
-    channels: Channels,
+    /// What is listened on through the proxy's own connection.
+    channels: Names,
     own: Arc<Own>,
     /// What SET LOCAL has made of that.
     local: Option<Arc<Own>>,
     /// Settings whose values have to be asked for.
-    unread: Unread,
+    unread: Names,
     /// The `synchronous_commit` that rules have given to the transaction.
     level: Option<Level>,
     /// The client has set that itself, for the transaction.
     commits_by_itself: bool,
 }
 
-type Unread = Arc<BTreeSet<String>>;
-
-/// The channels that a session listens on through the proxy's own connection.
-pub(crate) type Channels = Arc<BTreeSet<String>>;
+/// Names in their order, each once. Without memory as long as there are none, which nearly every session does without.
+pub(crate) type Names = Arc<[String]>;
 
 /// More than a session's settings can follow it: it has to stay where they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +73,14 @@ impl Settings {
         let initial = Arc::default();
         let state = State::new(&startup, &initial);
         Settings { startup, initial, committed: state.clone(), current: state, savepoints: Vec::new() }
+    }
+
+    /// The same, of a session that begins with these settings of the proxy's own.
+    pub(crate) fn beginning_with(mut self, own: &Arc<Own>) -> Settings {
+        for known in [&mut self.initial, &mut self.committed.own, &mut self.current.own] {
+            *known = own.clone();
+        }
+        self
     }
 
     /// The proxy's own settings, as they hold now.
@@ -166,7 +173,7 @@ impl Settings {
     }
 
     /// The channels listened on, as far as that is committed.
-    pub(crate) fn channels(&self) -> &Channels {
+    pub(crate) fn channels(&self) -> &Names {
         &self.committed.channels
     }
 
@@ -252,9 +259,7 @@ impl Settings {
 
     /// A setting has got a value that nobody has seen.
     pub(crate) fn set_unseen(&mut self, name: &str) {
-        if !self.current.unread.contains(name) {
-            Arc::make_mut(&mut self.current.unread).insert(name.to_owned());
-        }
+        add(&mut self.current.unread, name);
     }
 
     /// Whether there are such settings.
@@ -263,24 +268,19 @@ impl Settings {
     }
 
     /// Takes these settings, of which somebody asks, or which are lost.
-    pub(crate) fn take_unread(&mut self) -> Arc<BTreeSet<String>> {
+    pub(crate) fn take_unread(&mut self) -> Names {
         std::mem::take(&mut self.current.unread)
     }
 
     pub(crate) fn listen(&mut self, channel: &str) {
-        if !self.current.channels.contains(channel) {
-            Arc::make_mut(&mut self.current.channels).insert(channel.to_owned());
-        }
+        add(&mut self.current.channels, channel);
     }
 
     /// UNLISTEN; `None` for all channels.
     pub(crate) fn unlisten(&mut self, channel: Option<&str>) {
         match channel {
-            None => self.current.channels = Channels::default(),
-            Some(channel) if self.current.channels.contains(channel) => {
-                Arc::make_mut(&mut self.current.channels).remove(channel);
-            }
-            Some(_) => {}
+            None => self.current.channels = Names::default(),
+            Some(channel) => remove(&mut self.current.channels, channel),
         }
     }
 
@@ -341,14 +341,12 @@ impl Default for Settings {
 impl State {
     /// What a session begins with.
     fn new(startup: &Map, initial: &Arc<Own>) -> State {
-        // One for both: nearly every session goes without.
-        let nothing = Channels::default();
         State {
             map: startup.clone(),
-            channels: nothing.clone(),
+            channels: Names::default(),
             own: initial.clone(),
             local: None,
-            unread: nothing,
+            unread: Names::default(),
             level: None,
             commits_by_itself: false,
         }
@@ -361,6 +359,24 @@ impl State {
                 == (&other.own, &other.local, other.level, other.commits_by_itself)
             && Arc::ptr_eq(&self.unread, &other.unread)
     }
+}
+
+fn add(names: &mut Names, name: &str) {
+    if let Err(at) = position(names, name) {
+        let (before, behind) = names.split_at(at);
+        *names = before.iter().cloned().chain([name.to_owned()]).chain(behind.iter().cloned()).collect();
+    }
+}
+
+fn remove(names: &mut Names, name: &str) {
+    if let Ok(at) = position(names, name) {
+        *names = names[..at].iter().chain(&names[at + 1..]).cloned().collect();
+    }
+}
+
+/// Where a name is, or belongs.
+fn position(names: &Names, name: &str) -> Result<usize, usize> {
+    names.binary_search_by(|known| known.as_str().cmp(name))
 }
 
 /// Whether settings say who the session is.
