@@ -43,9 +43,10 @@ struct Desk {
 }
 
 impl Rooms {
-    /// Serves a guest's request. Whoever stops waiting drops the guest, and the room with it.
-    pub(crate) fn serve(&self, guest: Box<Guest>, intent: Intent) -> impl Future<Output = Served> {
-        let mut room = self.spare.take().unwrap_or_else(|| Room::furnish(self.furnished.clone()));
+    /// Serves a guest's request, in a room of its worker. Whoever stops waiting drops the guest, and the room with it.
+    pub(crate) fn serve(guest: Box<Guest>, intent: Intent) -> impl Future<Output = Served> {
+        let Rooms { spare, furnished, .. } = guest.rooms();
+        let mut room = spare.take().unwrap_or_else(|| Room::furnish(furnished.clone()));
         // Not in the future, which would have room for them as long as it is awaited.
         room.desk.arrived.set(Some((guest, intent)));
         async move {
@@ -53,9 +54,9 @@ impl Rooms {
                 let Poll::Pending = room.service.as_mut().poll(context);
                 room.desk.served.take().map_or(Poll::Pending, Poll::Ready)
             });
-            let served = served.await;
-            self.spare.put(room);
-            served
+            let (guest, gone) = served.await;
+            guest.rooms().spare.put(room);
+            (guest, gone)
         }
     }
 

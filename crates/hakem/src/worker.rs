@@ -5,6 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -430,10 +431,13 @@ impl Slot {
         poll_fn(|context| if self.killed.get() { Poll::Ready(()) } else { self.wait(context) }).await;
     }
 
-    /// The same for a session that holds no server.
-    pub(crate) async fn killed_at_rest(&self) {
-        let is_over = || self.killed.get() && !self.standing.holds();
-        poll_fn(|context| if is_over() { Poll::Ready(()) } else { self.wait(context) }).await;
+    /// What the work of a session comes to; `None` when an administrator ends the session while that holds no server.
+    pub(crate) fn unless_killed<F: Future>(&self, mut work: Pin<&mut F>) -> impl Future<Output = Option<F::Output>> {
+        poll_fn(move |context| match work.as_mut().poll(context) {
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+            Poll::Pending if self.killed.get() && !self.standing.holds() => Poll::Ready(None),
+            Poll::Pending => self.wait(context).map(|()| None),
+        })
     }
 
     fn wait(&self, context: &mut Context<'_>) -> Poll<()> {
