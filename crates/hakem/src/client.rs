@@ -279,7 +279,7 @@ impl Client {
                 Poll::Ready(Ok(_)) => self.unsent = Vec::new(),
                 // A client that does not read is told more and more all the same.
                 Poll::Pending => {
-                    return match (self.slot.alarm.poll(context), &mut self.ears) {
+                    return match (self.slot.overdue(context), &mut self.ears) {
                         (Some(overdue), _) => Poll::Ready(Err(Gone::Overdue(overdue))),
                         (None, Some(ears)) => ears.mailbox.poll_overflow(context).map(|()| Err(Gone::Overflowed)),
                         (None, None) => Poll::Pending,
@@ -290,7 +290,7 @@ impl Client {
         if !self.stream.needs_flush() {
             return Poll::Ready(Ok(()));
         }
-        match self.slot.alarm.poll(context) {
+        match self.slot.overdue(context) {
             Some(overdue) => Poll::Ready(Err(Gone::Overdue(overdue))),
             None => Pin::new(&mut self.stream).poll_flush(context).map_err(|_| Gone::Vanished),
         }
@@ -307,7 +307,7 @@ impl Client {
         if hears && ears.as_ref().is_some_and(|ears| ears.mailbox.poll_mail(context).is_ready()) {
             return Poll::Ready(Ok(()));
         }
-        if let Some(overdue) = slot.alarm.poll(context) {
+        if let Some(overdue) = slot.overdue(context) {
             return Poll::Ready(Err(Gone::Overdue(overdue)));
         }
         if inbox.is_bare() {

@@ -1,19 +1,19 @@
 //! The time that a client has: `query_timeout`, `idle_transaction_timeout`, `transaction_timeout` and `client_idle_timeout`.
 //!
 //! No request registers a timer. A client's slot holds the moment at which its time is up, and while anybody has such a moment, a
-//! coarse tick of the worker looks at all of them. Where no timeout is set, no clock is read for it. What happens to a client whose
+//! coarse tick of the worker looks at those who have. Where no timeout is set, no clock is read for it. What happens to a client whose
 //! time is up is not decided here.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
-use std::task::{Context, Waker};
+use std::task::Context;
 use std::time::{Duration, Instant};
 
 use session::{Session, Transaction};
 use wire::backend::Failure;
 
 use crate::client::Client;
-use crate::worker::Worker;
+use crate::worker::{Slot, Worker};
 
 /// What took too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,12 +61,11 @@ impl Overdue {
 pub(crate) struct Alarm<T> {
     at: Cell<Option<(Instant, T)>>,
     rung: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
 }
 
 impl<T> Default for Alarm<T> {
     fn default() -> Alarm<T> {
-        Alarm { at: Cell::default(), rung: Cell::default(), waker: RefCell::default() }
+        Alarm { at: Cell::default(), rung: Cell::default() }
     }
 }
 
@@ -81,29 +80,45 @@ impl<T: Copy> Alarm<T> {
         self.set(None);
     }
 
-    /// What is due; else the task is woken when that comes.
-    pub(crate) fn poll(&self, context: &mut Context<'_>) -> Option<T> {
-        if let Some((_, due)) = self.at.get().filter(|_| self.rung.get()) {
-            return Some(due);
-        }
-        // Also while there is no such moment: it may be set before this is polled again.
-        let mut waker = self.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
-            *waker = Some(context.waker().clone());
-        }
-        None
+    fn is_set(&self) -> bool {
+        self.at.get().is_some()
     }
 
-    /// Wakes the client when that has come. `false` when nothing is to come.
-    fn tick(&self, now: Instant) -> bool {
-        let Some((at, _)) = self.at.get() else { return false };
-        if at <= now
-            && !self.rung.replace(true)
-            && let Some(waker) = &*self.waker.borrow()
-        {
-            waker.wake_by_ref();
+    /// Whether that has come since it was asked last.
+    fn rings(&self, now: Instant) -> bool {
+        self.at.get().is_some_and(|(at, _)| at <= now) && !self.rung.replace(true)
+    }
+
+    /// What is due.
+    fn due(&self) -> Option<T> {
+        self.at.get().filter(|_| self.rung.get()).map(|(_, due)| due)
+    }
+}
+
+impl Slot {
+    /// What the client has no more time for; else its task is woken when there is something.
+    pub(crate) fn overdue(&self, context: &mut Context<'_>) -> Option<Overdue> {
+        let due = self.alarm.due();
+        if due.is_none() {
+            // Also while there is no such moment: it may be set before this is asked again.
+            self.attend(context);
         }
-        true
+        due
+    }
+
+    /// Whether it is to be told that it waits. Whoever asks asks for what is overdue, too, and is woken by that.
+    pub(crate) fn is_to_be_told(&self) -> bool {
+        self.notice.due().is_some()
+    }
+
+    /// Wakes the client when something has come. `false` when nothing is to come.
+    fn tick(&self, now: Instant) -> bool {
+        if self.alarm.rings(now) | self.notice.rings(now) {
+            self.wake();
+        }
+        let is_timed = self.alarm.is_set() || self.notice.is_set();
+        self.timed.set(is_timed);
+        is_timed
     }
 }
 
@@ -163,43 +178,38 @@ impl Client {
     }
 
     fn set_alarm(&self, at: Option<(Instant, Overdue)>) {
-        self.worker.set_alarm(&self.slot.alarm, at);
+        self.worker.set_alarm(&self.slot, at);
     }
 }
 
 impl Worker {
-    /// Sets an alarm of one of the worker's slots.
-    pub(crate) fn set_alarm<T: Copy>(self: &Rc<Worker>, alarm: &Alarm<T>, at: Option<(Instant, T)>) {
-        alarm.set(at);
-        if at.is_some() && !self.ticking.replace(true) {
-            drop(tokio::task::spawn_local(tick(self.clone())));
-        }
+    /// Somebody has to log in by then, unless the alarm is cleared.
+    pub(crate) fn time_login(self: &Rc<Worker>, slot: &Rc<Slot>, by: Instant) {
+        self.set_alarm(slot, Some((by, Overdue::Login)));
     }
 
-    /// An alarm for somebody who has to log in by then, for as long as it is kept.
-    pub(crate) fn time_login(self: &Rc<Worker>, by: Instant) -> Rc<Alarm<Overdue>> {
-        let alarm = Rc::<Alarm<Overdue>>::default();
-        alarm.set(Some((by, Overdue::Login)));
-        let mut logins = self.logins.borrow_mut();
-        if logins.is_empty() {
-            drop(tokio::task::spawn_local(tick_logins(self.clone())));
-        }
-        logins.push(alarm.clone());
-        alarm
+    /// A client that waits is to be told so then.
+    pub(crate) fn set_notice(self: &Rc<Worker>, slot: &Rc<Slot>, at: Option<Instant>) {
+        slot.notice.set(at.map(|at| (at, ())));
+        self.watch(slot);
     }
-}
 
-/// Looks at the alarms of those who log in for as long as there are any. Not with everybody's: there may be thousands of clients that have
-/// none, and somebody logs in at all times.
-async fn tick_logins(worker: Rc<Worker>) {
-    loop {
-        tokio::time::sleep(TICK).await;
-        let now = Instant::now();
-        let mut logins = worker.logins.borrow_mut();
-        logins.retain(|alarm| Rc::strong_count(alarm) > 1 && alarm.tick(now));
-        if logins.is_empty() {
+    fn set_alarm(self: &Rc<Worker>, slot: &Rc<Slot>, at: Option<(Instant, Overdue)>) {
+        slot.alarm.set(at);
+        self.watch(slot);
+    }
+
+    /// Sees to it that somebody looks at a slot's alarms if one is set.
+    fn watch(self: &Rc<Worker>, slot: &Rc<Slot>) {
+        if slot.timed.get() || !(slot.alarm.is_set() || slot.notice.is_set()) {
             return;
         }
+        slot.timed.set(true);
+        let mut timed = self.timed.borrow_mut();
+        if timed.is_empty() {
+            drop(tokio::task::spawn_local(tick(self.clone())));
+        }
+        timed.push(slot.clone());
     }
 }
 
@@ -208,10 +218,10 @@ async fn tick(worker: Rc<Worker>) {
     loop {
         tokio::time::sleep(TICK).await;
         let now = Instant::now();
-        let mut any = false;
-        worker.each_slot(|slot| any |= slot.alarm.tick(now) | slot.notice.tick(now));
-        if !any {
-            worker.ticking.set(false);
+        let mut timed = worker.timed.borrow_mut();
+        // Whose client has gone is kept by nobody else.
+        timed.retain(|slot| Rc::strong_count(slot) > 1 && slot.tick(now));
+        if timed.is_empty() {
             return;
         }
     }
@@ -227,21 +237,21 @@ const TICK: Duration = Duration::from_millis(100);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::standing::Standing;
 
     #[test]
     fn an_alarm_rings_when_its_time_has_come_and_not_after_it_was_set_again() {
         let (alarm, now) = (Alarm::default(), Instant::now());
-        let mut context = Context::from_waker(Waker::noop());
         let second = Duration::from_secs(1);
-        assert!(!alarm.tick(now) && alarm.poll(&mut context).is_none(), "nothing is set");
+        assert!(!alarm.is_set() && !alarm.rings(now) && alarm.due().is_none(), "nothing is set");
         alarm.set(Some((now + second, Overdue::Query)));
-        assert!(alarm.tick(now) && alarm.poll(&mut context).is_none());
-        assert!(alarm.tick(now + second));
-        assert_eq!(alarm.poll(&mut context), Some(Overdue::Query));
+        assert!(alarm.is_set() && !alarm.rings(now) && alarm.due().is_none());
+        assert!(alarm.rings(now + second) && !alarm.rings(now + second), "once");
+        assert_eq!(alarm.due(), Some(Overdue::Query));
         alarm.set(Some((now + 3 * second, Overdue::ClientIdle)));
-        assert!(alarm.tick(now + 2 * second) && alarm.poll(&mut context).is_none());
-        alarm.set(None);
-        assert!(!alarm.tick(now + 4 * second) && alarm.poll(&mut context).is_none());
+        assert!(!alarm.rings(now + 2 * second) && alarm.due().is_none());
+        alarm.clear();
+        assert!(!alarm.is_set() && !alarm.rings(now + 4 * second) && alarm.due().is_none());
     }
 
     #[test]
@@ -252,11 +262,20 @@ mod tests {
                 self.0.store(true, std::sync::atomic::Ordering::Relaxed);
             }
         }
-        let (alarm, now) = (Alarm::default(), Instant::now());
+        let (slot, now) = (Slot::new(1, Standing::new(Instant::now()), false), Instant::now());
         let woken = std::sync::Arc::new(Woken(Default::default()));
-        assert!(alarm.poll(&mut Context::from_waker(&woken.clone().into())).is_none());
-        alarm.set(Some((now, Overdue::IdleTransaction)));
-        assert!(alarm.tick(now) && woken.0.load(std::sync::atomic::Ordering::Relaxed));
+        let was_woken = || woken.0.swap(false, std::sync::atomic::Ordering::Relaxed);
+        let waker = woken.clone().into();
+        let mut context = Context::from_waker(&waker);
+        assert!(slot.overdue(&mut context).is_none());
+        slot.alarm.set(Some((now, Overdue::IdleTransaction)));
+        assert!(slot.tick(now) && was_woken());
+        assert_eq!(slot.overdue(&mut context), Some(Overdue::IdleTransaction));
+        slot.notice.set(Some((now, ())));
+        assert!(slot.tick(now) && was_woken() && slot.is_to_be_told());
+        slot.alarm.clear();
+        slot.notice.clear();
+        assert!(!slot.tick(now) && !was_woken(), "nothing is to come");
     }
 
     #[test]

@@ -103,7 +103,7 @@ pub(crate) async fn log_in(
         return None;
     }
     let (id, call) = (presence.slot.id, seat.call());
-    let alarm = worker.time_login(Instant::now() + timeout);
+    worker.time_login(&presence.slot, Instant::now() + timeout);
     let mut guest = Guest {
         stream,
         received: said,
@@ -118,13 +118,13 @@ pub(crate) async fn log_in(
     let outcome = tokio::select! {
         biased;
         outcome = admission => outcome,
-        overdue = poll_fn(|context| alarm.poll(context).map_or(Poll::Pending, Poll::Ready)) => Err(Refusal::Late(overdue)),
+        overdue = poll_fn(|context| presence.slot.overdue(context).map_or(Poll::Pending, Poll::Ready)) => Err(Refusal::Late(overdue)),
         () = call.notified() => {
             shown_out = true;
             Err(too_many("too many connections are logging in (logins_max)"))
         }
     };
-    drop(alarm);
+    presence.slot.alarm.clear();
     let failure = match outcome {
         Ok(admitted) => {
             worker.counters.login(true);

@@ -121,7 +121,7 @@ enum Span {
 
 impl Pump<'_> {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
-        let overdue = self.client.slot.alarm.poll(context).map(Gone::Overdue);
+        let overdue = self.client.slot.overdue(context).map(Gone::Overdue);
         if let Some(gone) = overdue.or(self.client.slot.is_killed().then_some(Gone::Killed)) {
             // In the middle of a message nothing can be said.
             let cut = matches!(self.span, Span::Forward(_));

@@ -21,7 +21,7 @@ use crate::worker::{Slot, Worker};
 pub(crate) struct Presence<'a> {
     pub(crate) stream: &'a mut Stream,
     pub(crate) inbox: &'a mut Inbox,
-    pub(crate) slot: &'a Slot,
+    pub(crate) slot: &'a Rc<Slot>,
     pub(crate) worker: &'a Rc<Worker>,
 }
 
@@ -39,8 +39,7 @@ impl Presence<'_> {
     /// The same of work that has been polled once.
     async fn beside<T>(mut self, now: Instant, mut work: Pin<&mut impl Future<Output = T>>) -> Result<T, Gone> {
         let patience = self.worker.service.config().pool.query_wait_notify;
-        let notice = patience.map(|patience| (now + patience, ()));
-        self.worker.set_alarm(&self.slot.notice, notice);
+        self.worker.set_notice(self.slot, patience.map(|patience| now + patience));
         let _silence = Silence(&self.slot.notice);
         let (mut polled, mut rest) = (true, Vec::new());
         let done = loop {
@@ -51,10 +50,10 @@ impl Presence<'_> {
                 {
                     return Poll::Ready(Ok(Event::Done(done)));
                 }
-                if let Some(overdue) = slot.alarm.poll(context) {
+                if let Some(overdue) = slot.overdue(context) {
                     return Poll::Ready(Err(Gone::Overdue(overdue)));
                 }
-                if slot.notice.poll(context).is_some() { Poll::Ready(Ok(Event::Notice)) } else { Poll::Pending }
+                if slot.is_to_be_told() { Poll::Ready(Ok(Event::Notice)) } else { Poll::Pending }
             };
             let event = if self.inbox.is_full() {
                 // What a client has said so far ahead is taken when its turn has come; that it has gone shows all the same.

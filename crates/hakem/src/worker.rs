@@ -42,10 +42,8 @@ pub(crate) struct Worker {
     pub(crate) counters: Arc<Counters>,
     slots: RefCell<HashMap<u64, Rc<Slot>>>,
     dismissed: Cell<bool>,
-    /// Somebody looks at the clients' alarms from time to time.
-    pub(crate) ticking: Cell<bool>,
-    /// When those who log in have to have done so. Somebody looks as long as there are any.
-    pub(crate) logins: RefCell<Vec<Rc<Alarm<Overdue>>>>,
+    /// Those with an alarm. Somebody looks at it from time to time.
+    pub(crate) timed: RefCell<Vec<Rc<Slot>>>,
     /// Who may ask what became of a commit.
     pub(crate) resolutions: Semaphore,
     board: Arc<Board>,
@@ -70,6 +68,9 @@ pub(crate) struct Slot {
     pub(crate) alarm: Alarm<Overdue>,
     /// When it is to be told that it waits.
     pub(crate) notice: Alarm<()>,
+    /// It is among the worker's that have an alarm.
+    pub(crate) timed: Cell<bool>,
+    /// Wakes its task, whatever there is.
     waker: RefCell<Option<Waker>>,
     dismissed: Cell<bool>,
 }
@@ -145,8 +146,7 @@ impl Handle {
                 counters: counted,
                 slots: RefCell::default(),
                 dismissed: Cell::new(false),
-                ticking: Cell::new(false),
-                logins: RefCell::default(),
+                timed: RefCell::default(),
                 resolutions: Semaphore::new(RESOLUTIONS_MAX),
                 board: shared,
             });
@@ -271,15 +271,7 @@ impl Worker {
     /// The same for somebody who has been with another worker.
     pub(crate) fn enter_with(self: &Rc<Worker>, belongings: Belongings) -> Presence {
         let Belongings { id, standing, counted, membership } = belongings;
-        let slot = Rc::new(Slot {
-            id,
-            standing,
-            killed: Cell::new(false),
-            alarm: Alarm::default(),
-            notice: Alarm::default(),
-            waker: RefCell::default(),
-            dismissed: Cell::new(self.dismissed.get()),
-        });
+        let slot = Rc::new(Slot::new(id, standing, self.dismissed.get()));
         self.slots.borrow_mut().insert(id, slot.clone());
         Presence { worker: self.clone(), slot, counted: Cell::new(counted), membership: Cell::new(membership) }
     }
@@ -328,18 +320,11 @@ impl Worker {
         doomed.map(|slot| slot.kill()).count()
     }
 
-    /// Shows every client's slot.
-    pub(crate) fn each_slot(&self, mut look: impl FnMut(&Slot)) {
-        self.slots.borrow().values().for_each(|slot| look(slot));
-    }
-
     fn dismiss_all(&self) {
         self.dismissed.set(true);
         for slot in self.slots.borrow().values() {
             slot.dismissed.set(true);
-            if let Some(waker) = &*slot.waker.borrow() {
-                waker.wake_by_ref();
-            }
+            slot.wake();
         }
     }
 }
@@ -406,19 +391,31 @@ impl Drop for Counted {
 }
 
 impl Slot {
+    pub(crate) fn new(id: u64, standing: Standing, is_dismissed: bool) -> Slot {
+        Slot {
+            id,
+            standing,
+            killed: Cell::new(false),
+            alarm: Alarm::default(),
+            notice: Alarm::default(),
+            timed: Cell::new(false),
+            waker: RefCell::default(),
+            dismissed: Cell::new(is_dismissed),
+        }
+    }
+
     /// Whether the client is to leave; else the task is woken when it is.
     pub(crate) fn poll_dismissed(&self, context: &mut Context<'_>) -> bool {
         if self.dismissed.get() {
             return true;
         }
-        self.wait(context).is_ready()
+        self.attend(context);
+        false
     }
 
     fn kill(&self) {
         self.killed.set(true);
-        if let Some(waker) = &*self.waker.borrow() {
-            waker.wake_by_ref();
-        }
+        self.wake();
     }
 
     /// Whether an administrator has ended the session. The client's task is woken when that happens.
@@ -428,7 +425,14 @@ impl Slot {
 
     /// Waits until an administrator ends the session.
     pub(crate) async fn killed(&self) {
-        poll_fn(|context| if self.killed.get() { Poll::Ready(()) } else { self.wait(context) }).await;
+        poll_fn(|context| {
+            if self.killed.get() {
+                return Poll::Ready(());
+            }
+            self.attend(context);
+            Poll::Pending
+        })
+        .await;
     }
 
     /// What the work of a session comes to; `None` when an administrator ends the session while that holds no server.
@@ -436,16 +440,25 @@ impl Slot {
         poll_fn(move |context| match work.as_mut().poll(context) {
             Poll::Ready(done) => Poll::Ready(Some(done)),
             Poll::Pending if self.killed.get() && !self.standing.holds() => Poll::Ready(None),
-            Poll::Pending => self.wait(context).map(|()| None),
+            Poll::Pending => {
+                self.attend(context);
+                Poll::Pending
+            }
         })
     }
 
-    fn wait(&self, context: &mut Context<'_>) -> Poll<()> {
+    /// This task is woken from now on, whatever there is.
+    pub(crate) fn attend(&self, context: &mut Context<'_>) {
         let mut waker = self.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
             *waker = Some(context.waker().clone());
         }
-        Poll::Pending
+    }
+
+    pub(crate) fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
     }
 
     pub(crate) fn is_dismissed(&self) -> bool {
