@@ -91,7 +91,7 @@ impl<T: Copy> Alarm<T> {
 
     /// What is due.
     fn due(&self) -> Option<T> {
-        self.at.get().filter(|_| self.rung.get()).map(|(_, due)| due)
+        if self.rung.get() { self.at.get().map(|(_, due)| due) } else { None }
     }
 }
 
@@ -191,20 +191,23 @@ impl Worker {
     /// A client that waits is to be told so then.
     pub(crate) fn set_notice(self: &Rc<Worker>, slot: &Rc<Slot>, at: Option<Instant>) {
         slot.notice.set(at.map(|at| (at, ())));
-        self.watch(slot);
+        if at.is_some() {
+            self.watch(slot);
+        }
     }
 
     fn set_alarm(self: &Rc<Worker>, slot: &Rc<Slot>, at: Option<(Instant, Overdue)>) {
         slot.alarm.set(at);
-        self.watch(slot);
+        if at.is_some() {
+            self.watch(slot);
+        }
     }
 
-    /// Sees to it that somebody looks at a slot's alarms if one is set.
+    /// Sees to it that somebody looks at a slot's alarms.
     fn watch(self: &Rc<Worker>, slot: &Rc<Slot>) {
-        if slot.timed.get() || !(slot.alarm.is_set() || slot.notice.is_set()) {
+        if slot.timed.replace(true) {
             return;
         }
-        slot.timed.set(true);
         let mut timed = self.timed.borrow_mut();
         if timed.is_empty() {
             drop(tokio::task::spawn_local(tick(self.clone())));
