@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pool::{Connection, dial};
+use session::Names;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
@@ -78,7 +79,7 @@ pub(crate) struct Ears {
     /// The channels that it is a member of.
     joined: BTreeSet<String>,
     /// What the session listened on when that was last looked at.
-    settled: Arc<[String]>,
+    settled: Names,
     /// Channels have been joined for a LISTEN that may not have been committed.
     unsettled: bool,
 }
@@ -199,7 +200,7 @@ impl Channel {
 
 impl Ears {
     pub(crate) fn new(client: u64, tenant: Arc<Tenant>) -> Ears {
-        let (mailbox, joined, settled) = (Arc::default(), BTreeSet::new(), Arc::default());
+        let (mailbox, joined, settled) = (Arc::default(), BTreeSet::new(), Names::default());
         Ears { client, tenant, mailbox, joined, settled, unsettled: false }
     }
 
@@ -257,8 +258,8 @@ impl Ears {
     }
 
     /// Listens on what the session listens on, and on nothing else.
-    pub(crate) fn settle(&mut self, channels: &Arc<[String]>) {
-        if !self.unsettled && Arc::ptr_eq(&self.settled, channels) {
+    pub(crate) fn settle(&mut self, channels: &Names) {
+        if !self.unsettled && self.settled.is(channels) {
             return;
         }
         let listened: BTreeSet<String> = channels.iter().cloned().collect();

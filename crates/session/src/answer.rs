@@ -59,10 +59,10 @@ impl Session {
         if self.asks_for_channels(sql, class) {
             let channels = self.channels().clone();
             backend::put_text_columns(&mut self.output, &["pg_listening_channels"]);
-            for channel in &*channels {
+            for channel in channels.iter() {
                 backend::put_text_row(&mut self.output, &[channel]);
             }
-            backend::put_command_complete(&mut self.output, &format!("SELECT {}", channels.len()));
+            backend::put_command_complete(&mut self.output, &format!("SELECT {}", channels.iter().count()));
             self.clear_request();
             return Some(self.answer_ready());
         }

@@ -13,6 +13,7 @@
 //! - `replay`: the tape of a transaction, and how it is run again on another server.
 //! - `pins`: what ties a session to its server, and how it ends.
 //! - `settings`: tracked SETs with PostgreSQL's transactional rules.
+//! - `names`: [`Names`], what a session listens on, or has to ask for.
 //! - `statements`: prepared statements, the client's names for them and the servers'.
 //! - `sql`: SQL's own PREPARE, EXECUTE and DEALLOCATE.
 //! - `durability`: `synchronous_commit` by what a transaction writes.
@@ -31,6 +32,7 @@ mod foreign;
 mod lessons;
 mod loss;
 mod memory;
+mod names;
 mod owed;
 mod pins;
 mod policy;
@@ -59,6 +61,7 @@ pub use fate::{Fate, Inquiry, Trace, XactStatus};
 pub use flight::{FLIGHT_REQUESTS_MAX, LEASE_REQUESTS_MAX};
 pub use loss::Loss;
 pub use memory::ServerMemory;
+pub use names::Names;
 pub use pins::columns;
 pub use policy::{Affinity, Charter, Policy, Route};
 pub use reply::Verdict;

@@ -16,6 +16,7 @@ use crate::durability::Level;
 use crate::flight::{Changes, Sent};
 use crate::foreign::{classify, unknown};
 use crate::memory::ServerMemory;
+use crate::names::Names;
 use crate::owed::Owed;
 use crate::policy::{Affinity, Charter, Route};
 use crate::replay::Tape;
@@ -408,7 +409,7 @@ impl Session {
 
     /// The channels that the session listens on through the proxy, as far as that is committed.
     #[must_use]
-    pub fn channels(&self) -> &Arc<[String]> {
+    pub fn channels(&self) -> &Names {
         self.settings.channels()
     }
 

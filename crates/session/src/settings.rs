@@ -10,6 +10,7 @@ use classifier::Scope;
 use litemap::LiteMap;
 
 use crate::durability::{Level, SYNCHRONOUS_COMMIT};
+use crate::names::Names;
 use crate::policy::Own;
 
 /// Setting → the statement that sets it, e.g. `search_path` → `SET search_path TO a, b`. Shared, since a server connection
@@ -48,9 +49,6 @@ struct State {
     /// The client has set that itself, for the transaction.
     commits_by_itself: bool,
 }
-
-/// Names in their order, each once. Without memory as long as there are none, which nearly every session does without.
-pub(crate) type Names = Arc<[String]>;
 
 /// More than a session's settings can follow it: it has to stay where they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -259,7 +257,7 @@ impl Settings {
 
     /// A setting has got a value that nobody has seen.
     pub(crate) fn set_unseen(&mut self, name: &str) {
-        add(&mut self.current.unread, name);
+        self.current.unread.add(name);
     }
 
     /// Whether there are such settings.
@@ -273,14 +271,14 @@ impl Settings {
     }
 
     pub(crate) fn listen(&mut self, channel: &str) {
-        add(&mut self.current.channels, channel);
+        self.current.channels.add(channel);
     }
 
     /// UNLISTEN; `None` for all channels.
     pub(crate) fn unlisten(&mut self, channel: Option<&str>) {
         match channel {
             None => self.current.channels = Names::default(),
-            Some(channel) => remove(&mut self.current.channels, channel),
+            Some(channel) => self.current.channels.remove(channel),
         }
     }
 
@@ -354,29 +352,11 @@ impl State {
 
     fn is(&self, other: &State) -> bool {
         Arc::ptr_eq(&self.map, &other.map)
-            && Arc::ptr_eq(&self.channels, &other.channels)
+            && self.channels.is(&other.channels)
             && (&self.own, &self.local, self.level, self.commits_by_itself)
                 == (&other.own, &other.local, other.level, other.commits_by_itself)
-            && Arc::ptr_eq(&self.unread, &other.unread)
+            && self.unread.is(&other.unread)
     }
-}
-
-fn add(names: &mut Names, name: &str) {
-    if let Err(at) = position(names, name) {
-        let (before, behind) = names.split_at(at);
-        *names = before.iter().cloned().chain([name.to_owned()]).chain(behind.iter().cloned()).collect();
-    }
-}
-
-fn remove(names: &mut Names, name: &str) {
-    if let Ok(at) = position(names, name) {
-        *names = names[..at].iter().chain(&names[at + 1..]).cloned().collect();
-    }
-}
-
-/// Where a name is, or belongs.
-fn position(names: &Names, name: &str) -> Result<usize, usize> {
-    names.binary_search_by(|known| known.as_str().cmp(name))
 }
 
 /// Whether settings say who the session is.
