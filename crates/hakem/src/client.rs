@@ -156,17 +156,17 @@ impl Guest {
         slot.unless_killed(pin!(client.converse(session))).await.unwrap_or(Err(Gone::Killed))
     }
 
-    /// Where its requests are served.
-    pub(crate) fn rooms(&self) -> &Rooms {
-        &self.client.worker.rooms
-    }
-
     /// Serves a request, likewise: who holds a server is told by its request, which sees to what runs there. `Some` when the client is
     /// gone.
     pub(crate) async fn request(&mut self, intent: &Intent) -> Option<Gone> {
         let Guest { client, session, cancel, .. } = self;
         let slot = client.slot.clone();
         slot.unless_killed(pin!(client.request(session, intent, cancel))).await.unwrap_or(Some(Gone::Killed))
+    }
+
+    /// Where its requests are served.
+    pub(crate) fn rooms(&self) -> &Rooms {
+        &self.client.worker.rooms
     }
 }
 
@@ -299,7 +299,7 @@ impl Client {
     /// Waits for bytes from the client, or for something that it is to be told, if it `hears`.
     fn poll_fill(&mut self, hears: bool, context: &mut Context<'_>) -> Poll<Result<(), Gone>> {
         let Client { stream, inbox, worker, slot, ears, .. } = self;
-        if slot.poll_dismissed(context) {
+        if slot.is_dismissed() {
             // Not in the middle of an answer that it is slow to take.
             stream.settle();
             return Pin::new(stream).poll_flush(context).map(|_| Err(Gone::Cut));

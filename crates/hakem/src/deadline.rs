@@ -1,4 +1,5 @@
-//! The time that a client has: `query_timeout`, `idle_transaction_timeout`, `transaction_timeout` and `client_idle_timeout`.
+//! The time that a client has: `client_login_timeout`, `query_timeout`, `idle_transaction_timeout`, `transaction_timeout` and
+//! `client_idle_timeout`.
 //!
 //! No request registers a timer. A client's slot holds the moment at which its time is up, and while anybody has such a moment, a
 //! coarse tick of the worker looks at those who have. Where no timeout is set, no clock is read for it. What happens to a client whose
@@ -190,22 +191,17 @@ impl Worker {
 
     /// A client that waits is to be told so then.
     pub(crate) fn set_notice(self: &Rc<Worker>, slot: &Rc<Slot>, at: Option<Instant>) {
-        slot.notice.set(at.map(|at| (at, ())));
-        if at.is_some() {
-            self.watch(slot);
-        }
+        self.set(slot, &slot.notice, at.map(|at| (at, ())));
     }
 
     fn set_alarm(self: &Rc<Worker>, slot: &Rc<Slot>, at: Option<(Instant, Overdue)>) {
-        slot.alarm.set(at);
-        if at.is_some() {
-            self.watch(slot);
-        }
+        self.set(slot, &slot.alarm, at);
     }
 
-    /// Sees to it that somebody looks at a slot's alarms.
-    fn watch(self: &Rc<Worker>, slot: &Rc<Slot>) {
-        if slot.timed.replace(true) {
+    /// Sets an alarm of a slot, and sees to it that somebody looks at it.
+    fn set<T: Copy>(self: &Rc<Worker>, slot: &Rc<Slot>, alarm: &Alarm<T>, at: Option<(Instant, T)>) {
+        alarm.set(at);
+        if at.is_none() || slot.timed.replace(true) {
             return;
         }
         let mut timed = self.timed.borrow_mut();

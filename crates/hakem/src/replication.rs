@@ -4,11 +4,9 @@
 //! something between two of them: in COPY BOTH both sides speak when they like, and neither waits for the other.
 
 use std::cell::Cell;
-use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use pool::{Connection, Stream};
@@ -172,10 +170,9 @@ async fn pass_down(
 ) -> Option<Failure> {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
-        let dismissed = poll_fn(|context| if slot.poll_dismissed(context) { Poll::Ready(()) } else { Poll::Pending });
         let read = tokio::select! {
             // A stream has no end of its own; a base backup has one, and is waited for.
-            () = dismissed, if walker.may_stop() => return Some(Failure::fatal("57P01", "server shutting down")),
+            () = slot.dismissed(), if walker.may_stop() => return Some(Failure::fatal("57P01", "server shutting down")),
             read = from.read(&mut buffer) => read,
         };
         let length = match read {

@@ -404,15 +404,6 @@ impl Slot {
         }
     }
 
-    /// Whether the client is to leave; else the task is woken when it is.
-    pub(crate) fn poll_dismissed(&self, context: &mut Context<'_>) -> bool {
-        if self.dismissed.get() {
-            return true;
-        }
-        self.attend(context);
-        false
-    }
-
     fn kill(&self) {
         self.killed.set(true);
         self.wake();
@@ -424,15 +415,23 @@ impl Slot {
     }
 
     /// Waits until an administrator ends the session.
-    pub(crate) async fn killed(&self) {
+    pub(crate) fn killed(&self) -> impl Future<Output = ()> {
+        self.until(&self.killed)
+    }
+
+    /// Waits until the client is to leave.
+    pub(crate) fn dismissed(&self) -> impl Future<Output = ()> {
+        self.until(&self.dismissed)
+    }
+
+    fn until(&self, told: &Cell<bool>) -> impl Future<Output = ()> {
         poll_fn(|context| {
-            if self.killed.get() {
+            if told.get() {
                 return Poll::Ready(());
             }
             self.attend(context);
             Poll::Pending
         })
-        .await;
     }
 
     /// What the work of a session comes to; `None` when an administrator ends the session while that holds no server.
@@ -461,6 +460,7 @@ impl Slot {
         }
     }
 
+    /// Whether the client is to leave. Its task is woken when it is.
     pub(crate) fn is_dismissed(&self) -> bool {
         self.dismissed.get()
     }
