@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 
 use subtle::ConstantTimeEq;
 
@@ -35,10 +36,10 @@ pub struct ScramFinal {
     account: Account,
     /// What the client must state in base64 as its channel binding: the GS2 header again, and what it binds to.
     binding: Cow<'static, [u8]>,
-    /// The client's nonce and ours.
-    nonce: String,
     /// `client-first-message-bare "," server-first-message ","`, the known part of RFC 5802's AuthMessage.
     auth_message: String,
+    /// Where in it the client's nonce and ours stand.
+    nonce: Range<usize>,
 }
 
 /// A client that has proved itself.
@@ -124,12 +125,16 @@ impl ScramServer {
                 return Err(AuthError::ClientMalformed("no channel binding data with SCRAM-SHA-256-PLUS"));
             }
         };
-        let nonce = [client_nonce(bare)?, server_nonce].concat();
+        let client_nonce = client_nonce(bare)?;
         let Verifier { iterations, salt, .. } = self.account.verifier();
-        let server_first = ["r=", &nonce, ",s=", &scram::base64(salt), ",i=", &iterations.to_string()].concat();
-        let auth_message = [bare, ",", &server_first, ","].concat();
-        let next = ScramFinal { account: self.account, binding, nonce, auth_message };
-        Ok((server_first.into_bytes(), next))
+        let mut auth_message = String::with_capacity(AUTH_MESSAGE_BYTES);
+        auth_message.extend([bare, ",r=", client_nonce, server_nonce]);
+        let nonce = auth_message.len() - client_nonce.len() - server_nonce.len()..auth_message.len();
+        auth_message.push_str(",s=");
+        scram::put_base64(&mut auth_message, salt);
+        auth_message.extend([",i=", &iterations.to_string(), ","]);
+        let server_first = auth_message.as_bytes()[bare.len() + 1..auth_message.len() - 1].to_vec();
+        Ok((server_first, ScramFinal { account: self.account, binding, auth_message, nonce }))
     }
 }
 
@@ -156,13 +161,14 @@ impl ScramFinal {
                 false => AuthError::ClientMalformed("the channel binding differs from the first message"),
             });
         }
-        if !bool::from(nonce.as_bytes().ct_eq(self.nonce.as_bytes())) {
+        if !bool::from(nonce.as_bytes().ct_eq(self.auth_message[self.nonce].as_bytes())) {
             return Err(AuthError::ClientMalformed("the nonce is not the one of this exchange"));
         }
         let proof =
             scram::key_from_base64(proof).ok_or(AuthError::ClientMalformed("the proof is not 32 bytes in base64"))?;
 
-        let auth_message = [&*self.auth_message, without_proof].concat();
+        let mut auth_message = self.auth_message;
+        auth_message.push_str(without_proof);
         let Verifier { stored_key, server_key, .. } = self.account.verifier();
         let client_signature = scram::hmac(stored_key, auth_message.as_bytes());
         let client_key = scram::xor(&proof, &client_signature);
@@ -294,6 +300,9 @@ pub(crate) const SCRAM_SHA_256_PLUS: &str = "SCRAM-SHA-256-PLUS";
 const NOT_BOUND: &str = "n,,";
 const NOT_OFFERED: &str = "y,,";
 const BOUND: &str = "p=tls-server-end-point,,";
+
+/// Room for an AuthMessage of a usual length; libpq's has 172 letters.
+const AUTH_MESSAGE_BYTES: usize = 192;
 
 /// The random bytes in the server's nonce; PostgreSQL's SCRAM_RAW_NONCE_LEN.
 pub const NONCE_BYTES: usize = 18;

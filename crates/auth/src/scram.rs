@@ -60,6 +60,11 @@ pub(crate) fn base64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
+/// As [`base64`], behind what is there.
+pub(crate) fn put_base64(text: &mut String, bytes: &[u8]) {
+    STANDARD.encode_string(bytes, text);
+}
+
 /// Strict: no white space, no missing padding, no stray bits. What was written has one spelling only.
 pub(crate) fn base64_decode(text: &str) -> Option<Vec<u8>> {
     STANDARD.decode(text).ok()
@@ -67,7 +72,10 @@ pub(crate) fn base64_decode(text: &str) -> Option<Vec<u8>> {
 
 /// A key in base64; `None` unless it has just the right length.
 pub(crate) fn key_from_base64(text: &str) -> Option<Key> {
-    base64_decode(text)?.try_into().ok()
+    // One more than it has: each four letters have room for three bytes, before the padding is seen.
+    let mut decoded = [0; 33];
+    let length = STANDARD.decode_slice(text, &mut decoded).ok()?;
+    decoded[..length].try_into().ok()
 }
 
 /// Takes the attribute in front of `message` and returns what follows its comma; `None` for the rest at the end.
