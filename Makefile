@@ -12,9 +12,8 @@ demo: ## a PostgreSQL primary with replicas and Hakem in front of them, all on t
 test: ## all tests, against real servers that they start; then a look at what they left behind
 	@.ci/test $(ARGS)
 
-release: ## the program as it should run, in target/layout: built at length, and laid out in memory by what it executes
+release: ## the program as it should run, in target/layout: built at length, and compiled and laid out in memory by what it executes
 	@.ci/install release
-	@cargo rustc --profile optimized --locked -p hakem --bin hakem -- $(if $(filter Linux,$(shell uname)),-C link-args="-Xlinker --emit-relocs")
 	@cargo build --release --locked -p load
 	@benches/layout/run --pg-bin "$$(.ci/postgres)"
 
