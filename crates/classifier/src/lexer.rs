@@ -3,6 +3,8 @@
 //! Owns where literals, comments and identifiers begin and end. It knows no grammar, and it never fails: what it cannot read becomes
 //! [`Kind::Unreadable`]. Each token is a span of the text, so lexing copies nothing.
 
+use memchr::{memchr, memchr2, memmem};
+
 use crate::hint::Hint;
 use crate::tokens::Tokens;
 
@@ -253,9 +255,8 @@ impl Scanner<'_> {
             b'.' => self.punct(if self.peek(1) == b'.' { 2 } else { 1 }),
             b':' => self.punct(if matches!(self.peek(1), b':' | b'=') { 2 } else { 1 }),
             b'/' if self.peek(1) == b'*' => {
-                // An unterminated comment: skip_blanks has refused it.
-                self.at = self.bytes.len();
-                Kind::Unreadable
+                // A comment: skip_blanks has refused it.
+                self.unterminated()
             }
             _ if is_operator(first) => self.scan_operator(),
             _ => {
@@ -274,24 +275,30 @@ impl Scanner<'_> {
     fn scan_text(&mut self, escapes: bool) -> Kind {
         self.at += 1;
         loop {
-            match self.bytes.get(self.at) {
-                None => return Kind::Unreadable,
-                Some(b'\\') if escapes => {
-                    self.doubtful |= self.bytes[self.at - 1] >= 0x80;
-                    self.at = (self.at + 2).min(self.bytes.len());
-                }
-                Some(b'\'') => {
-                    self.ambiguous |= !escapes && self.bytes[self.at - 1] == b'\\';
-                    self.at += 1;
-                    if self.peek(0) == b'\'' {
-                        self.at += 1;
-                    } else if !self.continues() {
-                        return Kind::Text;
-                    }
-                }
-                Some(_) => self.at += 1,
+            let rest = &self.bytes[self.at..];
+            // It may hold a picture, as nothing else of a text does.
+            let Some(skipped) = (if escapes { memchr2(b'\'', b'\\', rest) } else { memchr(b'\'', rest) }) else {
+                return self.unterminated();
+            };
+            self.at += skipped;
+            if self.bytes[self.at] == b'\\' {
+                self.doubtful |= self.bytes[self.at - 1] >= 0x80;
+                self.at = (self.at + 2).min(self.bytes.len());
+                continue;
+            }
+            self.ambiguous |= !escapes && self.bytes[self.at - 1] == b'\\';
+            self.at += 1;
+            if self.peek(0) == b'\'' {
+                self.at += 1;
+            } else if !self.continues() {
+                return Kind::Text;
             }
         }
+    }
+
+    fn unterminated(&mut self) -> Kind {
+        self.at = self.bytes.len();
+        Kind::Unreadable
     }
 
     /// "...separated only by whitespace with at least one newline are concatenated": moves into the next piece if there is one.
@@ -354,15 +361,12 @@ impl Scanner<'_> {
             return Kind::Unreadable;
         }
         self.at += 1;
-        let tag = &self.bytes[start..self.at];
-        while self.at < self.bytes.len() {
-            if self.bytes[self.at] == b'$' && self.bytes[self.at..].starts_with(tag) {
-                self.at += tag.len();
-                return Kind::Text;
-            }
-            self.at += 1;
-        }
-        Kind::Unreadable
+        let (tag, rest) = (&self.bytes[start..self.at], &self.bytes[self.at..]);
+        let Some(skipped) = memmem::find(rest, tag) else {
+            return self.unterminated();
+        };
+        self.at += skipped + tag.len();
+        Kind::Text
     }
 
     /// Any number of any version: 15's decimal ones, 16's 0x1F and 1_000 too.
