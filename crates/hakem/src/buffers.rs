@@ -2,6 +2,7 @@
 //!
 //! Owns bytes in transit. Knows nothing of messages.
 
+use std::cell::RefCell;
 use std::io;
 use std::ops::Range;
 use std::pin::Pin;
@@ -17,6 +18,8 @@ use crate::shelf::Shelf;
 pub(crate) struct Spares {
     inboxes: Shelf<Vec<u8>>,
     outboxes: Shelf<Vec<u8>>,
+    /// What had to grow for a long message, the larger of what there was: the next one is then read without growing through all sizes.
+    grown: RefCell<Vec<u8>>,
 }
 
 impl Spares {
@@ -31,12 +34,32 @@ impl Spares {
         self.outboxes.take().unwrap_or_else(|| Vec::with_capacity(OUTBOX_BYTES))
     }
 
-    /// Takes a buffer back. One that has grown is freed.
+    /// More room for a message that does not fit. It grows as bytes arrive, never on the word of a length field.
+    pub(crate) fn grow(&self, inbox: &mut Inbox) {
+        let mut larger = self.grown.take();
+        if larger.len() <= inbox.storage.len() {
+            self.grown.replace(larger);
+            inbox.grow();
+            return;
+        }
+        let unread = inbox.unread();
+        larger[..unread.len()].copy_from_slice(unread);
+        (inbox.start, inbox.end) = (0, unread.len());
+        self.put(std::mem::replace(&mut inbox.storage, larger));
+    }
+
+    /// Takes a buffer back.
     pub(crate) fn give_inbox(&self, inbox: &mut Inbox) {
-        let storage = std::mem::take(&mut inbox.storage);
         (inbox.start, inbox.end) = (0, 0);
+        self.put(std::mem::take(&mut inbox.storage));
+    }
+
+    fn put(&self, storage: Vec<u8>) {
         if storage.len() == INBOX_BYTES {
             self.inboxes.put(storage);
+        } else if storage.len() <= GROWN_BYTES_MAX {
+            let other = self.grown.take();
+            self.grown.replace(if other.len() > storage.len() { other } else { storage });
         }
     }
 
@@ -101,8 +124,8 @@ impl Inbox {
         self.end - self.start == self.storage.len()
     }
 
-    /// Doubles the room, for a message that does not fit. It grows as bytes arrive, never on the word of a length field.
-    pub(crate) fn grow(&mut self) {
+    /// Doubles the room.
+    fn grow(&mut self) {
         let length = (self.storage.len() * 2).max(INBOX_BYTES);
         self.storage.resize(length, 0);
     }
@@ -249,6 +272,9 @@ impl Outgoing {
 /// Bytes of a buffer that is read into. A server's message that is larger is passed on in pieces.
 pub(crate) const INBOX_BYTES: usize = 32 * 1024;
 
+/// Bytes of a grown buffer that a worker keeps: enough for a message of 1 MB.
+const GROWN_BYTES_MAX: usize = 2 << 20;
+
 /// Bytes of a fresh buffer that is written from.
 const OUTBOX_BYTES: usize = 4 * 1024;
 
@@ -299,14 +325,44 @@ mod tests {
     }
 
     #[test]
-    fn grown_buffers_are_not_kept() {
+    fn one_grown_buffer_is_kept() {
         let spares = Spares::default();
         let mut first = spares.inbox();
-        first.grow();
-        spares.give_inbox(&mut first);
-        assert!(first.is_bare() && spares.inboxes.is_empty());
+        first.end = INBOX_BYTES;
+        first.storage[INBOX_BYTES - 1] = b'x';
+        first.consume(INBOX_BYTES - 1);
+        spares.grow(&mut first);
+        spares.grow(&mut first);
+        assert_eq!((first.capacity(), first.unread()), (4 * INBOX_BYTES, &b"x"[..]));
         let mut second = spares.inbox();
+        spares.grow(&mut second);
+        spares.give_inbox(&mut first);
         spares.give_inbox(&mut second);
+        assert!(first.is_bare() && spares.inboxes.is_empty(), "neither is of the usual size");
+
+        let mut third = inbox(b"yz");
+        third.consume(1);
+        spares.grow(&mut third);
+        assert_eq!((third.capacity(), third.unread()), (4 * INBOX_BYTES, &b"z"[..]), "the larger one was kept");
+        spares.grow(&mut third);
+        assert_eq!(third.capacity(), 8 * INBOX_BYTES);
+    }
+
+    #[test]
+    fn what_has_grown_too_large_is_freed() {
+        let (spares, mut inbox) = (Spares::default(), Inbox::default());
+        while inbox.capacity() <= GROWN_BYTES_MAX {
+            spares.grow(&mut inbox);
+        }
+        spares.give_inbox(&mut inbox);
+        assert!(spares.grown.take().is_empty());
+    }
+
+    #[test]
+    fn usual_buffers_are_kept() {
+        let spares = Spares::default();
+        let mut inbox = spares.inbox();
+        spares.give_inbox(&mut inbox);
         assert_eq!(spares.inboxes.len(), 1);
     }
 }

@@ -313,7 +313,7 @@ impl Client {
         if inbox.is_bare() {
             *inbox = worker.spares.inbox();
         } else if inbox.is_full() {
-            inbox.grow();
+            worker.spares.grow(inbox);
         }
         match inbox.poll_fill(stream, context) {
             Poll::Ready(Ok(length)) if length > 0 => {

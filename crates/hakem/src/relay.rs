@@ -252,7 +252,7 @@ impl Pump<'_> {
             if !self.to_server.is_empty() || !waited_for {
                 return Poll::Pending;
             }
-            self.client.inbox.grow();
+            self.client.worker.spares.grow(&mut self.client.inbox);
         }
         match self.client.inbox.poll_fill(&mut self.client.stream, context) {
             Poll::Ready(Ok(length)) if length > 0 => {
