@@ -58,8 +58,10 @@ impl Spares {
         if storage.len() == INBOX_BYTES {
             self.inboxes.put(storage);
         } else if storage.len() <= GROWN_BYTES_MAX {
-            let other = self.grown.take();
-            self.grown.replace(if other.len() > storage.len() { other } else { storage });
+            let mut grown = self.grown.borrow_mut();
+            if storage.len() > grown.len() {
+                *grown = storage;
+            }
         }
     }
 
